@@ -1,0 +1,60 @@
+"""图：标签对齐、注意力可见范围、训练曲线；全书只在这里设定中文字体。
+
+这里的函数只收普通的行（列表、字典、numpy 数组），不认识模型，也不认识分词器。名字在
+第一次用到时才装载，因此 `import companion.plots` 不会带进 matplotlib。
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from companion.plots.attention import (
+        plot_attention,
+        plot_attention_grid,
+        plot_attention_weights,
+    )
+    from companion.plots.curves import plot_curve
+    from companion.plots.font import chinese_font, missing_glyphs, use_chinese_font
+    from companion.plots.labels import plot_labels
+    from companion.plots.rows import LabelRows, alt_text, labels_table
+    from companion.plots.style import save_figure
+
+_HOMES = {
+    "LabelRows": "rows",
+    "alt_text": "rows",
+    "chinese_font": "font",
+    "labels_table": "rows",
+    "missing_glyphs": "font",
+    "plot_attention": "attention",
+    "plot_attention_grid": "attention",
+    "plot_attention_weights": "attention",
+    "plot_curve": "curves",
+    "plot_labels": "labels",
+    "save_figure": "style",
+    "use_chinese_font": "font",
+}
+
+__all__ = [
+    "LabelRows",
+    "alt_text",
+    "chinese_font",
+    "labels_table",
+    "missing_glyphs",
+    "plot_attention",
+    "plot_attention_grid",
+    "plot_attention_weights",
+    "plot_curve",
+    "plot_labels",
+    "save_figure",
+    "use_chinese_font",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"companion.plots 没有 {name!r}；有：{', '.join(_HOMES)}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
