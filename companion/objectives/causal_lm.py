@@ -1,0 +1,82 @@
+"""因果语言建模：每个词元由它左边的词元预测。
+
+    损失 = − Σ_t log p(x_t | x_<t)        （Radford 等，2018，§3.1）
+
+例（`</s>` 是文档结尾，− 表示不计损失）：
+
+    input_ids   臣   光   曰  </s>
+    labels       −   光   曰  </s>
+
+**标签不要自己移位。** transformers 的因果模型在损失内部把标签左移一格：位置 t 的输出对
+位置 t+1 的标签。照网上“把标签设为下一个词元”的写法再移一次，模型学到的是下下个词元。
+
+标签按**位置**遮，不按编号遮：填充处与每个文档的第一个词元（它左边没有上文）为 −100，
+其余照抄。于是 `pad == eos` 时，真正的文档结尾仍是目标；库的整理器按编号遮，模型永远学不会
+停下（huggingface/transformers#23530）。
+
+形状字母：T 一行的词元数，R 行内文档数。
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from companion.batch import IGNORE_INDEX, Batch, Feature
+from companion.objectives.rows import assemble, read_row, special_ids_of
+
+
+def causal_labels(input_ids: Tensor, document_starts: Tensor) -> Tensor:
+    """一行的标签：照抄输入，只有各文档的首个词元为 −100。
+
+    Args:
+        input_ids: (T,) int64。
+        document_starts: 各文档的起点，(R,) int64。
+
+    Returns:
+        (T,) int64；恰有 T − R 个目标。
+
+    >>> causal_labels(torch.tensor([5, 6, 2, 7, 2]), torch.tensor([0, 3])).tolist()
+    [-100, 6, 2, -100, 2]
+    """
+    labels = input_ids.clone()
+    labels[document_starts] = IGNORE_INDEX
+    return labels
+
+
+@dataclass
+class CausalLMCollator:
+    """因果语言建模的数据整理器，可单独用在 `transformers.Trainer` 里。
+
+    输入样本见 `companion.batch`。输出 `input_ids`、`labels` (B, L) int64 与
+    `attention_mask`；一行装有多个文档时，掩码是四维的，另有 `position_ids`。
+
+    >>> from companion.models.tiny import tiny_tokenizer  # doctest: +SKIP
+    >>> collator = CausalLMCollator(tiny_tokenizer("gpt2"))  # doctest: +SKIP
+    >>> trainer = Trainer(model, args, train_dataset=rows,  # doctest: +SKIP
+    ...                   data_collator=collator)
+    """
+
+    tokenizer: Any
+    """任何 transformers 分词器；只读它的特殊词元。"""
+    pad_to_multiple_of: int | None = None
+    """把行长补到它的倍数；GPU 上取 8 或 64 会更快。"""
+
+    def __post_init__(self) -> None:
+        self._special_ids = special_ids_of(self.tokenizer)
+
+    def __call__(self, features: Sequence[Feature]) -> Batch:
+        rows = [read_row(feature, self._special_ids) for feature in features]
+        # 没有填充词元的分词器（GPT-2）用 0 补：填充处的标签与掩码都按位置给，补什么都一样
+        pad = self.tokenizer.pad_token_id
+        return assemble(
+            rows,
+            [row.input_ids for row in rows],
+            [causal_labels(row.input_ids, row.document_starts) for row in rows],
+            pad_token_id=0 if pad is None else pad,
+            ignore_index=IGNORE_INDEX,
+            causal=True,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+        )

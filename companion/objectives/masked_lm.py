@@ -1,0 +1,155 @@
+"""掩码语言建模：遮住一部分词元，由两边的上下文猜回来。
+
+    损失 = − Σ_{t ∈ 选中} log p(x_t | x̃)        （Devlin 等，2019，§3.1）
+
+例（− 表示不计损失；选中两个，“光”换成掩码，“名”碰巧原样保留）：
+
+    原文      [CLS]  臣   光    曰   名   也  [SEP]
+    input_ids [CLS]  臣  [MASK]  曰   名   也  [SEP]
+    labels      −    −    光     −   名   −    −
+
+粒度（`granularity`）决定谁和谁一起被选中：
+
+- `token`：逐个词元（BERT）。
+- `whole_word`：同属一词的词元同进同退（Cui 等，2021，§III）。词由样本的 `word_ids` 给出，
+  也可以给整理器一个分词函数。transformers 的 `whole_word_mask=True` 以字符间隙断词，中文
+  没有间隙，一个分句就是一个“词”，要么全遮、要么一个不遮。
+
+选中的词元各自以 80% 换成 [MASK]、10% 换成随机词元、10% 保留。
+
+形状字母：B 行数，L 行长，T 一行的词元数。
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from companion.batch import IGNORE_INDEX, Batch, Feature
+from companion.errors import ObjectiveError
+from companion.objectives.noise import (
+    choose_bernoulli,
+    choose_tokens,
+    choose_words,
+    corrupt_tokens,
+    derive_generator,
+    masking_budget,
+    require_probability,
+)
+from companion.objectives.rows import Row, assemble, read_row, special_ids_of
+
+Granularity = Literal["token", "whole_word"]
+Selection = Literal["exact", "bernoulli"]
+
+
+@dataclass
+class MaskedLMCollator:
+    """掩码语言建模的数据整理器，可单独用在 `transformers.Trainer` 里。
+
+    输入样本见 `companion.batch`。输出 `input_ids`、`labels` (B, L) int64 与
+    `attention_mask`；一行装有多个文档时，掩码是四维的，另有 `position_ids`。
+    每行至少有一个目标，除非它只有特殊词元。
+
+    样本带 `example_id`（与 `epoch`）时，噪声只由（seed, epoch, example_id）决定；没有编号的
+    样本退而用 torch 的全局随机数，每次都不同，但不可复现。
+
+    Raises:
+        ObjectiveError: 分词器没有掩码词元，概率越界，或整词粒度缺少 `word_ids`。
+    """
+
+    tokenizer: Any
+    """有 `mask_token` 的 transformers 分词器。"""
+    mlm_probability: float = 0.15
+    """选中的比例（Devlin 等，2019，§3.1）；T 个词元选 max(1, round(0.15·T)) 个。"""
+    granularity: Granularity = "token"
+    selection: Selection = "exact"
+    """`exact` 个数恰好；`bernoulli` 逐个独立，与库的整理器同一规律（只用于 `token`）。"""
+    mask_replace_prob: float = 0.8
+    random_replace_prob: float = 0.1
+    seed: int = 0
+    pad_to_multiple_of: int | None = None
+
+    def __post_init__(self) -> None:
+        self._check()
+        self._special_ids = special_ids_of(self.tokenizer)
+        ids = torch.arange(len(self.tokenizer))
+        self._random_ids = ids[~torch.isin(ids, self._special_ids)]
+
+    def __call__(self, features: Sequence[Feature]) -> Batch:
+        rows = [read_row(feature, self._special_ids) for feature in features]
+        pairs = [self._corrupt(row) for row in rows]
+        pad = self.tokenizer.pad_token_id
+        return assemble(
+            rows,
+            [inputs for inputs, _ in pairs],
+            [labels for _, labels in pairs],
+            pad_token_id=0 if pad is None else pad,
+            ignore_index=IGNORE_INDEX,
+            causal=False,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+        )
+
+    def _corrupt(self, row: Row) -> tuple[Tensor, Tensor]:
+        """一行的输入与标签，各 (T,) int64。"""
+        if row.example_id is None:
+            generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        else:
+            generator = derive_generator(self.seed, row.epoch, row.example_id)
+        chosen = self._choose(row, generator)
+        inputs = corrupt_tokens(
+            row.input_ids,
+            chosen,
+            mask_token_id=self.tokenizer.mask_token_id,
+            random_ids=self._random_ids,
+            mask_replace_prob=self.mask_replace_prob,
+            random_replace_prob=self.random_replace_prob,
+            generator=generator,
+        )
+        return inputs, row.input_ids.masked_fill(~chosen, IGNORE_INDEX)
+
+    def _choose(self, row: Row, generator: torch.Generator) -> Tensor:
+        candidates = ~row.special
+        budget = masking_budget(
+            len(row.input_ids), int(candidates.sum()), self.mlm_probability
+        )
+        if self.granularity == "whole_word":
+            if row.word_ids is None:
+                raise ObjectiveError(
+                    found="样本里没有 word_ids",
+                    expected="整词掩码需要每个词元所属的词",
+                    remedy="用 companion.corpus.words.word_ids 由分词结果算出，"
+                    "或改用 granularity=token",
+                )
+            return choose_words(row.word_ids, candidates, budget, generator)
+        if self.selection == "bernoulli":
+            return choose_bernoulli(candidates, self.mlm_probability, generator)
+        return choose_tokens(candidates, budget, generator)
+
+    def _check(self) -> None:
+        for name in ("mlm_probability", "mask_replace_prob", "random_replace_prob"):
+            require_probability(name, getattr(self, name))
+        require_probability(
+            "mask_replace_prob + random_replace_prob",
+            self.mask_replace_prob + self.random_replace_prob,
+        )
+        for name, kind in (("granularity", Granularity), ("selection", Selection)):
+            if getattr(self, name) not in get_args(kind):
+                raise ObjectiveError(
+                    found=f"{name} = {getattr(self, name)!r}",
+                    expected=f"{name} 是 {'、'.join(get_args(kind))} 之一",
+                    remedy="照上面的名字改写",
+                )
+        if self.granularity == "whole_word" and self.selection == "bernoulli":
+            raise ObjectiveError(
+                found="granularity=whole_word 配了 selection=bernoulli",
+                expected="整词掩码按预算选词（selection=exact）",
+                remedy="去掉 selection，或改用 granularity=token",
+            )
+        if self.tokenizer.mask_token_id is None:
+            raise ObjectiveError(
+                found=f"分词器 {type(self.tokenizer).__name__} 没有掩码词元",
+                expected="掩码语言建模的分词器有 mask_token（BERT 的是 [MASK]）",
+                remedy="换一个编码器检查点，或改用 causal_lm",
+            )
