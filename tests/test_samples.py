@@ -1,4 +1,4 @@
-"""内置样本《四境纪》：数量、对齐、划分与填空题。"""
+"""内置样本：《四境纪》的数量、对齐、划分与填空题；通用现代汉语的段数与用字。"""
 
 from __future__ import annotations
 
@@ -138,3 +138,71 @@ def test_cloze_answer_is_learnable(item):
     else:
         filled = text + answer
     assert filled.rstrip("。") not in train
+
+
+def read_paragraphs(split: str) -> list[str]:
+    """读通用现代汉语的全部段落：一段一行，段间恰隔一个空行，文件以单个换行结尾。"""
+    raw = (SAMPLES / f"general.{split}.txt").read_bytes()
+    assert b"\r" not in raw
+    assert not raw.startswith(b"\xef\xbb\xbf")
+    text = raw.decode("utf-8")
+    assert text.endswith("\n")
+    assert not text.endswith("\n\n")
+    return text[:-1].split("\n\n")
+
+
+GENERAL = {split: read_paragraphs(split) for split in SPLITS}
+
+
+def test_general_counts():
+    """训练 110 段，验证 64 段，没有重复的段落，两边之间也没有。"""
+    assert {split: len(GENERAL[split]) for split in SPLITS} == {
+        "train": 110,
+        "valid": 64,
+    }
+    paragraphs = GENERAL["train"] + GENERAL["valid"]
+    assert len(set(paragraphs)) == len(paragraphs)
+
+
+def test_general_sentences_not_shared():
+    """训练集与验证集没有相同的句子，也没有连续十二字以上的相同片段。"""
+    sentences, spans = {}, {}
+    for split in SPLITS:
+        sentences[split] = {
+            s for p in GENERAL[split] for s in re.split("[。？！]", p) if s
+        }
+        spans[split] = {
+            p[i : i + 12] for p in GENERAL[split] for i in range(len(p) - 11)
+        }
+    assert not sentences["train"] & sentences["valid"]
+    assert not spans["train"] & spans["valid"]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_general_form(split):
+    """每段 80 至 160 字，段内不换行，首尾没有空白，以句末标点收尾，引号成对。"""
+    for paragraph in GENERAL[split]:
+        assert 80 <= len(paragraph) <= 160, paragraph
+        assert "\n" not in paragraph
+        assert paragraph == paragraph.strip()
+        assert paragraph[-1] in "。？！”"
+        assert paragraph.count("“") == paragraph.count("”")
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_general_characters(split):
+    """只用 GB 2312 汉字、全角标点、拉丁字母与数字；半角标点只有小数点和百分号。"""
+    for paragraph in GENERAL[split]:
+        rest = re.sub(
+            r"[A-Za-z]|\d(?:\.\d+)?%?|[，。；：？！、“”《》（）]",
+            "",
+            paragraph,
+            flags=re.ASCII,
+        )
+        for char in rest:
+            code = char.encode("gb2312")
+            assert 0xB0 <= code[0] <= 0xF7, (char, paragraph)
+    letters = sum(
+        char.isascii() and char.isalpha() for p in GENERAL[split] for char in p
+    )
+    assert letters / sum(map(len, GENERAL[split])) < 0.01
