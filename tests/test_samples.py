@@ -48,9 +48,11 @@ def test_aligned(split):
     """两侧行数相同，没有空行，首尾没有空白，译文长度与原文相称。"""
     classical, modern = LINES[split, "classical"], LINES[split, "modern"]
     assert len(classical) == len(modern)
-    for source, target in zip(classical, modern):
-        assert source and source == source.strip()
-        assert target and target == target.strip()
+    for source, target in zip(classical, modern, strict=False):
+        assert source
+        assert source == source.strip()
+        assert target
+        assert target == target.strip()
         assert 6 <= len(source) <= 48
         assert 1.0 <= len(target) / len(source) <= 2.4, source
     ratio = sum(map(len, modern)) / sum(map(len, classical))
@@ -119,7 +121,8 @@ def test_cloze_form(item):
         assert text.count(MASK) == len(answer)
         assert MASK * len(answer) in text
     else:
-        assert "[" not in text and text[-1] not in "。？！"
+        assert "[" not in text
+        assert text[-1] not in "。？！"
         assert answer not in text
 
 

@@ -11,8 +11,8 @@
 位置 t+1 的标签。照网上“把标签设为下一个词元”的写法再移一次，模型学到的是下下个词元。
 
 标签按**位置**遮，不按编号遮：填充处与每个文档的第一个词元（它左边没有上文）为 −100，
-其余照抄。于是 `pad == eos` 时，真正的文档结尾仍是目标；库的整理器按编号遮，模型永远学不会
-停下（huggingface/transformers#23530）。
+其余照抄。于是 `pad == eos` 时，真正的文档结尾仍是目标；库的整理器按编号遮，模型永远学不
+会停下（huggingface/transformers#23530）。
 
 形状字母：T 一行的词元数，R 行内文档数。
 """
@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from companion.batch import IGNORE_INDEX, Batch, Feature
@@ -38,6 +37,7 @@ def causal_labels(input_ids: Tensor, document_starts: Tensor) -> Tensor:
     Returns:
         (T,) int64；恰有 T − R 个目标。
 
+    >>> import torch
     >>> causal_labels(torch.tensor([5, 6, 2, 7, 2]), torch.tensor([0, 3])).tolist()
     [-100, 6, 2, -100, 2]
     """
@@ -52,6 +52,9 @@ class CausalLMCollator:
 
     输入样本见 `companion.batch`。输出 `input_ids`、`labels` (B, L) int64 与
     `attention_mask`；一行装有多个文档时，掩码是四维的，另有 `position_ids`。
+
+    Trainer 缺省会删去模型不认得的列，`document_starts` 也在其内，行内文档就不再隔开；样
+    本有这一项时，要设 `remove_unused_columns=False`。
 
     >>> from companion.models.tiny import tiny_tokenizer  # doctest: +SKIP
     >>> collator = CausalLMCollator(tiny_tokenizer("gpt2"))  # doctest: +SKIP
@@ -68,8 +71,9 @@ class CausalLMCollator:
         self._special_ids = special_ids_of(self.tokenizer)
 
     def __call__(self, features: Sequence[Feature]) -> Batch:
+        """样本 → 批量；不改动样本。"""
         rows = [read_row(feature, self._special_ids) for feature in features]
-        # 没有填充词元的分词器（GPT-2）用 0 补：填充处的标签与掩码都按位置给，补什么都一样
+        # GPT-2 没有填充词元，用 0 补：标签与掩码都按位置给，补什么都一样
         pad = self.tokenizer.pad_token_id
         return assemble(
             rows,

@@ -11,9 +11,9 @@
 粒度（`granularity`）决定谁和谁一起被选中：
 
 - `token`：逐个词元（BERT）。
-- `whole_word`：同属一词的词元同进同退（Cui 等，2021，§III）。词由样本的 `word_ids` 给出，
-  也可以给整理器一个分词函数。transformers 的 `whole_word_mask=True` 以字符间隙断词，中文
-  没有间隙，一个分句就是一个“词”，要么全遮、要么一个不遮。
+- `whole_word`：同属一词的词元同进同退（Cui 等，2021，§III），词由样本的 `word_ids` 给
+  出。transformers 的 `whole_word_mask=True` 以字符间隙断词，中文没有间隙，整句就是一个
+  “词”，要么全遮、要么一个不遮。
 
 选中的词元各自以 80% 换成 [MASK]、10% 换成随机词元、10% 保留。
 
@@ -52,8 +52,11 @@ class MaskedLMCollator:
     `attention_mask`；一行装有多个文档时，掩码是四维的，另有 `position_ids`。
     每行至少有一个目标，除非它只有特殊词元。
 
-    样本带 `example_id`（与 `epoch`）时，噪声只由（seed, epoch, example_id）决定；没有编号的
-    样本退而用 torch 的全局随机数，每次都不同，但不可复现。
+    样本带 `example_id`（与 `epoch`）时，噪声只由（seed, epoch, example_id）决定；没有编
+    号的样本退而用 torch 的全局随机数，每次都不同，但不可复现。
+
+    Trainer 缺省会删去模型不认得的列（`word_ids`、`document_starts`、`example_id` 等）；
+    样本有这些项时，要设 `remove_unused_columns=False`。
 
     Raises:
         ObjectiveError: 分词器没有掩码词元，概率越界，或整词粒度缺少 `word_ids`。
@@ -65,7 +68,7 @@ class MaskedLMCollator:
     """选中的比例（Devlin 等，2019，§3.1）；T 个词元选 max(1, round(0.15·T)) 个。"""
     granularity: Granularity = "token"
     selection: Selection = "exact"
-    """`exact` 个数恰好；`bernoulli` 逐个独立，与库的整理器同一规律（只用于 `token`）。"""
+    """`exact` 个数恰好；`bernoulli` 逐个独立，与库的整理器同一规律，只用于 `token`。"""
     mask_replace_prob: float = 0.8
     random_replace_prob: float = 0.1
     seed: int = 0
@@ -78,6 +81,7 @@ class MaskedLMCollator:
         self._random_ids = ids[~torch.isin(ids, self._special_ids)]
 
     def __call__(self, features: Sequence[Feature]) -> Batch:
+        """样本 → 批量；不改动样本。"""
         rows = [read_row(feature, self._special_ids) for feature in features]
         pairs = [self._corrupt(row) for row in rows]
         pad = self.tokenizer.pad_token_id
@@ -119,7 +123,8 @@ class MaskedLMCollator:
                 raise ObjectiveError(
                     found="样本里没有 word_ids",
                     expected="整词掩码需要每个词元所属的词",
-                    remedy="用 companion.corpus.words.word_ids 由分词结果算出，"
+                    remedy="用 companion.corpus.words.word_ids 由分词结果算出"
+                    "（在 Trainer 里还要设 remove_unused_columns=False），"
                     "或改用 granularity=token",
                 )
             return choose_words(row.word_ids, candidates, budget, generator)

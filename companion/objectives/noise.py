@@ -44,7 +44,9 @@ def masking_budget(num_tokens: int, num_candidates: int, probability: float) -> 
     return min(max(1, round(num_tokens * probability)), num_candidates)
 
 
-def choose_tokens(candidates: Tensor, budget: int, generator: torch.Generator) -> Tensor:
+def choose_tokens(
+    candidates: Tensor, budget: int, generator: torch.Generator
+) -> Tensor:
     """从候选位置里不放回地均匀选 `budget` 个。
 
     Args:
@@ -67,13 +69,15 @@ def choose_bernoulli(
 ) -> Tensor:
     """每个候选独立地以 `probability` 选中；一个也没中时补选一个。
 
-    transformers 的 `DataCollatorForLanguageModeling` 用同一规律而不补选：三个候选的短句有
-    0.85³ ≈ 61% 的机会没有标签。
+    transformers 的 `DataCollatorForLanguageModeling` 用同一规律而不补选：三个候选的短句
+    有 0.85³ ≈ 61% 的机会没有标签。
 
     Returns:
         选中处为真，(T,) bool。
     """
-    chosen = candidates & (torch.rand(len(candidates), generator=generator) < probability)
+    chosen = candidates & (
+        torch.rand(len(candidates), generator=generator) < probability
+    )
     return chosen if chosen.any() else choose_tokens(candidates, 1, generator)
 
 
@@ -130,8 +134,8 @@ def corrupt_tokens(
 ) -> Tensor:
     """把选中的词元换成掩码、随机词元，或原样保留。
 
-    逐个词元决定（Devlin 等，2019，§3.1 的 80/10/10）。随机词元只从 `random_ids` 抽取；库的
-    整理器从整个词表抽，会抽到 [PAD]、[CLS]、[MASK]。
+    逐个词元决定（Devlin 等，2019，§3.1 的 80/10/10）。随机词元只从 `random_ids` 抽取；
+    库的整理器从整个词表抽，会抽到 [PAD]、[CLS]、[MASK]。
 
     Args:
         input_ids: 原文，(T,) int64，不改动。

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 
@@ -27,6 +26,7 @@ def pad_rows(rows: Sequence[Tensor], value: int, length: int) -> Tensor:
     Returns:
         (B, length)，类型同各行。
 
+    >>> import torch
     >>> pad_rows([torch.tensor([1, 2]), torch.tensor([3])], 0, 3).tolist()
     [[1, 2, 0], [3, 0, 0]]
     """

@@ -21,6 +21,9 @@ from companion.objectives.attention import (
 )
 from companion.objectives.padding import pad_rows, padded_length
 
+_PER_TOKEN = ("input_ids", "attention_mask", "special_tokens_mask", "word_ids")
+"""逐词元的各项，一律等长。"""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -43,56 +46,83 @@ def read_row(feature: Feature, special_ids: Tensor) -> Row:
 
     Args:
         feature: 见 `companion.batch`；只有 `input_ids` 必需。
-        special_ids: 分词器的特殊词元，(S,) int64；样本没带 `special_tokens_mask` 时用来
-            辨认特殊词元。
+        special_ids: 分词器的特殊词元，(S,) int64。它们总算特殊词元，样本的
+            `special_tokens_mask` 只能再添：文中的 [UNK] 不在那里面，却也不该去猜。
 
     Raises:
-        ObjectiveError: 没有词元，或各项长度不一。
+        ObjectiveError: 没有词元，不是一维，各项长度不一，或文档起点不合。
     """
-    input_ids = as_int64(feature["input_ids"])
-    attended = feature.get("attention_mask")
-    if attended is not None:  # 已补齐的样本：只留真实词元
-        kept = as_int64(attended).bool()
-        feature = {
-            key: as_int64(value)[kept]
-            if key in ("input_ids", "special_tokens_mask", "word_ids")
-            and value is not None
-            else value
-            for key, value in feature.items()
-        }
-        input_ids = as_int64(feature["input_ids"])
+    name = f"样本 {feature.get('example_id', '（无编号）')}"
+    items = {
+        key: as_int64(feature[key])
+        for key in _PER_TOKEN
+        if feature.get(key) is not None
+    }
+    _check_items(items, name)
+    everywhere = torch.ones_like(items["input_ids"])
+    attended = items.get("attention_mask", everywhere).bool()
+    # 已补齐的样本：只留真实词元
+    items = {key: item[attended] for key, item in items.items()}
+    input_ids = items["input_ids"]
     if len(input_ids) == 0:
         raise ObjectiveError(
-            found=f"样本 {feature.get('example_id', '（无编号）')} 没有词元",
+            found=f"{name} 没有词元",
             expected="每个样本至少有一个词元",
             remedy="先删去空文档（companion corpus clean）",
         )
-    starts = feature.get("document_starts")
-    special = feature.get("special_tokens_mask")
-    words = feature.get("word_ids")
-    row = Row(
+    special = torch.isin(input_ids, special_ids)
+    if "special_tokens_mask" in items:
+        special |= items["special_tokens_mask"].bool()
+    example_id = feature.get("example_id")
+    return Row(
         input_ids=input_ids,
-        document_starts=torch.zeros(1, dtype=torch.int64)
-        if starts is None
-        else as_int64(starts),
-        special=torch.isin(input_ids, special_ids)
-        if special is None
-        else as_int64(special).bool(),
-        word_ids=None if words is None else as_int64(words),
-        example_id=feature.get("example_id"),
+        document_starts=_read_starts(feature.get("document_starts"), attended, name),
+        special=special,
+        word_ids=items.get("word_ids"),
+        example_id=None if example_id is None else int(example_id),
         epoch=int(feature.get("epoch", 0)),
     )
-    for name, value in (
-        ("special_tokens_mask", row.special),
-        ("word_ids", row.word_ids),
-    ):
-        if value is not None and len(value) != len(input_ids):
+
+
+def _check_items(items: dict[str, Tensor], name: str) -> None:
+    if "input_ids" not in items:
+        raise ObjectiveError(
+            found=f"{name} 没有 input_ids",
+            expected="每个样本是分词后的结果",
+            remedy="先用分词器处理文本，把它的输出交给整理器",
+        )
+    input_ids = items["input_ids"]
+    if input_ids.dim() != 1:
+        raise ObjectiveError(
+            found=f"{name} 的 input_ids 是 {input_ids.dim()} 维",
+            expected="一个样本是一维的一行词元",
+            remedy="分词时不要加 return_tensors，一批拆成一行一个样本",
+        )
+    for key, item in items.items():
+        if item.shape != input_ids.shape:
             raise ObjectiveError(
-                found=f"{name} 长 {len(value)}，input_ids 长 {len(input_ids)}",
+                found=f"{name} 的 {key} 长 {len(item)}，input_ids 长 {len(input_ids)}",
                 expected="两者等长",
-                remedy=f"让分词与 {name} 出自同一次调用",
+                remedy=f"让分词与 {key} 出自同一次调用",
             )
-    return row
+
+
+def _read_starts(values: Any, attended: Tensor, name: str) -> Tensor:
+    """各文档在真实词元中的起点，(R,) int64。"""
+    if values is None:
+        return torch.zeros(1, dtype=torch.int64)
+    given = as_int64(values)
+    before = attended.cumsum(0) - attended.long()  # (T,) 左边有几个真实词元
+    inside = given.numel() > 0 and given.min() >= 0 and given.max() < len(attended)
+    starts = before[given] if inside else given
+    real = int(attended.sum())
+    if inside and starts[0] == 0 and starts[-1] < real and (starts.diff() > 0).all():
+        return starts
+    raise ObjectiveError(
+        found=f"{name} 的 document_starts 是 {given.tolist()}，共 {real} 个词元",
+        expected="首项为 0、逐项增大、都在这一行之内",
+        remedy="不打包时去掉 document_starts，打包时照各文档的词元数累加",
+    )
 
 
 def as_int64(values: Any) -> Tensor:
@@ -121,8 +151,8 @@ def assemble(
     掩码与从头数的位置，文档之间互不可见。
 
     Returns:
-        `input_ids`、`labels` (B, L) int64；`attention_mask` (B, L) int64 或 (B, 1, L, L)
-        float32，后者还带 `position_ids` (B, L) int64。
+        `input_ids`、`labels` (B, L) int64；`attention_mask` (B, L) int64 或 (B, 1, L,
+        L) float32，后者还带 `position_ids` (B, L) int64。
     """
     lengths = [len(row.input_ids) for row in rows]
     length = padded_length(lengths, pad_to_multiple_of)

@@ -1,0 +1,57 @@
+"""全部测试共用的环境：离线、无进度条、结果可复现。"""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+# 须在任何测试导入 torch、transformers 之前：不联网，不抢核，不刷屏
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    TQDM_DISABLE="1",
+    MPLBACKEND="Agg",
+    WANDB_MODE="disabled",
+)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# torch 的第一次调用很慢，不设时限；derandomize 使失败在每台机器上都重现
+settings.register_profile(
+    "companion",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("companion")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """仓库的根目录。"""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """大语料所在：环境变量 COMPANION_DATA，或仓库旁的 shared/data；没有就跳过。"""
+    folder = Path(os.environ.get("COMPANION_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "tongjian").is_dir():
+        pytest.skip("没有大语料：把 COMPANION_DATA 指向含 tongjian/ 的文件夹才跑这一项")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> Iterator[None]:
+    """每个测试之后关掉画过的图，免得攒到 matplotlib 告警。"""
+    yield
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None:
+        pyplot.close("all")
