@@ -1,0 +1,69 @@
+"""语料：从原始文本到文档，再到词元与打包的行；不用 torch。
+
+一篇文本走过的路，每步一种类型进、一种类型出，不回头：
+
+- `reading`：文件 → `Document`
+- `cleaning`、`dedup`：`Document` → `Document`，或计了数的理由
+- `splitting`：→ 训练集、留出集
+- `words`、`tokens`：→ 词元
+- `packing`：→ 打包的行；`ledger` 记账
+
+公开的名字在第一次用到时才载入，`import companion.corpus` 本身不碰任何大库。
+"""
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "CLEANING_RULES": "cleaning",
+    "BlockDataset": "packing",
+    "CleaningReport": "cleaning",
+    "Cloze": "cloze",
+    "CorpusStatistics": "statistics",
+    "DedupReport": "dedup",
+    "Document": "document",
+    "FetchReport": "fetching",
+    "NamedSource": "catalog",
+    "OverlapReport": "contamination",
+    "Piece": "packing",
+    "Resolved": "sources",
+    "Split": "splitting",
+    "TokenLedger": "ledger",
+    "TokenStore": "tokens",
+    "clean_documents": "cleaning",
+    "clean_text": "cleaning",
+    "corpus_stats": "statistics",
+    "deduplicate": "dedup",
+    "dictionary_segmenter": "words",
+    "fetch": "fetching",
+    "jieba_segmenter": "words",
+    "join_lines": "document",
+    "list_sources": "sources",
+    "overlap": "contamination",
+    "plan_packing": "packing",
+    "read_cloze": "cloze",
+    "read_corpus": "sources",
+    "read_documents": "reading",
+    "read_pairs": "reading",
+    "resolve": "sources",
+    "split_corpus": "splitting",
+    "split_documents": "splitting",
+    "split_tail": "splitting",
+    "tokenize_documents": "tokens",
+    "word_ids": "words",
+    "write_documents": "writing",
+}
+
+__all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    """第一次用到某个公开的名字时，才载入它所在的模块。"""
+    if name not in _PUBLIC:
+        raise AttributeError(f"companion.corpus 没有 {name}")
+    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """公开的名字。"""
+    return __all__

@@ -1,0 +1,174 @@
+"""篇目表：放在语料旁边的 `chapters.tsv`，说出哪些连续的行是一篇。
+
+表头至少有 `split`、`first_line`（从 1 起）、`n_lines` 三列，其余各列（卷号、书名、
+篇名……）多少随意。一份语料只看 `split` 与文件名开头相同的行：
+`train.classical.txt.gz` 看 `train` 的行。
+
+`sources.tsv` 是它的近亲：每一行是一个**来源**，来源之内一行一篇，互不相干
+（如维基段落），所以不接成一个文档。
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from companion.corpus.document import join_lines
+from companion.errors import CorpusError
+
+CHAPTERS = "chapters.tsv"
+SOURCES = "sources.tsv"
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """篇目表的一行。
+
+    Args:
+        title: 篇名（`first_line` 之前的最后一列）。
+        first_line: 起始行，从 1 起。
+        num_lines: 行数。
+        one_per_line: 是否一行一个文档（来自 `sources.tsv`）。
+    """
+
+    title: str
+    first_line: int
+    num_lines: int
+    one_per_line: bool = False
+
+
+def find_chapters(path: Path) -> list[Chapter]:
+    """找出一份语料的篇目。
+
+    Args:
+        path: 语料文件。
+
+    Returns:
+        按起始行排好的篇目；旁边没有篇目表，或表里没有这份文件的切分，则为空。
+
+    Raises:
+        CorpusError: 篇目表缺列、行号不是正整数，或两篇重叠。
+    """
+    for name in (CHAPTERS, SOURCES):
+        table = path.parent / name
+        if table.is_file():
+            chapters = _read_table(table, path.name, one_per_line=name == SOURCES)
+            if chapters:
+                return chapters
+    return []
+
+
+def _read_table(table: Path, file_name: str, *, one_per_line: bool) -> list[Chapter]:
+    try:
+        lines = table.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(
+            found=f"读不了篇目表 {table}：{error}",
+            expected="UTF-8 的制表符分隔表",
+            remedy="修好它；不用篇目就把它移走",
+        ) from None
+    header = lines[0].split("\t") if lines else []
+    missing = [
+        name for name in ("split", "first_line", "n_lines") if name not in header
+    ]
+    if missing:
+        raise CorpusError(
+            found=f"篇目表 {table} 的表头是 {header}，缺 {'、'.join(missing)}",
+            expected="split、first_line、n_lines 三列齐全，以制表符分隔",
+            remedy="补上缺的列；不用篇目就把它移走",
+        )
+    title_column = max(header.index("first_line") - 1, 0)
+    chapters: list[Chapter] = []
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        cells = line.split("\t")
+        if len(cells) != len(header):
+            raise CorpusError(
+                found=f"篇目表 {table} 第 {number} 行有 {len(cells)} 列",
+                expected=f"与表头一样 {len(header)} 列",
+                remedy="检查这一行的制表符",
+            )
+        row = dict(zip(header, cells, strict=True))
+        if _belongs(file_name, row["split"]):
+            first = _positive(row, "first_line", table, number)
+            count = _positive(row, "n_lines", table, number)
+            chapters.append(Chapter(cells[title_column], first, count, one_per_line))
+    chapters.sort(key=lambda chapter: chapter.first_line)
+    for left, right in pairwise(chapters):
+        if left.first_line + left.num_lines > right.first_line:
+            raise CorpusError(
+                found=f"篇目表 {table} 中“{left.title}”与“{right.title}”的行重叠",
+                expected="各篇的行互不重叠",
+                remedy="改正 first_line 与 n_lines",
+            )
+    return chapters
+
+
+def _belongs(file_name: str, split: str) -> bool:
+    return (
+        bool(split)
+        and file_name.startswith(split)
+        and (len(file_name) == len(split) or not file_name[len(split)].isalnum())
+    )
+
+
+def _positive(row: dict[str, str], column: str, table: Path, number: int) -> int:
+    value = row[column].strip()
+    if not (value.isascii() and value.isdigit() and int(value) > 0):
+        raise CorpusError(
+            found=f"篇目表 {table} 第 {number} 行的 {column} 是“{value}”",
+            expected="正整数",
+            remedy="改正这一格",
+        )
+    return int(value)
+
+
+def group_by_chapter(
+    lines: Iterable[str], chapters: list[Chapter], origin: str
+) -> Iterator[tuple[str, str]]:
+    """按篇目把行并成文档。
+
+    不在任何一篇里的行不丢：照没有篇目表时的办法，以空行分成没有篇名的文档。
+
+    Args:
+        lines: 语料的各行。
+        chapters: 排好的篇目。
+        origin: 出错时用来称呼这份语料。
+
+    Yields:
+        篇名（没有则为空串）与正文。
+
+    Raises:
+        CorpusError: 篇目表说的行数比文件还多。
+    """
+    remaining = iter(chapters)
+    chapter = next(remaining, None)
+    held: list[str] = []
+    number = 0
+    for number, line in enumerate(lines, start=1):
+        if chapter is not None and number == chapter.first_line and held:
+            yield "", join_lines(held)  # 篇与篇之间无主的行
+            held = []
+        inside = chapter is not None and number >= chapter.first_line
+        if chapter is not None and inside and chapter.one_per_line:
+            yield chapter.title, join_lines([line])
+        elif inside or line.strip():
+            held.append(line)
+        elif held:  # 篇外的空行照常分开文档
+            yield "", join_lines(held)
+            held = []
+        if chapter is not None and number == chapter.first_line + chapter.num_lines - 1:
+            if held:
+                yield chapter.title, join_lines(held)
+            held = []
+            chapter = next(remaining, None)
+    if chapter is not None:
+        raise CorpusError(
+            found=f"{origin} 只有 {number} 行，而“{chapter.title}”到第 "
+            f"{chapter.first_line + chapter.num_lines - 1} 行才完",
+            expected="篇目表与语料来自同一份数据",
+            remedy="更新篇目表，或重新取得完整的语料",
+        )
+    if held:
+        yield "", join_lines(held)

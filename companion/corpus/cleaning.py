@@ -1,0 +1,311 @@
+"""清洗：一条条规则，改了几篇、丢了几篇，逐条记账。
+
+三条底线：
+
+- **只做 NFC，不做 NFKC。** NFKC 会把“，”变成 ","、把“①”变成“1”，中文标点从此不见。
+- **任何规则都不把全角标点改成半角。**
+- **丢弃有理由。** 每篇丢弃都计在使它被丢的那条规则名下，没有无名的损失。
+
+规则按 `CLEANING_RULES` 的次序作用，整套反复到文本不再变化为止，所以洗两遍与洗一遍
+相同：去掉一个控制字符可能露出一个 HTML 标签，只走一遍就会留到下次才洗掉。
+"""
+
+import html
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+
+from companion.corpus.document import Document
+from companion.corpus.table import format_table
+from companion.errors import CorpusError
+
+Apply = Callable[[str], str | None]
+"""一条规则：改后的文本；None 表示整篇丢弃。"""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """一条清洗规则。
+
+    Args:
+        title: 中文短名，印在表里。
+        reason: 为什么要这样做。
+        apply: 作用于一侧文本；返回 None 则丢弃整篇（句对则整对）。
+        default: 不指定规则时是否启用。
+        once: 是否只在其余规则稳定之后作用一次（简繁转换不是幂等的）。
+    """
+
+    title: str
+    reason: str
+    apply: Apply
+    default: bool = True
+    once: bool = False
+
+
+@dataclass
+class RuleCount:
+    """一条规则的账：改了几篇、丢了几篇。"""
+
+    changed: int = 0
+    dropped: int = 0
+
+
+@dataclass
+class CleaningReport:
+    """清洗的账目，随迭代器的消费而增长，走完才完整。
+
+    Args:
+        rules: 每条规则的账，按作用次序。
+        documents_in: 读入篇数。
+        documents_out: 留下篇数。
+        characters_in: 读入字数（句对计两侧）。
+        characters_out: 留下字数。
+    """
+
+    rules: dict[str, RuleCount] = field(default_factory=dict[str, RuleCount])
+    documents_in: int = 0
+    documents_out: int = 0
+    characters_in: int = 0
+    characters_out: int = 0
+
+    def as_dict(self) -> dict[str, object]:
+        """供 `--json` 输出的字典。"""
+        return {
+            "documents_in": self.documents_in,
+            "documents_out": self.documents_out,
+            "characters_in": self.characters_in,
+            "characters_out": self.characters_out,
+            "rules": {
+                name: {"changed": count.changed, "dropped": count.dropped}
+                for name, count in self.rules.items()
+            },
+        }
+
+    def __str__(self) -> str:
+        """中文表格：每条规则改了、丢了几篇，末行合计。"""
+        rows: list[tuple[str, int, int]] = [
+            (f"{CLEANING_RULES[name].title}（{name}）", count.changed, count.dropped)
+            for name, count in self.rules.items()
+        ]
+        table = format_table(("规则", "改动篇数", "丢弃篇数"), rows)
+        return (
+            f"{table}\n读入 {self.documents_in:,} 篇 {self.characters_in:,} 字，"
+            f"留下 {self.documents_out:,} 篇 {self.characters_out:,} 字"
+        )
+
+
+def clean_documents(
+    docs: Iterable[Document], rules: Iterable[str] | None = None
+) -> tuple[Iterator[Document], CleaningReport]:
+    """逐篇清洗。
+
+    Args:
+        docs: 文档。
+        rules: 要用的规则名；缺省为 `default` 为真的那些。次序总按 `CLEANING_RULES`。
+
+    Returns:
+        清洗后的文档（惰性）与账目；账目在迭代器走完后才完整。
+
+    Raises:
+        CorpusError: 有不认识的规则名。
+    """
+    chosen = _choose(rules)
+    report = CleaningReport({name: RuleCount() for name in chosen})
+    return _clean(docs, chosen, report), report
+
+
+def clean_text(text: str, rules: Iterable[str] | None = None) -> str | None:
+    """清洗一段文本，规则同 `clean_documents`；被丢弃时返回 None。"""
+    docs, _ = clean_documents([Document(text, "文本#1", "文本")], rules)
+    return next((doc.text for doc in docs), None)
+
+
+def _choose(rules: Iterable[str] | None) -> tuple[str, ...]:
+    if rules is None:
+        return tuple(name for name, rule in CLEANING_RULES.items() if rule.default)
+    wanted = list(rules)
+    for name in wanted:
+        if name not in CLEANING_RULES:
+            near = get_close_matches(name, CLEANING_RULES, n=1)
+            raise CorpusError(
+                found=f"没有名叫“{name}”的清洗规则",
+                expected="、".join(CLEANING_RULES),
+                remedy=f"是不是 {near[0]}" if near else "从上面的名字里选",
+            )
+    return tuple(name for name in CLEANING_RULES if name in wanted)
+
+
+def _clean(
+    docs: Iterable[Document], names: tuple[str, ...], report: CleaningReport
+) -> Iterator[Document]:
+    repeated = [name for name in names if not CLEANING_RULES[name].once]
+    finally_ = [name for name in names if CLEANING_RULES[name].once]
+    for doc in docs:
+        report.documents_in += 1
+        report.characters_in += doc.num_chars
+        changed: set[str] = set()
+        sides: list[str] = []
+        for side in (doc.text, doc.target):
+            if side is None:
+                continue
+            cleaned = _fixpoint(side, repeated, changed)
+            if isinstance(cleaned, str):
+                cleaned = _one_pass(cleaned, finally_, changed)
+            if isinstance(cleaned, _Dropped):
+                report.rules[cleaned.rule].dropped += 1
+                break
+            sides.append(cleaned)
+        else:
+            for name in changed:
+                report.rules[name].changed += 1
+            kept = replace(doc, text=sides[0], target=sides[1] if sides[1:] else None)
+            report.documents_out += 1
+            report.characters_out += kept.num_chars
+            yield kept
+
+
+@dataclass(frozen=True)
+class _Dropped:
+    rule: str
+
+
+def _fixpoint(text: str, names: list[str], changed: set[str]) -> str | _Dropped:
+    while True:  # 除 NFC 外每条规则只减不增，故必停
+        after = _one_pass(text, names, changed)
+        if isinstance(after, _Dropped) or after == text:
+            return after
+        text = after
+
+
+def _one_pass(text: str, names: list[str], changed: set[str]) -> str | _Dropped:
+    for name in names:
+        after = CLEANING_RULES[name].apply(text)
+        if after is None:
+            return _Dropped(name)
+        if after != text:
+            changed.add(name)
+        text = after
+    return text
+
+
+# ── 规则 ────────────────────────────────────────────────────────────────
+
+_WIDE = (
+    "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\ufe30-\ufe6f\uff00-\uffef"
+    "\u2014\u2018-\u201f\u2026\U00020000-\U0003ffff"
+)
+_BLOCK_TAGS = (
+    "p|br|div|li|ul|ol|td|tr|th|table|tbody|thead|h[1-6]|hr|blockquote|section"
+)
+_INLINE_TAGS = "a|b|i|u|s|em|strong|span|font|img|sup|sub|small|big|center|ref|code|pre"
+_SCRIPT = re.compile(r"(?is)<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->")
+_BLOCK = re.compile(rf"(?i)</?(?:{_BLOCK_TAGS})(?:\s[^<>]*)?/?>")
+_INLINE = re.compile(
+    rf"(?i)</?(?:{_INLINE_TAGS}|html|body|head|title|meta|link|input|form|script|style)"
+    r"(?:\s[^<>]*)?/?>"
+)
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
+_ZERO_WIDTH = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+_UNKNOWN = re.compile(
+    "[\ue000-\uf8ff\U000f0000-\U0010ffff\ufffd\ufdd0-\ufdef\ufffe\uffff]"
+)
+_WIDE_SPACE = re.compile(rf"(?<=[{_WIDE}])\s+(?=[{_WIDE}])")
+_SPACES = re.compile(r"\s+")
+_RUN = re.compile(r"([^\w\s])\1{7,}")
+_BOILERPLATE = re.compile(
+    "(?:本章未完|请点击下一页|请?记住本站|请收藏本站|手机用户请|最新章节请|"
+    "未经(?:授权|许可)(?:不得|禁止)转载|转载请注明|版权所有|点击下载|扫码关注|"
+    "关注(?:我们的)?(?:微信)?公众号)[^。！？\n]*(?:[。！？]|$)"
+)
+_HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _html(text: str) -> str:
+    if "<" in text:
+        text = _SCRIPT.sub(" ", text)
+        text = _INLINE.sub("", _BLOCK.sub(" ", text))
+    return _ENTITY.sub(lambda match: html.unescape(match.group()), text)
+
+
+def _garbled(text: str) -> str | None:
+    return None if len(_UNKNOWN.findall(text)) > 0.2 * len(text) else text
+
+
+def _spaces(text: str) -> str:
+    return _SPACES.sub(" ", _WIDE_SPACE.sub("", text)).strip()
+
+
+def _too_short(text: str) -> str | None:
+    return text if sum(map(str.isalnum, text)) >= 2 else None
+
+
+def _few_chinese(text: str) -> str | None:
+    letters = sum(map(str.isalnum, text))
+    return text if len(_HAN.findall(text)) >= 0.3 * letters else None
+
+
+@cache
+def _converter(config: str) -> Callable[[str], str]:
+    opencc = import_module("opencc")  # 词典要半秒才载入，用到简繁转换时才付
+    convert: Callable[[str], str] = opencc.OpenCC(config).convert
+    return convert
+
+
+CLEANING_RULES: dict[str, Rule] = {
+    "nfc": Rule("合成字形 NFC", "同一个字只有一种写法；不做 NFKC，标点不动", _nfc),
+    "control": Rule(
+        "控制字符", "排版与终端的残留，不是文字", lambda text: _CONTROL.sub("", text)
+    ),
+    "zero_width": Rule(
+        "零宽字符",
+        "看不见，却把一个词隔成两个词元（连写文字需要的 U+200C、U+200D 不动）",
+        lambda text: _ZERO_WIDTH.sub("", text),
+    ),
+    "html": Rule("HTML 残留", "标签、脚本与实体不是正文", _html),
+    "garbled": Rule("坏字太多", "私用区与 � 超过两成，句子已不可读", _garbled),
+    "unknown": Rule(
+        "缺字",
+        "私用区字符与 � 改为古籍阙文惯用的“□”：删去会接成假的句子",
+        lambda text: _UNKNOWN.sub("□", text),
+    ),
+    "boilerplate": Rule(
+        "网站套话", "“本章未完”“转载请注明”等", lambda text: _BOILERPLATE.sub("", text)
+    ),
+    "runs": Rule(
+        "分隔线",
+        "同一符号连写八次以上只留三个",
+        lambda text: _RUN.sub(r"\1\1\1", text),
+    ),
+    "spaces": Rule("空白", "汉字之间不留空白，别处连续的空白并成一个空格", _spaces),
+    "too_short": Rule("太短", "不足两个字母或汉字，没有可学的", _too_short),
+    "few_chinese": Rule(
+        "汉字太少",
+        "汉字不到三成；只用于纯中文语料，故不默认",
+        _few_chinese,
+        default=False,
+    ),
+    "simplified": Rule(
+        "繁转简",
+        "OpenCC t2s；与基座模型的字形一致时才值得",
+        lambda text: _converter("t2s")(text),
+        default=False,
+        once=True,
+    ),
+    "traditional": Rule(
+        "简转繁",
+        "OpenCC s2t；一简对多繁，会有错",
+        lambda text: _converter("s2t")(text),
+        default=False,
+        once=True,
+    ),
+}
+"""全部规则，按作用次序。"""

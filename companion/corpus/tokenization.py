@@ -1,0 +1,329 @@
+"""从文字到词元：成批、可多进程、内存与语料大小无关，每个字都有账。
+
+    文档 --cut_texts--> 一批小段 --encode_texts--> Encoded（编号、字数、词的关系）
+
+快速分词器（`is_fast`）给出字符偏移，字数与词界都由偏移算出。纯 Python 的分词器（XLM、
+FlauBERT）没有偏移，只好拿词元的文字在原文里依次对回去，对不上的那一段记在这一段的首个
+词元上；词界便不可靠，所以拒绝全词掩码。
+
+语料里照字面出现的 “[MASK]” “<|endoftext|>” 是文字，不是特殊词元，一律拆开。
+
+形状字母：T 词元，K 小段。
+"""
+
+import json
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from companion.corpus.words import Segmenter, word_ids
+from companion.errors import CorpusError
+
+CONTINUES, STARTS, OUTSIDE = 0, 1, 2
+"""词元与词的关系：承接前词、另起一词、不属于任何词（空白）。"""
+
+CHUNK_CHARACTERS = 16_384
+BATCH_CHARACTERS = 131_072
+WORTH_PROCESSES = 2_000_000
+"""少于这么多字时，启动进程（各自载入分词器，数秒）得不偿失。"""
+
+_MAX_NUM_CHARS = 255  # num_chars 存作 uint8
+_ENDINGS = ("\n", "。！？!?", "…；;", " 　，,")  # 宜切之处，由优到劣
+
+
+class TextBatch(NamedTuple):
+    """一批小段；长文档切成几段，`ends[k]` 说第 k 段是不是文档的最后一段。"""
+
+    texts: list[str]
+    ends: list[bool]
+
+
+class Encoded(NamedTuple):
+    """一批小段的词元，首尾相接。
+
+    Attributes:
+        ids: 编号 (T,) int64，不含特殊词元。
+        num_chars: 每个词元所占的字数 (T,) uint8。
+        words: 与词的关系 (T,) uint8，没有切词器时为 None。
+        lengths: 各小段的词元数 (K,) int64。
+        ends: 各小段是不是文档的最后一段。
+        characters: 这批文字的字数。
+    """
+
+    ids: NDArray[np.int64]
+    num_chars: NDArray[np.uint8]
+    words: NDArray[np.uint8] | None
+    lengths: NDArray[np.int64]
+    ends: list[bool]
+    characters: int
+
+
+def cut_texts(texts: Iterable[str]) -> Iterator[TextBatch]:
+    """把文档流切成小段、凑成批；每批约 `BATCH_CHARACTERS` 字，至少一段。"""
+    batch, size = TextBatch([], []), 0
+    for text in texts:
+        for chunk, end in _chunks(text):
+            batch.texts.append(chunk)
+            batch.ends.append(end)
+            size += len(chunk) + 64  # 空文档也占一点，免得一批里有无数篇
+            if size >= BATCH_CHARACTERS:
+                yield batch
+                batch, size = TextBatch([], []), 0
+    if batch.texts:
+        yield batch
+
+
+def _chunks(text: str) -> Iterator[tuple[str, bool]]:
+    at = 0
+    while len(text) - at > CHUNK_CHARACTERS:
+        stop = _good_stop(text, at + CHUNK_CHARACTERS // 2, at + CHUNK_CHARACTERS)
+        yield text[at:stop], False
+        at = stop
+    yield text[at:], True
+
+
+def _good_stop(text: str, low: int, high: int) -> int:
+    """[low, high] 之内最靠后的换行之后；没有就句末之后，再没有就硬切。"""
+    for marks in _ENDINGS:
+        stop = max(text.rfind(mark, low, high) for mark in marks) + 1
+        if stop > low:
+            return stop
+    return high
+
+
+def encode_texts(
+    batch: TextBatch, tokenizer: Any, segmenter: Segmenter | None = None
+) -> Encoded:
+    """给一批小段分词。
+
+    Args:
+        batch: 小段。
+        tokenizer: transformers 的分词器。
+        segmenter: 切词器；给了才有 `words`。
+
+    Returns:
+        首尾相接的词元。
+
+    Raises:
+        CorpusError: 分词器没有字符偏移却要词界，或切词器改动了文字。
+    """
+    if segmenter is not None and not tokenizer.is_fast:
+        raise CorpusError(
+            found=f"{type(tokenizer).__name__} 是纯 Python 分词器，没有字符偏移",
+            expected="词界要经字符偏移才能落到词元上",
+            remedy="改用 granularity=token，或换一个有快速分词器的检查点",
+        )
+    encode = _encode_fast if tokenizer.is_fast else _encode_slow
+    encoded = list(encode(batch.texts, tokenizer))
+    owners = space_owner(tokenizer)
+    counts: list[NDArray[np.uint8]] = []
+    words: list[NDArray[np.uint8]] = []
+    for text, (ids, offsets) in zip(batch.texts, encoded, strict=True):
+        counts.append(count_characters(ids, offsets, text, *owners))
+        if segmenter is not None:
+            words.append(word_codes(word_ids(offsets, segmenter(text), text)))
+    return Encoded(
+        ids=np.concatenate([ids for ids, _ in encoded]),
+        num_chars=np.concatenate(counts),
+        words=np.concatenate(words) if segmenter is not None else None,
+        lengths=np.array([len(ids) for ids, _ in encoded], np.int64),
+        ends=batch.ends,
+        characters=sum(map(len, batch.texts)),
+    )
+
+
+_Pair = tuple[NDArray[np.int64], NDArray[np.int64]]  # 编号 (T,) 与偏移 (T, 2)
+
+
+def _encode_fast(texts: list[str], tokenizer: Any) -> Iterator[_Pair]:
+    backend = tokenizer.backend_tokenizer
+    before = backend.encode_special_tokens
+    try:
+        output = tokenizer(
+            texts,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            padding=False,
+            truncation=False,
+            verbose=False,
+        )
+    finally:
+        backend.encode_special_tokens = before
+    for ids, offsets in zip(output["input_ids"], output["offset_mapping"], strict=True):
+        yield np.array(ids, np.int64), np.array(offsets, np.int64).reshape(-1, 2)
+
+
+def _encode_slow(texts: list[str], tokenizer: Any) -> Iterator[_Pair]:
+    for text in texts:
+        tokens = tokenizer.tokenize(text, split_special_tokens=True)
+        ids = np.array(tokenizer.convert_tokens_to_ids(tokens), np.int64)
+        pieces = [_surface(tokenizer, token) for token in tokens]
+        yield ids, align_pieces(pieces, text)
+
+
+def _surface(tokenizer: Any, token: str) -> str:
+    """词元写在纸上的样子：去掉 ## ▁ </w> 之类的记号。"""
+    return tokenizer.convert_tokens_to_string([token]).strip().removeprefix("##")
+
+
+def align_pieces(pieces: list[str], text: str) -> NDArray[np.int64]:
+    """没有偏移时，在原文里依次寻找各词元的文字，(T, 2) int64。
+
+    找不到的（[UNK]、改写过的标点）不动；两个找到的词元之间剩下的文字，归这一段首个找不到
+    的词元，其余的得到空区间。
+    """
+    lowered = text.lower()
+    if len(lowered) != len(text):  # 少数字母小写之后变长（İ），位置便不可信
+        lowered = text
+    spans = np.zeros((len(pieces), 2), np.int64)
+    at, waiting = 0, -1  # waiting：本段首个没找到的词元
+    for number, piece in enumerate(pieces):
+        # 只在附近找：认错了远处的同一个字，中间的就全乱了
+        needle = piece.lower()
+        start = lowered.find(needle, at, at + len(needle) + 32) if needle else -1
+        if start < 0:
+            waiting = number if waiting < 0 else waiting
+            spans[number] = at
+            continue
+        if waiting >= 0:
+            spans[waiting] = at, at + len(text[at:start].rstrip())
+            spans[waiting + 1 : number] = start
+        at = start + len(needle)
+        spans[number] = start, at
+        waiting = -1
+    if waiting >= 0:
+        spans[waiting] = at, at + len(text[at:].rstrip())
+        spans[waiting + 1 :] = spans[waiting, 1]
+    return spans
+
+
+def processes_pay(tokenizer: Any, segmenter: Segmenter | None, characters: int) -> bool:
+    """值不值得多开进程：切词与纯 Python 的分词器慢，每秒十来万字，字多才值得。
+
+    快速分词器自己用多个线程（除非 TOKENIZERS_PARALLELISM=false），再开进程反而更慢。
+    """
+    slow = segmenter is not None or not tokenizer.is_fast
+    return slow and characters >= WORTH_PROCESSES
+
+
+def unknown_id(tokenizer: Any) -> int:
+    """[UNK] 的编号，没有为 −1；外层没写时问后端的模型。"""
+    found = tokenizer.unk_token_id
+    if found is None and tokenizer.is_fast:
+        backend = tokenizer.backend_tokenizer
+        model = json.loads(backend.model.__getstate__())
+        token = model.get("unk_token")  # Unigram 写的是编号 unk_id
+        found = model.get("unk_id") if token is None else backend.token_to_id(token)
+    return -1 if found is None else int(found)
+
+
+def space_owner(tokenizer: Any) -> tuple[bool, int]:
+    """分词器怎样对待空白：(偏移是否略去词元自带的空白, 单个 “▁” 的编号或 −1)。
+
+    GPT-2 的后处理（trim_offsets）让 “Ġhello” 的偏移不含空格，可空格确实由它预测。
+    """
+    if not tokenizer.is_fast:
+        return False, -1
+    backend = tokenizer.backend_tokenizer
+    step = backend.post_processor
+    trims = step is not None and _trims(json.loads(step.__getstate__()))
+    marker = backend.token_to_id("▁")
+    return trims, -1 if marker is None else marker
+
+
+def _trims(step: dict[str, Any]) -> bool:
+    inner: list[dict[str, Any]] = step.get("processors", [])  # Sequence 里套着几步
+    return bool(step.get("trim_offsets")) or any(map(_trims, inner))
+
+
+def count_characters(
+    ids: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    text: str,
+    trims: bool = False,
+    marker: int = -1,
+) -> NDArray[np.uint8]:
+    """每个词元所占的字数：每个字至多记一次，记在首个写到它的词元上。
+
+    Args:
+        ids: 编号 (T,)。
+        offsets: 字符区间 (T, 2)。
+        text: 原文。
+        trims: 偏移略去了词元自带的空白；为真时缝隙里的字归后一个词元。
+        marker: 单个 “▁” 的编号；它若不代表原文的空白，就一个字也不占。
+
+    Returns:
+        (T,) uint8；一个词元若超过 255 个字（极长的 [UNK]），记 255。
+    """
+    begin, end = offsets[:, 0], offsets[:, 1].copy()
+    for index in np.flatnonzero(ids == marker):  # 编号不为负，marker 为 −1 时没有
+        covered = text[begin[index] : end[index]]
+        if covered != "▁" and not covered.isspace():
+            end[index] = begin[index]
+    if trims and len(end):  # 末尾的空白也有词元
+        end[-1] = len(text)
+    reach = np.maximum.accumulate(end)  # (T,) 到此为止写到了第几个字
+    before = np.concatenate(([0], reach))[:-1]
+    counts = end - (before if trims else np.maximum(begin, before))
+    return np.clip(counts, 0, _MAX_NUM_CHARS).astype(np.uint8)
+
+
+def word_codes(ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """词号 (T,) 变为与词的关系 (T,) uint8：`CONTINUES`、`STARTS` 或 `OUTSIDE`。"""
+    highest = np.concatenate(([-1], np.maximum.accumulate(ids)))[:-1]
+    codes = np.where(ids > highest, STARTS, CONTINUES)
+    return np.where(ids < 0, OUTSIDE, codes).astype(np.uint8)
+
+
+def encode_batches(
+    batches: Iterable[TextBatch],
+    tokenizer: Any,
+    segmenter: Segmenter | None = None,
+    num_proc: int = 1,
+) -> Iterator[Encoded]:
+    """逐批分词，次序不变；`num_proc` 大于 1 时分给几个进程，结果相同。
+
+    在途的批数有上限，读得再快也不会把语料堆进内存。
+    """
+    if num_proc <= 1:
+        for batch in batches:
+            yield encode_texts(batch, tokenizer, segmenter)
+        return
+    with ProcessPoolExecutor(
+        num_proc,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(tokenizer, segmenter),
+    ) as pool:
+        pending: deque[Future[Encoded]] = deque()
+        try:
+            for batch in batches:
+                pending.append(pool.submit(_work, batch))
+                if len(pending) >= 2 * num_proc:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+_worker: dict[str, Any] = {}  # 只在子进程里填写：分词器只送一次
+
+
+def _start_worker(tokenizer: Any, segmenter: Segmenter | None) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # 已有几个进程，各自单线程
+    _worker.update(tokenizer=tokenizer, segmenter=segmenter)
+
+
+def _work(batch: TextBatch) -> Encoded:
+    return encode_texts(batch, _worker["tokenizer"], _worker["segmenter"])

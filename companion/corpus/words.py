@@ -1,0 +1,291 @@
+"""词界：把「这些字是一个词」经字符偏移换算成「这些词元是一个词」。
+
+中文没有空格，全词掩码要先分词（Cui et al. 2021, arXiv 1906.08101 §III）。切词与切词元
+是两套边界，只能在字符上会合：
+
+    原文      司马光曰            词    司马光 | 曰
+    WordPiece 司 马 光 曰         ->    0 0 0 1
+    字节 BPE  司马 ⟨光₁⟩ ⟨光₂曰⟩  ->    0 0 0      一个词元跨两个词，两个词就并成一个
+
+因此一个词要么整个是一组词元，要么与邻词并成一组，绝不会只占半个词元。空白不是词，
+只含空白的词元与特殊词元一样记 −1。
+
+形状字母：T 词元，W 词，C 字符。
+"""
+
+import hashlib
+import importlib
+import logging
+import marshal
+import pickle
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from companion.errors import CorpusError
+
+Segmenter = Callable[[str], list[str]]
+"""文本进，词的列表出；各词相接即原文，其间的空白可以略去。"""
+
+_DICT_LINE = re.compile(r"^(.+?)(?: (\d+))?(?: ([a-zA-Z]+))?$")
+# jieba 只在这些字符之内拼词，词典中含别的字符（𠮷、·）的词它认不出来
+_JIEBA_WORD = re.compile(r"[\u4E00-\u9FD5a-zA-Z0-9+#&._%\-]+")
+_LATIN = re.compile(r"[A-Za-z0-9]+")
+
+
+def jieba_segmenter(
+    user_dict: str | Path | Iterable[str] | None = None,
+) -> "JiebaSegmenter":
+    """用 jieba 切词，词典与别处的 jieba 互不影响。
+
+    Args:
+        user_dict: 词典文件（UTF-8，一行一词，词后可有空格与词频、词性），或词的列表。
+
+    Raises:
+        CorpusError: 词典文件不存在或不是 UTF-8。
+    """
+    if user_dict is None:
+        return JiebaSegmenter(())
+    if isinstance(user_dict, str | Path):
+        lines = _read_dictionary(Path(user_dict))
+    else:
+        lines = [line.strip() for line in user_dict]
+    return JiebaSegmenter(tuple(line for line in lines if line))
+
+
+def _read_dictionary(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    except OSError as error:
+        raise CorpusError(
+            found=f"读不了词典 {path}（{error.strerror}）",
+            expected="一个 UTF-8 文本文件，一行一词",
+            remedy="核对路径与读取权限",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            found=f"词典 {path} 第 {error.start} 字节起不是 UTF-8",
+            expected="UTF-8 编码",
+            remedy="用编辑器另存为 UTF-8",
+        ) from error
+
+
+class JiebaSegmenter:
+    """jieba 分词器；首次使用才载入词库，可以送进别的进程。
+
+    Args:
+        entries: 用户词典的各行。
+    """
+
+    def __init__(self, entries: tuple[str, ...]) -> None:
+        self.entries = entries
+        self._tokenizer: Any = None
+        self._hard: re.Pattern[str] | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """由 jieba 的版本与用户词典决定的名字，缓存据此判断能否沿用。"""
+        return f"jieba-{_import_jieba().__version__}-{_digest(*self.entries)}"
+
+    def __call__(self, text: str) -> list[str]:
+        """切词；只有空白的片段已略去。"""
+        tokenizer = self._tokenizer or self._load()
+        parts = self._hard.split(text) if self._hard else [text]
+        words: list[str] = []
+        for number, part in enumerate(parts):
+            # 括号里的模式让奇数位是用户词典中 jieba 拼不出的词，整个保留
+            words.extend([part] if number % 2 else tokenizer.lcut(part))
+        return [word for word in words if not word.isspace()]
+
+    def _load(self) -> Any:
+        tokenizer = _import_jieba().Tokenizer()
+        tokenizer.initialize()
+        hard: list[str] = []
+        for entry in self.entries:
+            match = _DICT_LINE.match(entry)
+            word, frequency, tag = match.groups() if match else (entry, None, None)
+            if _JIEBA_WORD.fullmatch(word):
+                count = int(frequency) if frequency else None
+                tokenizer.add_word(word, count, tag)
+            else:
+                hard.append(re.escape(word))
+        if hard:
+            hard.sort(key=len, reverse=True)
+            self._hard = re.compile(f"({'|'.join(hard)})")
+        self._tokenizer = tokenizer
+        return tokenizer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return JiebaSegmenter, (self.entries,)
+
+
+def _import_jieba() -> Any:
+    with warnings.catch_warnings():
+        # jieba 0.42.1 的转义写法与 pkg_resources 在新 Python 上会告警，与用户无关
+        warnings.simplefilter("ignore")
+        try:
+            jieba: Any = importlib.import_module("jieba")
+        except ImportError as error:
+            raise CorpusError(
+                found="没有安装 jieba",
+                expected="全词掩码需要一个中文切词工具",
+                remedy="运行 pip install jieba，或改用 granularity=token",
+            ) from error
+    jieba.setLogLevel(logging.WARNING)
+    return jieba
+
+
+def dictionary_segmenter(words: Iterable[str]) -> "DictionarySegmenter":
+    """按词表从左到右取最长的词；词表之外，一串西文是一个词，一个汉字是一个词。
+
+    >>> dictionary_segmenter(["司马光", "司马"])("司马光曰 OK")
+    ['司马光', '曰', 'OK']
+    """
+    return DictionarySegmenter(frozenset(word for word in words if word.strip()))
+
+
+class DictionarySegmenter:
+    """最长匹配的切词器。
+
+    Args:
+        words: 词表。
+    """
+
+    def __init__(self, words: frozenset[str]) -> None:
+        self.words = words
+        self._lengths = sorted({len(word) for word in words}, reverse=True)
+
+    @property
+    def fingerprint(self) -> str:
+        """由词表决定的名字。"""
+        return f"dictionary-{_digest(*sorted(self.words))}"
+
+    def __call__(self, text: str) -> list[str]:
+        """切词；空白已略去。"""
+        found: list[str] = []
+        at = 0
+        while at < len(text):
+            stop = self._match(text, at)
+            if not text[at].isspace() or stop > at + 1:
+                found.append(text[at:stop])
+            at = stop
+        return found
+
+    def _match(self, text: str, at: int) -> int:
+        for length in self._lengths:
+            if text[at : at + length] in self.words:
+                return min(at + length, len(text))
+        latin = _LATIN.match(text, at)
+        return latin.end() if latin else at + 1
+
+
+def segmenter_fingerprint(segmenter: Segmenter | None) -> str:
+    """切词器的指纹：同一指纹应当切出同样的词，缓存据此判断能否沿用。
+
+    有 `fingerprint` 属性就用它；普通函数看它的字节码、默认值与闭包，看不见它读的全局
+    变量，那种函数应当自己带上 `fingerprint`。
+    """
+    if segmenter is None:
+        return "none"
+    own = getattr(segmenter, "fingerprint", None)
+    if own is not None:
+        return str(own)
+    if isinstance(segmenter, FunctionType):
+        cells = [cell.cell_contents for cell in segmenter.__closure__ or ()]
+        state = repr((segmenter.__defaults__, segmenter.__kwdefaults__, cells))
+        code = marshal.dumps(segmenter.__code__).hex()
+        return f"{segmenter.__qualname__}-{_digest(code, state)}"
+    try:
+        state = pickle.dumps(segmenter).hex()
+    except (pickle.PicklingError, TypeError, AttributeError):
+        state = repr(segmenter)  # 含内存地址：换一个进程就重算，宁可多算不可错用
+    return f"{type(segmenter).__qualname__}-{_digest(state)}"
+
+
+def _digest(*parts: str) -> str:
+    joined = "\n".join(parts).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(joined).hexdigest()[:16]
+
+
+def word_spans(words: Sequence[str], text: str) -> NDArray[np.int64]:
+    """各词在原文中的字符区间 (W, 2) int64；切词器略去的空白不属于任何词。
+
+    Raises:
+        CorpusError: 各词相接不是原文。
+    """
+    spans: list[tuple[int, int]] = []
+    at = 0
+    for word in words:
+        core = word.strip()
+        if not core:
+            continue
+        at = _skip_spaces(text, at)
+        if not text.startswith(core, at):
+            raise _divergence(text, at, core)
+        spans.append((at, at + len(core)))
+        at += len(core)
+    if _skip_spaces(text, at) < len(text):
+        raise _divergence(text, _skip_spaces(text, at), "（到此为止）")
+    return np.array(spans, np.int64).reshape(-1, 2)
+
+
+def _skip_spaces(text: str, at: int) -> int:
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
+
+
+def _divergence(text: str, at: int, word: str) -> CorpusError:
+    return CorpusError(
+        found=f"切词结果与原文在第 {at} 个字符处分道：原文是“{text[at : at + 12]}”，"
+        f"切出的词是“{word[:12]}”",
+        expected="各词依次相接就是原文，只许略去空白",
+        remedy="让切词器原样返回文字，不改字、不删标点、不转换繁简",
+    )
+
+
+def word_ids(offsets: ArrayLike, words: Sequence[str], text: str) -> NDArray[np.int64]:
+    """每个词元属于第几个词。
+
+    Args:
+        offsets: 每个词元在原文中的字符区间 [起, 止)，(T, 2)；特殊词元为 (0, 0)。
+        words: 切词器给出的词。
+        text: 原文。
+
+    Returns:
+        (T,) int64，从 0 起连续编号；特殊词元与只含空白的词元为 −1。跨几个词的词元使
+        这些词并成一个。
+
+    Raises:
+        CorpusError: 各词相接不是原文。
+
+    例：
+
+        >>> word_ids([(0, 0), (0, 1), (1, 2), (2, 3), (0, 0)], ["天子", "曰"], "天子曰")
+        array([-1,  0,  0,  1, -1])
+        >>> word_ids([(0, 1), (1, 3), (3, 4)], ["天子", "曰", "善"], "天子曰善")
+        array([0, 0, 1])
+    """
+    begin, end = np.asarray(offsets, np.int64).reshape(-1, 2).T  # (T,)
+    spans = word_spans(words, text)  # (W, 2)
+    if not len(spans):
+        return np.full(len(begin), -1, np.int64)
+    # 词按起止排好，且互不重叠：与 [begin, end) 相交的词就是 low..high
+    low = np.searchsorted(spans[:, 1], begin, side="right")  # (T,) 首个止于 begin 后
+    high = np.searchsorted(spans[:, 0], end, side="left") - 1  # (T,) 末个起于 end 前
+    inside = (low <= high) & (begin < end)
+    # 词元使 low..high 相连：差分数组数出哪些词与前一个词相连
+    joins = np.zeros(len(spans) + 1, np.int64)
+    np.add.at(joins, low[inside] + 1, 1)
+    np.add.at(joins, high[inside] + 1, -1)
+    group = np.cumsum(np.cumsum(joins[:-1]) == 0)  # (W,) 并词之后的编号
+    ids = np.full(len(begin), -1, np.int64)
+    # 再压成连续编号：有的词可能没有词元（被分词器丢掉的控制符）
+    ids[inside] = np.unique(group[low[inside]], return_inverse=True)[1]
+    return ids
