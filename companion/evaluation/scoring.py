@@ -1,0 +1,287 @@
+"""打分：每字比特数，以及同一份考题上的损失与准确率。
+
+    每字比特数 = Σ 奈特 / (ln 2 · Σ 被考的字数)        越低越好
+
+词元级的困惑度随分词器而变：一个词元写几个字，各家不同。按字平摊之后，同样的文字就能
+相比；字的困惑度是 2 的每字比特数次方。均匀乱猜的模型，一字一词元时恰好是 log₂ V。
+
+考什么见 `companion.evaluation.targets`：目标冻结，前后同一份；[UNK] 与文档结尾不考。
+`loss_nats_per_token` 与 `accuracy` 在同样的目标上算，但按词元平均，只可在同一个分词器
+之内比较。
+
+评估一律用模型自己的精度、不用自动混合精度；模型在哪个设备上，就在哪个设备上算。
+
+形状字母：B 行数，L 行长，T 一行的词元数，N 目标数，R 全部行数。
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from companion.batch import IGNORE_INDEX, Batch
+from companion.errors import EvaluationError
+from companion.evaluation.bootstrap import bootstrap_ratio
+from companion.evaluation.targets import (
+    DEFAULT_BLOCK_SIZE,
+    Documents,
+    FrozenTargets,
+    TargetRow,
+    build_targets,
+)
+from companion.models.probing import evaluation_mode
+from companion.models.running import position_limit
+from companion.models.target_head import inner_model, target_losses
+from companion.objectives import Objective, get_objective
+from companion.objectives.padding import pad_rows
+
+BATCH_TOKENS = 4096
+"""一批至多这么多词元，含填充。"""
+
+PADDING_LEAKS = ("convbert", "funnel")
+"""填充会改变输出的架构（卷积、池化跨过注意力掩码）：只把等长的行放进一批。"""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """一份考题的成绩。"""
+
+    bits_per_char: float
+    loss_nats_per_token: float
+    accuracy: float
+    """概率最大的词元就是目标的比例，按词元计，在 0 与 1 之间。"""
+    unk_rate: float
+    """全部文字里 [UNK] 所占字数的比例。[UNK] 不是目标：所有生字都变成它，猜中很容易，
+    却什么也没猜中，算进去会让丢字多的模型显得好。"""
+    num_chars: int
+    num_targets: int
+    interval: tuple[float, float] | None = None
+    """每字比特数的 95% 自助区间（按行重抽）；不足两行时为 None。"""
+
+    def as_dict(self) -> dict[str, Any]:
+        """可写成 JSON 的字典，键名与命令行的输出一致。"""
+        return {
+            "bits_per_char": self.bits_per_char,
+            "loss_nats_per_token": self.loss_nats_per_token,
+            "accuracy": self.accuracy,
+            "unk_rate": self.unk_rate,
+            "num_chars": self.num_chars,
+            "num_targets": self.num_targets,
+            "interval": None if self.interval is None else list(self.interval),
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """成绩，连同逐行的数字与考题的指纹：两次评估由此可以配对相减。"""
+
+    scores: Scores
+    nats: NDArray[np.float64]
+    """每行的损失之和，奈特，(R,)。"""
+    chars: NDArray[np.int64]
+    """每行被考的字数，(R,)。"""
+    objective: str
+    fingerprint: str
+    """考题的指纹（`FrozenTargets.fingerprint`）；相同才可以逐行相减。"""
+    coverage: str
+    """被考的字的指纹；分词器不同而考的字相同时，它相同。"""
+    text_fingerprint: str
+
+    @property
+    def bits(self) -> NDArray[np.float64]:
+        """每行的损失之和，比特，(R,)。"""
+        return self.nats / math.log(2)
+
+
+def evaluate(
+    checkpoint: Any,
+    objective: str | Objective,
+    documents: Documents,
+    *,
+    seed: int = 0,
+    block_size: int | None = None,
+    max_chars: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    cache_dir: str | Path | None = None,
+    on_progress: Progress | None = None,
+) -> Evaluation:
+    """给检查点打分。
+
+    Args:
+        checkpoint: 打开了的检查点；模型的模式（训练或评估）用后复原。
+        objective: 训练目标或它的键。
+        documents: 留出集，文档的列表或产出它的函数。
+        seed: 遮哪些词元由它定；比较两个检查点时要相同。
+        block_size: 一行至多多少词元；缺省 512，不超过模型的位置上限。比较两个检查点时要
+            相同。
+        max_chars: 至多用这么多字的文字，见 `build_targets`。
+        batch_tokens: 一批至多多少词元，含填充；只影响速度，不影响分数。
+        cache_dir: 分词的缓存。
+        on_progress: 每批之后得到 (已考的行数, 总行数)。
+
+    Raises:
+        EvaluationError: `block_size` 超过模型的位置上限，或没有可考的词元。
+        ModelError: 不认识这个架构的输出头。
+    """
+    goal = get_objective(objective) if isinstance(objective, str) else objective
+    targets = build_targets(
+        checkpoint.tokenizer,
+        goal,
+        documents,
+        seed=seed,
+        block_size=choose_block_size(checkpoint.model, block_size),
+        max_chars=max_chars,
+        cache_dir=cache_dir,
+    )
+    return score_targets(
+        checkpoint.model, targets, batch_tokens=batch_tokens, on_progress=on_progress
+    )
+
+
+def choose_block_size(model: Any, block_size: int | None) -> int:
+    """缺省的行长，或核对过的行长。
+
+    Raises:
+        EvaluationError: 超过模型的位置上限。
+    """
+    limit = position_limit(model)
+    if block_size is None:
+        return DEFAULT_BLOCK_SIZE if limit is None else min(limit, DEFAULT_BLOCK_SIZE)
+    if limit is not None and block_size > limit:
+        raise EvaluationError(
+            found=f"block_size = {block_size}",
+            expected=f"不超过模型的位置上限 {limit}",
+            remedy=f"改成 block_size={limit} 或更小",
+        )
+    return block_size
+
+
+def score_targets(
+    model: Any,
+    targets: FrozenTargets,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    on_progress: Progress | None = None,
+) -> Evaluation:
+    """让模型答一份出好的考题；训练前后各答一次时，考题只须出一次。"""
+    causal = get_objective(targets.objective).causal
+    nats, correct = row_losses(
+        model,
+        targets.rows,
+        causal=causal,
+        batch_tokens=batch_tokens,
+        on_progress=on_progress,
+    )
+    chars = np.array(
+        [int(row.num_chars[row.labels != IGNORE_INDEX].sum()) for row in targets.rows],
+        np.int64,
+    )
+    total = float(nats.sum())
+    interval = bootstrap_ratio(nats / math.log(2), chars)
+    scores = Scores(
+        bits_per_char=total / math.log(2) / max(1, targets.num_chars),
+        loss_nats_per_token=total / targets.num_targets,
+        accuracy=float(correct.sum()) / targets.num_targets,
+        unk_rate=targets.unk_rate,
+        num_chars=targets.num_chars,
+        num_targets=targets.num_targets,
+        interval=interval,
+    )
+    return Evaluation(
+        scores,
+        nats,
+        chars,
+        targets.objective,
+        targets.fingerprint,
+        targets.coverage,
+        targets.text_fingerprint,
+    )
+
+
+def row_losses(
+    model: Any,
+    rows: Sequence[TargetRow],
+    *,
+    causal: bool,
+    batch_tokens: int = BATCH_TOKENS,
+    on_progress: Progress | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """每行的损失之和与猜中的个数。
+
+    长短相近的行放进一批，批与批之间没有瓜葛，所以批量大小不影响结果。
+
+    Args:
+        model: 带输出头的 transformers 模型。
+        rows: 考题的各行。
+        causal: 是否因果语言模型。
+        batch_tokens: 一批至多多少词元，含填充。
+        on_progress: 每批之后得到 (已考的行数, 总行数)。
+
+    Returns:
+        奈特 (R,) float64 与猜中的个数 (R,) int64。
+    """
+    nats = np.zeros(len(rows), np.float64)
+    correct = np.zeros(len(rows), np.int64)
+    config = inner_model(model).config
+    device = next(model.parameters()).device
+    same_length = config.model_type in PADDING_LEAKS
+    done = 0
+    lengths = [len(row.input_ids) for row in rows]
+    with evaluation_mode(model):
+        for chosen in batches(lengths, batch_tokens, same_length=same_length):
+            batch = _collate([rows[i] for i in chosen], config.pad_token_id or 0)
+            counts = [int((rows[i].labels != IGNORE_INDEX).sum()) for i in chosen]
+            batch = {key: value.to(device) for key, value in batch.items()}
+            if causal:  # 不续写，键值缓存只会白占显存
+                batch["use_cache"] = False  # type: ignore[assignment]
+            losses = target_losses(model, batch, causal=causal)
+            for i, loss, hit in zip(
+                chosen,
+                losses.nats.double().cpu().split(counts),
+                losses.correct.cpu().split(counts),
+                strict=True,
+            ):
+                nats[i], correct[i] = float(loss.sum()), int(hit.sum())
+            done += len(chosen)
+            if on_progress is not None:
+                on_progress(done, len(rows))
+    return nats, correct
+
+
+def batches(
+    lengths: Sequence[int], batch_tokens: int, *, same_length: bool = False
+) -> Iterator[list[int]]:
+    """把行号分成批：由长到短，每批补齐后不超过 `batch_tokens`，至少一行。
+
+    >>> list(batches([3, 9, 3, 8], 18))
+    [[1, 3], [0, 2]]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    batch: list[int] = []
+    for i in order:
+        longest = lengths[batch[0]] if batch else lengths[i]
+        full = (len(batch) + 1) * longest > batch_tokens
+        if batch and (full or (same_length and lengths[i] != longest)):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _collate(rows: Sequence[TargetRow], pad_token_id: int) -> Batch:
+    """补齐成 (B, L)；每行一个文档，二维掩码就够，各种模型都认。"""
+    length = max(len(row.input_ids) for row in rows)
+    ones = [torch.ones_like(row.input_ids) for row in rows]
+    return {
+        "input_ids": pad_rows([row.input_ids for row in rows], pad_token_id, length),
+        "labels": pad_rows([row.labels for row in rows], IGNORE_INDEX, length),
+        "attention_mask": pad_rows(ones, 0, length),
+    }

@@ -1,0 +1,323 @@
+"""冻结的目标：考哪些词元，在看到任何模型之前就定下来。
+
+训练前后、这个检查点与那个检查点，只有答同一份卷子，分数才能相减。卷子只由（文字、分词器、
+目标、种子、行长）决定，与模型的权重、批量大小、进程数无关：
+
+- `masked_lm`：每行选 15% 的词元，**全部**换成 [MASK]（不用 80/10/10：随机替换和原样
+  保留是训练时的手段，评估时只会添噪声），种子与轮次固定。
+- `causal_lm`：文档首个词元之后的每个词元。比一行长的文档用滑动窗口，步长半个窗口，每个
+  词元只考一次；除第一个窗口外，前面至少有半个窗口的上文，只作上文的位置标签是 −100。
+
+不考的有两种。**[UNK]**：词表外的字都变成同一个 [UNK]，猜中它很容易，却什么也没猜中，
+模型丢的字越多，分数反而越好看；所以它从不是目标，它占的字数另报为 UNK 率。**文档结尾**
+（EOS）：它不写出任何字，摊不到“每字”里去。
+
+形状字母：T 一行的词元数。
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from companion.batch import IGNORE_INDEX
+from companion.corpus.document import Document
+from companion.corpus.packing import BlockDataset, plan_packing
+from companion.corpus.store import TokenStore
+from companion.corpus.tokens import tokenize_documents
+from companion.errors import EvaluationError
+from companion.models.running import special_edges
+from companion.objectives import Objective, get_objective
+
+MASK_PROBABILITY = 0.15
+"""评估时遮住的比例，与训练时的无关（Devlin 等，2019，§3.1）。"""
+
+DEFAULT_BLOCK_SIZE = 512
+
+Documents = Iterable[Document] | Callable[[], Iterable[Document]]
+"""文档的列表；大语料给一个无参数的函数，每次调用从头产出文档。"""
+
+
+class TargetRow(NamedTuple):
+    """一行考题；三个张量各 (T,) int64。"""
+
+    input_ids: Tensor
+    labels: Tensor
+    """要猜的词元；别处为 −100。位置与 `input_ids` 对齐，因果模型自己移位。"""
+    num_chars: Tensor
+    """每个词元所占的字数。"""
+    document: int
+    """出自第几个文档。"""
+    first_char: int
+    """行首在文档里是第几个字（分词器丢掉的空白不算）。"""
+
+
+@dataclass(frozen=True)
+class FrozenTargets:
+    """一份冻结的考题。"""
+
+    objective: str
+    rows: list[TargetRow]
+    num_chars: int
+    """被考的字数。"""
+    num_targets: int
+    """被考的词元数。"""
+    unk_rate: float
+    """[UNK] 占全部字数的比例，在 0 与 1 之间。"""
+    fingerprint: str
+    """由每一行的输入与标签定出；相同就可以逐行相减。"""
+    coverage: str
+    """由被考的字在原文中的位置定出；分词器不同而考的字相同时，它相同。"""
+    text_fingerprint: str
+    """由文字定出。"""
+
+
+def build_targets(
+    tokenizer: Any,
+    objective: str | Objective,
+    documents: Documents,
+    *,
+    seed: int = 0,
+    block_size: int = DEFAULT_BLOCK_SIZE,
+    max_chars: int | None = None,
+    cache_dir: str | Path | None = None,
+) -> FrozenTargets:
+    """出一份考题；同样的参数总是同一份。
+
+    Args:
+        tokenizer: transformers 的分词器。
+        objective: `masked_lm` 或 `causal_lm`。
+        documents: 留出集；句对只用 `text` 一侧。
+        seed: 选哪些词元由它定（只用于掩码）。
+        block_size: 一行至多多少词元，含特殊词元。
+        max_chars: 至多考这么多字的文字；按文档内容的散列排序后取够为止，因此与文档的
+            次序无关，也不会只取开头一章。
+        cache_dir: 分词的缓存；缺省用完即删。
+
+    Raises:
+        EvaluationError: 没有评估方法的目标，或一个可考的词元也没有。
+        CorpusError: 语料没有文字，或 `block_size` 太小。
+    """
+    goal = get_objective(objective) if isinstance(objective, str) else objective
+    if goal.key not in _ROWS:
+        raise EvaluationError(
+            found=f"目标 {goal.key} 没有评估方法",
+            expected=f"{'、'.join(_ROWS)} 之一",
+            remedy="换一个目标",
+        )
+    if max_chars is not None:
+        documents = sample_documents(documents, max_chars)
+    elif isinstance(documents, Iterator):
+        documents = list(documents)
+    with _folder(cache_dir) as folder:
+        source: Any = documents
+        store = tokenize_documents(source, tokenizer, cache_dir=folder)
+        rows = [
+            row
+            for row in _ROWS[goal.key](store, tokenizer, block_size, seed)
+            if (row.labels != IGNORE_INDEX).any()
+        ]
+        unk_rate = _unk_rate(store, tokenizer)
+    if not rows:
+        raise EvaluationError(
+            found="留出集里没有一个可考的词元",
+            expected="至少一个文档，掩码目标不少于 1 个、因果目标不少于 2 个词元，"
+            "且不全是 [UNK]",
+            remedy="换一份留出集，或换一个认得这些字的分词器",
+        )
+    chosen = [row.labels != IGNORE_INDEX for row in rows]
+    return FrozenTargets(
+        objective=goal.key,
+        rows=rows,
+        num_chars=sum(
+            int(row.num_chars[at].sum()) for row, at in zip(rows, chosen, strict=True)
+        ),
+        num_targets=sum(int(at.sum()) for at in chosen),
+        unk_rate=unk_rate,
+        fingerprint=_digest(
+            array for row in rows for array in (row.input_ids, row.labels)
+        ),
+        coverage=_digest(
+            _positions(row, at) for row, at in zip(rows, chosen, strict=True)
+        ),
+        text_fingerprint=_text_digest(documents),
+    )
+
+
+def sample_documents(documents: Documents, max_chars: int) -> list[Document]:
+    """取够 `max_chars` 个字：按内容的散列排序，末一篇截短。
+
+    Raises:
+        EvaluationError: `max_chars` 不是正数。
+    """
+    if max_chars < 1:
+        raise EvaluationError(
+            found=f"max_chars = {max_chars}",
+            expected="正整数",
+            remedy="去掉 max_chars 用全部文字，或改成例如 20000",
+        )
+    listed = documents() if callable(documents) else documents
+    ordered = sorted(listed, key=lambda each: hashlib.sha256(_bytes(each)).digest())
+    chosen: list[Document] = []
+    left = max_chars
+    for document in ordered:
+        if left <= 0:
+            break
+        chosen.append(replace(document, text=document.text[:left]))
+        left -= len(document.text)
+    return chosen
+
+
+def masked_rows(
+    store: TokenStore, tokenizer: Any, block_size: int, seed: int
+) -> Iterator[TargetRow]:
+    """一片一行，15% 的词元全部换成掩码；同一份文字总是遮同样的位置。"""
+    edges = special_edges(tokenizer)
+    plan = plan_packing(
+        store.lengths,
+        block_size,
+        pack=False,
+        overhead_per_piece=len(edges.prefix) + len(edges.suffix),
+    )
+    dataset = BlockDataset(
+        store, plan, prefix_ids=edges.prefix, suffix_ids=edges.suffix
+    )
+    collator = get_objective("masked_lm").make_collator(
+        tokenizer,
+        mlm_probability=MASK_PROBABILITY,
+        mask_replace_prob=1.0,
+        random_replace_prob=0.0,
+        seed=seed,
+    )
+    special_ids = np.array(sorted(tokenizer.all_special_ids), np.int64)  # 含 [UNK]
+    for number, feature in enumerate(dataset):
+        feature["special_tokens_mask"] |= np.isin(feature["input_ids"], special_ids)
+        feature["epoch"] = 0
+        batch = collator([feature])
+        piece = plan[number][0]
+        yield TargetRow(
+            batch["input_ids"][0],
+            batch["labels"][0],
+            torch.from_numpy(feature["num_chars"]),
+            piece.document,
+            _characters_before(store, piece.document, piece.start),
+        )
+
+
+def causal_rows(
+    store: TokenStore, tokenizer: Any, block_size: int, seed: int
+) -> Iterator[TargetRow]:
+    """滑动窗口：文档首个词元之后的每个词元恰好考一次。
+
+    Raises:
+        EvaluationError: 一个窗口里放不下两个词元。
+    """
+    del seed  # 因果的考题没有随机性
+    prefix = torch.tensor(special_edges(tokenizer).prefix, dtype=torch.int64)
+    window = block_size - len(prefix)
+    if window < 2:
+        raise EvaluationError(
+            found=f"block_size 为 {block_size}，特殊词元要占 {len(prefix)} 个",
+            expected="一个窗口除特殊词元外至少容得下 2 个词元",
+            remedy="调大 block_size（常用 128 到 2048）",
+        )
+    for document, length in enumerate(store.lengths.tolist()):
+        base = int(store.offsets[document])
+        for start, scored, stop in windows(length, window):
+            span = slice(base + start, base + stop)
+            ids = torch.from_numpy(store.ids[span].astype(np.int64))
+            labels = ids.masked_fill(ids == _unk_id(tokenizer), IGNORE_INDEX)
+            labels[: scored - start] = IGNORE_INDEX
+            chars = torch.from_numpy(store.num_chars[span].astype(np.int64))
+            yield TargetRow(
+                torch.cat([prefix, ids]),
+                torch.cat([torch.full_like(prefix, IGNORE_INDEX), labels]),
+                torch.cat([torch.zeros_like(prefix), chars]),
+                document,
+                _characters_before(store, document, start),
+            )
+
+
+def windows(length: int, window: int) -> Iterator[tuple[int, int, int]]:
+    """滑动窗口 (起点, 从哪里起考, 终点)；首个词元没有上文，不考。
+
+    >>> list(windows(10, 6))
+    [(0, 1, 6), (3, 6, 9), (6, 9, 10)]
+    """
+    stride = window // 2
+    start, scored = 0, 1
+    while scored < length:
+        stop = min(start + window, length)
+        yield start, scored, stop
+        start, scored = start + stride, stop
+
+
+_ROWS: dict[str, Callable[[TokenStore, Any, int, int], Iterator[TargetRow]]] = {
+    "masked_lm": masked_rows,
+    "causal_lm": causal_rows,
+}
+
+
+def _characters_before(store: TokenStore, document: int, start: int) -> int:
+    base = int(store.offsets[document])
+    return int(store.num_chars[base : base + start].sum(dtype=np.int64))
+
+
+def _unk_id(tokenizer: Any) -> int:
+    """[UNK] 的编号；没有时为 −1。GPT-2 的“未知”就是文档结尾，文字里不会出现。"""
+    unk = tokenizer.unk_token_id
+    return -1 if unk is None else unk
+
+
+def _unk_rate(store: TokenStore, tokenizer: Any) -> float:
+    unknown = store.ids == _unk_id(tokenizer)
+    total = int(store.num_chars.sum(dtype=np.int64))
+    return int(store.num_chars[unknown].sum(dtype=np.int64)) / max(1, total)
+
+
+def _positions(row: TargetRow, chosen: Tensor) -> Tensor:
+    """被考的各词元所占的字在原文中的位置与字数，(3, N) int64。"""
+    starts = row.first_char + row.num_chars.cumsum(0) - row.num_chars
+    kept = chosen & (row.num_chars > 0)
+    documents = torch.full_like(starts, row.document)
+    return torch.stack([documents[kept], starts[kept], row.num_chars[kept]])
+
+
+def _digest(arrays: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        data: NDArray[np.int64] = array.numpy()
+        digest.update(data.shape[-1].to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(data, "<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _text_digest(documents: Documents) -> str:
+    digest = hashlib.sha256()
+    for document in documents() if callable(documents) else documents:
+        data = _bytes(document)
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _bytes(document: Document) -> bytes:
+    return document.text.encode("utf-8", "surrogatepass")
+
+
+@contextmanager
+def _folder(cache_dir: str | Path | None) -> Generator[Path]:
+    if cache_dir is not None:
+        yield Path(cache_dir)
+        return
+    # Windows 不许删除仍在映射的文件；留在系统临时文件夹里，系统会清理
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield Path(folder)

@@ -1,0 +1,42 @@
+"""模型：打开、保存、体检、起步模型与只算目标处的输出头。
+
+名字在第一次用到时才导入，`import companion.models` 因此不加载 torch。
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Checkpoint": "loading",
+    "load_checkpoint": "loading",
+    "load_tokenizer": "loading",
+    "save_checkpoint": "saving",
+    "StarterCard": "starters",
+    "list_starters": "starters",
+    "starter_path": "starters",
+    "tiny_model": "tiny",
+    "tiny_tokenizer": "tiny",
+    "PackingVerdict": "leaks",
+    "adapt_batch": "probing",
+    "can_pack": "leaks",
+    "packing_leak": "leaks",
+    "packing_table": "leaks",
+    "Finding": "findings",
+    "check_checkpoint": "preflight",
+    "Device": "device",
+    "best_device": "device",
+    "TargetLosses": "target_head",
+    "target_losses": "target_head",
+}
+
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

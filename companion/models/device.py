@@ -1,0 +1,129 @@
+"""用哪个设备、以什么精度计算：问设备，不靠猜。
+
+| 设备 | 精度 | 缘由 |
+|---|---|---|
+| NVIDIA，计算能力 ≥ 8.0（A100、RTX 30 以后） | bf16 | 有原生单元 |
+| NVIDIA，更早（T4、V100） | fp16 | 有原生单元；T5、Gemma 会溢出，用 fp32 |
+| Apple（MPS） | fp32 | 半精度的算子还不全 |
+| CPU | bf16 或 fp32 | 赛跑决定：有 AMX 的快数倍，AVX2 靠模拟，慢数倍 |
+
+CPU 的快慢每个进程只量一次。量的是时间，临界的机器上两次可能不同：要逐位重现的运行，把
+选定的精度写进设置（`precision`），不要每次重选。
+"""
+
+import functools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_RACE_SECONDS = 0.05
+_RACE_SIZE = 256
+_CLEARLY_FASTER = 1.2
+"""bf16 至少快这么多倍才用它：损失一点精度要换得值。"""
+_OVERFLOWS_IN_FP16 = ("t5", "mt5", "umt5", "gemma", "gemma2", "gemma3_text")
+_FIRST_WITH_BF16 = (8, 0)
+_CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+@dataclass(frozen=True)
+class Device:
+    """选定的设备。"""
+
+    kind: str
+    """ "cuda"、"mps" 或 "cpu"，即 `torch.device` 的类型。"""
+    name: str
+    """给人看的型号。"""
+    dtype: Any
+    """计算用的 `torch.dtype`；权重与优化器状态总是 float32。"""
+    memory_bytes: int
+    """显存总量；CPU 为本进程可用的内存上限。"""
+    reason: str
+    """为什么选它，中文。"""
+
+    @property
+    def precision(self) -> str:
+        """设置里的写法：fp32、bf16 或 fp16。"""
+        return {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[
+            str(self.dtype).removeprefix("torch.")
+        ]
+
+    def __str__(self) -> str:
+        size = self.memory_bytes / 2**30
+        return f"{self.name}，{size:.0f} GB，{self.precision}：{self.reason}"
+
+
+def best_device(model_type: str | None = None) -> Device:
+    """本机最好的设备与精度。
+
+    Args:
+        model_type: `model.config.model_type`；少数架构在 fp16 下会溢出。
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return _cuda(model_type)
+    if torch.backends.mps.is_available():
+        memory = int(torch.mps.recommended_max_memory())
+        reason = "MPS 的半精度算子还不全，用 fp32"
+        return Device("mps", "Apple GPU", torch.float32, memory, reason)
+    ratio = bf16_speedup()
+    threads = torch.get_num_threads()
+    if ratio >= _CLEARLY_FASTER:
+        dtype, verdict = torch.bfloat16, f"实测 bf16 的矩阵乘快 {ratio:.1f} 倍"
+    else:
+        dtype, verdict = torch.float32, f"实测 bf16 的速度只有 fp32 的 {ratio:.1f} 倍"
+    name = f"CPU（{threads} 个线程）"
+    return Device("cpu", name, dtype, memory_limit(), verdict)
+
+
+def _cuda(model_type: str | None) -> Device:
+    import torch
+
+    properties = torch.cuda.get_device_properties(0)
+    major, minor = torch.cuda.get_device_capability(0)
+    # 不问 is_bf16_supported：它把模拟也算作支持
+    if (major, minor) >= _FIRST_WITH_BF16:
+        dtype, reason = torch.bfloat16, f"计算能力 {major}.{minor}，原生支持 bf16"
+    elif model_type in _OVERFLOWS_IN_FP16:
+        dtype = torch.float32
+        reason = f"计算能力 {major}.{minor} 没有 bf16，{model_type} 在 fp16 下会溢出"
+    else:
+        dtype = torch.float16
+        reason = f"计算能力 {major}.{minor} 没有 bf16，用 fp16 与损失缩放"
+    return Device("cuda", properties.name, dtype, properties.total_memory, reason)
+
+
+@functools.cache
+def bf16_speedup() -> float:
+    """CPU 上 bf16 矩阵乘是 fp32 的几倍快；轮流跑，各取最快的一次，约 50 毫秒。"""
+    import torch
+
+    left = torch.ones(_RACE_SIZE, _RACE_SIZE)
+    pairs = {dtype: left.to(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    best = dict.fromkeys(pairs, float("inf"))
+    for matrix in pairs.values():  # 第一次要选内核，不计
+        torch.mm(matrix, matrix)
+    deadline = time.perf_counter() + _RACE_SECONDS
+    while time.perf_counter() < deadline or float("inf") in best.values():
+        for dtype, matrix in pairs.items():
+            start = time.perf_counter()
+            torch.mm(matrix, matrix)
+            best[dtype] = min(best[dtype], time.perf_counter() - start)
+    return best[torch.float32] / best[torch.bfloat16]
+
+
+def memory_limit() -> int:
+    """本进程能用的内存，字节：物理内存与容器（cgroup）上限之小者。"""
+    import psutil
+
+    limits = [int(psutil.virtual_memory().total)]
+    for path in _CGROUP_LIMITS:
+        if path.is_file():
+            written = path.read_text(encoding="ascii").strip()
+            if written.isdigit():  # 不限时写的是 max
+                limits.append(int(written))
+    return min(limits)

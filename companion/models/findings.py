@@ -1,0 +1,54 @@
+"""体检的结果与受检者：各项检查共用的两个数据类。"""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from companion.models.device import Device
+
+if TYPE_CHECKING:
+    from companion.models.loading import Checkpoint
+    from companion.objectives import Objective
+
+Severity = Literal["ok", "notice", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """一条检查结果。"""
+
+    severity: Severity
+    """ok 合格 · notice 知道即可 · warning 多半会坏事 · error 训练不了。"""
+    code: str
+    """检查项的英文名，供程序辨认。"""
+    message: str
+    """发现了什么，带数字。"""
+    cause: str = ""
+    """为什么会这样；合格时为空。"""
+    remedy: str = ""
+    """可以怎么办；合格时为空。"""
+
+    def as_dict(self) -> dict[str, str]:
+        """可以写成 JSON 的形式。"""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """受检的检查点与它将要做的事。"""
+
+    checkpoint: "Checkpoint"
+    goal: "Objective"
+    texts: tuple[str, ...]
+    """用来试分词与损失的句子。"""
+    block_size: int | None
+    device: Device
+
+    @property
+    def model(self) -> Any:
+        """受检的模型。"""
+        return self.checkpoint.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """受检的分词器。"""
+        return self.checkpoint.tokenizer

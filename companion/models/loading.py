@@ -1,0 +1,288 @@
+"""打开检查点：先验明正身，再交给训练。
+
+检查点残缺时，transformers 常常只打一行日志，随机补上缺的。这里都说成错误或提醒：
+
+| 情形 | transformers | 这里 |
+|---|---|---|
+| 缺一半权重 | 日志 | `ModelError`，列出键名 |
+| 缺输出头 | 日志 | 提醒，`Checkpoint.missing_keys` 有名单 |
+| 只有 vocab.txt 的 ALBERT、GPT-2 等 | 1–104 个词元的分词器 | 改用 BertTokenizer，提醒 |
+| 词元编号超出词嵌入 | 训练中途越界 | `ModelError` |
+| 会执行代码的 pickle | 英文异常 | `ModelError`，不执行 |
+
+不信任下载来的东西：优先 safetensors，旧式 .bin 只经 torch 的 weights_only 读取，
+从不执行仓库里的代码（`trust_remote_code=False`）。
+"""
+
+import contextlib
+import json
+import warnings
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from companion.errors import ModelError
+from companion.models.locating import locate
+from companion.models.weights import check_weight_files, load_weights
+
+if TYPE_CHECKING:
+    from companion.objectives import Objective
+
+_SMALLEST_COVERAGE = 0.5
+"""分词器的词表不足词嵌入的这一比例时，断定读错了分词器。"""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """打开了的检查点。"""
+
+    model: Any
+    """`transformers.PreTrainedModel`，float32，评估模式，在 CPU 上。"""
+    tokenizer: Any
+    name: str
+    """用户给的名字。"""
+    notices: list[str] = field(default_factory=list)
+    """用户应当知道、但不妨碍训练的事，中文。"""
+    missing_keys: tuple[str, ...] = ()
+    """检查点里没有、因而随机初始化的张量。"""
+
+
+def load_checkpoint(
+    name: str, objective: "str | Objective", *, revision: str | None = None
+) -> Checkpoint:
+    """打开模型与分词器，并核对它们合不合训练目标。
+
+    Args:
+        name: starter:名字、本地文件夹，或模型仓库的编号（可带 @版本）；
+            也可以是 LoRA 适配器的文件夹，适配器会并进它的底座。
+        objective: 训练目标或它的键，决定用哪个 Auto 类。
+        revision: 仓库的分支、标签或提交。
+
+    Raises:
+        ModelError: 找不到、残缺、不可信，或与训练目标不合。
+    """
+    from companion.objectives import get_objective
+
+    goal = get_objective(objective) if isinstance(objective, str) else objective
+    location = locate(name, revision)
+    if (location.folder / "adapter_config.json").is_file():
+        return _load_adapter(name, location.folder, goal)
+    config = _read_config(location.folder, name)
+    _check_family(config, goal, name)
+    notices = [*location.notices, *check_weight_files(location.folder)]
+    with quiet_transformers():
+        loaded = load_weights(location.folder, goal.auto_class)
+    tokenizer, remarks = _read_tokenizer(location.folder, name)
+    _check_fit(loaded.model, tokenizer, goal, name)
+    return Checkpoint(
+        loaded.model,
+        tokenizer,
+        name,
+        [*notices, *loaded.notices, *remarks],
+        loaded.missing_keys,
+    )
+
+
+def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
+    """只打开分词器；名字的写法同 `load_checkpoint`，权重不下载。
+
+    Raises:
+        ModelError: 找不到，或没有可用的分词器文件。
+    """
+    return _read_tokenizer(locate(name, revision, weights=False).folder, name)[0]
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Generator[None]:
+    """期间 transformers 不打进度条与英文报告：该说的由我们用中文说。"""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _read_config(folder: Path, name: str) -> Any:
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").is_file():
+        present = "、".join(sorted(p.name for p in folder.iterdir())[:5]) or "空的"
+        raise ModelError(
+            found=f"{name} 里没有 config.json（有：{present}）",
+            expected="transformers 的检查点：config.json、权重与分词器",
+            remedy="给出检查点所在的那一层文件夹；训练输出在 model/ 之下",
+        )
+    try:
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # 配置由外人写成，错法不可穷举
+        written = _read_json(folder / "config.json")
+        if "auto_map" in written:
+            raise ModelError(
+                found=f"{name} 要执行仓库自带的代码才能打开",
+                expected="transformers 内置的架构；本程序不执行下载来的代码",
+                remedy="换一个内置架构的检查点（BERT、BLOOM、Qwen3……）",
+            ) from error
+        raise ModelError(
+            found=f"{name} 的 config.json 读不懂"
+            f"（model_type：{written.get('model_type', '没有写')}）",
+            expected="transformers 认识的 model_type，例如 bert、bloom、qwen3",
+            remedy="核对 config.json；老检查点补上 model_type 一行即可",
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _check_family(config: Any, goal: "Objective", name: str) -> None:
+    """编码器、解码器、编码器–解码器各有其目标。"""
+    import transformers
+
+    wanted = getattr(transformers, goal.auto_class)
+    bidirectional = transformers.AutoModelForMaskedLM
+    if config.is_encoder_decoder:
+        kind = "编码器–解码器"
+    elif type(config) not in bidirectional._model_mapping:
+        kind = "解码器"
+    else:  # BERT 等设 is_decoder 后只看左边，可作解码器；有的架构没有这一项
+        kind = "解码器" if getattr(config, "is_decoder", False) else "编码器"
+    needed = {
+        "AutoModelForMaskedLM": "编码器",
+        "AutoModelForCausalLM": "解码器",
+        "AutoModelForSeq2SeqLM": "编码器–解码器",
+    }[goal.auto_class]
+    if kind == needed and type(config) in wanted._model_mapping:
+        return
+    other = {"编码器": "masked_lm", "解码器": "causal_lm"}.get(kind)
+    change = f"，或改用目标 {other}" if other not in (None, goal.key) else ""
+    raise ModelError(
+        found=f"{name} 是{kind}（model_type：{config.model_type}）",
+        expected=f"{goal.key} 用{needed}：{goal.family}",
+        remedy=f"换一个这样的检查点（例如 {goal.starter}）{change}",
+    )
+
+
+def _read_tokenizer(folder: Path, name: str) -> tuple[Any, list[str]]:
+    """分词器与提醒。"""
+    from transformers import AutoTokenizer, BertTokenizer
+
+    tokenizer, failure = None, None
+    with quiet_transformers():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # tokenizers 直接抛 Exception
+            failure = error
+        entries = _lone_vocabulary(folder)
+        if entries and (tokenizer is None or len(tokenizer) < entries / 2):
+            notice = (
+                f"{name} 只有 vocab.txt（{entries} 行）：按 model_type 自动选的分词器"
+                "读不了它，已改用 BertTokenizer"
+            )
+            return BertTokenizer.from_pretrained(folder), [notice]
+    if tokenizer is None:
+        raise ModelError(
+            found=f"{name} 的分词器打不开：{str(failure).splitlines()[0]}",
+            expected="tokenizer.json，或与架构相符的词表文件",
+            remedy="从原处重新下载分词器的各文件；慢速分词器先装它要的包"
+            "（sentencepiece、sacremoses）",
+        ) from failure
+    return tokenizer, []
+
+
+def _lone_vocabulary(folder: Path) -> int:
+    """只靠 vocab.txt 立身的文件夹，返回其行数；否则 0。"""
+    if not (folder / "vocab.txt").is_file():
+        return 0
+    others = ("tokenizer.json", "vocab.json")
+    if any((folder / other).is_file() for other in others) or any(
+        folder.glob("*.model")
+    ):
+        return 0
+    with (folder / "vocab.txt").open(encoding="utf-8", errors="replace") as lines:
+        return sum(1 for _ in lines)
+
+
+def _check_fit(model: Any, tokenizer: Any, goal: "Objective", name: str) -> None:
+    """分词器与模型、与目标是否相配。"""
+    rows = model.get_input_embeddings().weight.shape[0]
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= rows:
+        raise ModelError(
+            found=f"{name} 的分词器有编号 {largest}，词嵌入只有 {rows} 行",
+            expected=f"每个词元的编号小于 {rows}",
+            remedy="换回与这份权重配套的分词器；若添过新词，"
+            "先用 model.resize_token_embeddings 扩词嵌入并保存",
+        )
+    if len(tokenizer) < _SMALLEST_COVERAGE * rows:
+        raise ModelError(
+            found=f"{name} 的分词器只有 {len(tokenizer)} 个词元，词嵌入有 {rows} 行",
+            expected="两者大致相等；差这么多，多半是缺词表文件或读错了分词器",
+            remedy="补齐 tokenizer.json 或 vocab.txt；中文的 ALBERT、RoBERTa、GPT-2 "
+            "若用 BERT 词表，在 config.json 写上 tokenizer_class: BertTokenizer",
+        )
+    if goal.auto_class == "AutoModelForMaskedLM" and tokenizer.mask_token_id is None:
+        raise ModelError(
+            found=f"{name} 的分词器没有掩码词元",
+            expected=f"{goal.key} 的分词器有 mask_token（BERT 的是 [MASK]）",
+            remedy=f"换一个这样的检查点（例如 {goal.starter}），或改用目标 causal_lm",
+        )
+
+
+def _load_adapter(name: str, folder: Path, goal: "Objective") -> Checkpoint:
+    """LoRA 适配器：打开它的底座，并进去，得到一个普通模型。"""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ModelError(
+            found=f"{name} 是 LoRA 适配器，本机没有装 peft",
+            expected="能读适配器的环境",
+            remedy="pip install 'cpt-companion[lora]'",
+        ) from error
+    written = _read_json(folder / "adapter_config.json")
+    base_name = written.get("base_model_name_or_path")
+    if not base_name:
+        raise ModelError(
+            found=f"{name} 的 adapter_config.json 没有写底座",
+            expected="base_model_name_or_path 指明底座模型",
+            remedy="在 adapter_config.json 里补上底座的路径或仓库编号",
+        )
+    if (folder / base_name).is_dir():  # 相对适配器文件夹的路径
+        base_name = str(folder / base_name)
+    base = load_checkpoint(base_name, goal, revision=written.get("revision"))
+    with quiet_transformers(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            model = PeftModel.from_pretrained(base.model, str(folder))
+            model = model.merge_and_unload()
+        except Exception as error:  # 权重与底座不符时 peft 与 torch 各抛各的
+            raise ModelError(
+                found=f"适配器 {name} 装不上底座 {base_name}："
+                f"{str(error).splitlines()[0]}",
+                expected="适配器与它训练时的底座配套，权重是纯张量",
+                remedy="核对 base_model_name_or_path 与 revision",
+            ) from error
+    if any("missing adapter keys" in str(warning.message) for warning in caught):
+        raise ModelError(
+            found=f"适配器 {name} 的权重与 adapter_config.json 对不上，有缺",
+            expected="适配器的每个张量都在文件里",
+            remedy="重新下载或重新保存适配器",
+        )
+    tokenizer, remarks = base.tokenizer, [f"已把适配器 {name} 并入底座 {base_name}"]
+    if any(folder.glob("tokenizer*")) or (folder / "vocab.txt").is_file():
+        tokenizer, more = _read_tokenizer(folder, name)
+        remarks += more
+    _check_fit(model, tokenizer, goal, name)
+    notices = [*base.notices, *remarks]
+    return Checkpoint(model.eval(), tokenizer, name, notices, base.missing_keys)

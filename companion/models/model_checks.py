@@ -1,0 +1,221 @@
+"""体检之模型：输出头学过没有，填充与打包会不会渗，放不放得下。"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from companion.models.device import Device
+from companion.models.findings import Finding, Subject
+from companion.models.leaks import can_pack
+from companion.models.probing import evaluation_mode, is_causal, position_table
+
+_MASK_EVERY = 7
+"""试读时每隔几个词元遮一个，约合 15%。"""
+_NO_BETTER_THAN_GUESSING = 0.9
+"""损失达到 ln V 的这一比例，就算没有学过。"""
+_PADDING_TOLERANCE = 1e-4
+"""相对于输出幅度；float32 的舍入在 1e-6 左右。"""
+_NUM_PADS = 6
+_TOKENS_PER_BATCH, _ROW = 4096, 512
+"""估计激活时设想的批量与行长，词元数。"""
+_MEMORY_SHARE = 0.9
+_MAX_SENTENCES, _MAX_TOKENS = 16, 64
+"""试读的句数与每句的词元数。"""
+
+
+def check_head(subject: Subject) -> Finding:
+    """输出头学过没有：看它比瞎猜（ln V）强多少。"""
+    loss = _mean_loss(subject)
+    if loss is None:
+        return Finding("notice", "head", "句子太短，量不出输出头学过没有")
+    guessing = math.log(subject.model.config.vocab_size)
+    message = f"试读损失 {loss:.2f} 奈特，瞎猜是 {guessing:.2f}"
+    lost = subject.checkpoint.missing_keys
+    if loss < _NO_BETTER_THAN_GUESSING * guessing:
+        return Finding("ok", "head", message)
+    return Finding(
+        "warning",
+        "head",
+        message + "：和没学过一样",
+        f"检查点里缺 {lost[0]} 等 {len(lost)} 个张量，随机补上了"
+        if lost
+        else "权重是随机的，或分词器与权重不配套，或语料不是它的语言",
+        "换一个带语言建模头的检查点；确要用它，先多训练一程再看指标",
+    )
+
+
+def check_tied_weights(subject: Subject) -> Finding:
+    """配置说共享的输入输出词嵌入，是不是真的共享。"""
+    source = subject.model.get_input_embeddings().weight
+    output = subject.model.get_output_embeddings()
+    if not getattr(subject.model.config, "tie_word_embeddings", False) or (
+        output is None
+    ):
+        return Finding("ok", "tied_weights", "输入与输出词嵌入本来就各是各的")
+    if output.weight.data_ptr() == source.data_ptr():
+        return Finding("ok", "tied_weights", "输入与输出词嵌入共享同一份权重")
+    return Finding(
+        "warning",
+        "tied_weights",
+        "配置写着共享词嵌入，实际是两份",
+        "改过词嵌入而没有重新绑定；保存后其中一份会丢",
+        "调用 model.tie_weights()，或把 tie_word_embeddings 改为 false",
+    )
+
+
+def check_padding(subject: Subject) -> Finding:
+    """补上填充，真词元的输出应当不变。"""
+    change = _padding_change(subject)
+    if change <= _PADDING_TOLERANCE:
+        return Finding("ok", "padding", f"填充不影响输出（相对差 {change:.0e}）")
+    kind = subject.model.config.model_type
+    causes = {
+        "funnel": "Funnel 的池化把填充算了进去",
+        "convbert": "ConvBERT 的卷积看得见填充",
+    }
+    remedies = {"funnel": "在 config.json 写 separate_cls: false，可减轻"}
+    return Finding(
+        "warning",
+        "padding",
+        f"填充渗进输出，相对差 {change:.0e}",
+        causes.get(kind, "模型没有按注意力掩码忽略填充"),
+        remedies.get(kind, "按长度分桶以少填充；评估时固定批量，分数才可比"),
+    )
+
+
+def check_packing(subject: Subject) -> Finding:
+    """能不能把几个文档装进一行。"""
+    verdict = can_pack(subject.model, subject.block_size)
+    if verdict:
+        return Finding("ok", "packing", verdict.reason)
+    return Finding(
+        "notice",
+        "packing",
+        "不能打包，一行只放一个文档",
+        verdict.reason,
+        "不必改：改用长度分桶的批量，词元预算相同，只多些填充",
+    )
+
+
+def check_block_size(subject: Subject) -> Finding:
+    """一行放不放得下：位置表的行数，或预训练时的长度。"""
+    size = subject.block_size
+    table = position_table(subject.model)
+    trained = getattr(subject.model.config, "max_position_embeddings", None)
+    limit = table if table is not None else trained
+    if size is None or limit is None or size <= limit:
+        shown = "没有上限" if limit is None else f"至多 {limit} 个词元"
+        return Finding("ok", "block_size", f"一行{shown}")
+    if table is None:
+        return Finding(
+            "warning",
+            "block_size",
+            f"行长 {size} 超过预训练时的 {limit}",
+            "旋转位置与相对位置没有嵌入表，能算，但没见过这么远的距离",
+            f"用 --set block_size={limit} 或更小",
+        )
+    return Finding(
+        "error",
+        "block_size",
+        f"行长 {size} 超过位置表的 {limit}",
+        "位置嵌入只有这么多行（RoBERTa 一族还要减去开头的 pad_token_id + 1 行）",
+        f"用 --set block_size={limit} 或更小",
+    )
+
+
+def check_memory(subject: Subject) -> Finding:
+    """权重、梯度、Adam 状态与激活，设备装不装得下。"""
+    size = subject.block_size or _ROW
+    need = training_memory(subject.model, subject.device, _TOKENS_PER_BATCH, size)
+    have = subject.device.memory_bytes
+    message = f"训练约需 {_size(need)}，{subject.device.name} 有 {_size(have)}"
+    if need < _MEMORY_SHARE * have:
+        return Finding("ok", "memory", message)
+    return Finding(
+        "warning",
+        "memory",
+        message,
+        f"全参数 Adam 每个参数占 16 字节；激活按每批 {_TOKENS_PER_BATCH} 个词元估计",
+        "依次试：--set tokens_per_batch=1024、--set gradient_checkpointing=true、"
+        "--set lora_rank=16",
+    )
+
+
+def _size(num_bytes: int) -> str:
+    """给人看的大小，例如 512 MB、3.2 GB。"""
+    if num_bytes < 2**30:
+        return f"{num_bytes / 2**20:.0f} MB"
+    return f"{num_bytes / 2**30:.1f} GB"
+
+
+def training_memory(
+    model: Any, device: Device, tokens_per_batch: int, block_size: int
+) -> int:
+    """全参数 Adam 训练要占的内存，字节。
+
+    参数、梯度与两个动量都是 float32，每个参数 16 字节。激活在半精度下每层每词元约占
+    34 × 宽度字节（Korthikanti 等，2023，§4.1），float32 加倍；注意力矩阵只有 eager
+    实现才存。输出头按块计算，不计。
+
+    Args:
+        model: 已打开的模型。
+        device: 打算用的设备，决定激活的精度。
+        tokens_per_batch: 一个微批量的词元数。
+        block_size: 行长，词元数。
+    """
+    config = model.config
+    layers, width = config.num_hidden_layers, config.hidden_size
+    scale = 2 if device.precision == "fp32" else 1
+    activations = 34 * tokens_per_batch * layers * width * scale
+    if config._attn_implementation == "eager":
+        heads = config.num_attention_heads
+        activations += 5 * tokens_per_batch * block_size * layers * heads * scale
+    return 16 * sum(p.numel() for p in model.parameters()) + activations
+
+
+def _mean_loss(subject: Subject) -> float | None:
+    """在句子上试读，每个目标的平均损失，奈特；没有可考的词元则为 None。"""
+    from torch.nn.functional import cross_entropy
+
+    total, count = 0.0, 0
+    with evaluation_mode(subject.model):
+        for inputs, rows, targets in _questions(subject):
+            logits = subject.model(input_ids=inputs[None]).logits[0, rows].float()
+            total += cross_entropy(logits, targets, reduction="sum").item()
+            count += len(targets)
+    return total / count if count else None
+
+
+def _questions(subject: Subject) -> Iterator[tuple[Any, Any, Any]]:
+    """逐句的 (输入 (T,)、作答的行 (N,)、答案 (N,))，都是 int64。"""
+    import torch
+
+    tokenizer = subject.tokenizer
+    for text in subject.texts[:_MAX_SENTENCES]:
+        encoded = tokenizer(text, truncation=True, max_length=_MAX_TOKENS)
+        ids = torch.tensor(encoded["input_ids"], device=subject.model.device)
+        if is_causal(subject.model):
+            yield ids, torch.arange(len(ids) - 1, device=ids.device), ids[1:]
+            continue
+        special = torch.tensor(sorted(tokenizer.all_special_ids), device=ids.device)
+        plain = (~torch.isin(ids, special)).nonzero()[:, 0]
+        hidden = plain[_MASK_EVERY // 2 :: _MASK_EVERY]
+        yield ids.index_fill(0, hidden, tokenizer.mask_token_id), hidden, ids[hidden]
+
+
+def _padding_change(subject: Subject) -> float:
+    """右侧补上填充后，真词元的输出的最大相对差。"""
+    import torch
+
+    model, tokenizer = subject.model, subject.tokenizer
+    encoded = tokenizer(subject.texts[0], truncation=True, max_length=_MAX_TOKENS)
+    ids = torch.tensor([encoded["input_ids"]], device=model.device)  # (1, T)
+    pad = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    pads = ids.new_full((1, _NUM_PADS), pad)
+    padded = torch.cat([ids, pads], dim=1)
+    mask = torch.cat([torch.ones_like(ids), torch.zeros_like(pads)], dim=1)
+    with evaluation_mode(model):
+        alone = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        beside = model(input_ids=padded, attention_mask=mask).logits
+    change = (beside[:, : ids.shape[1]] - alone).abs().max()
+    return (change / alone.abs().max().clamp(min=1e-12)).item()

@@ -1,0 +1,78 @@
+"""试一个模型之前要知道的几件事：只看哪边、位置从几数起、一行多长。"""
+
+import inspect
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from companion.batch import Batch
+
+
+@contextmanager
+def evaluation_mode(model: Any) -> Generator[None]:
+    """期间关掉随机失活（dropout）与梯度；结束时每个子模块各回各的模式。"""
+    import torch
+
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def adapt_batch(model: Any, batch: Batch) -> Batch:
+    """把整理器的批量改成这个模型收得下的样子，原批量不动。
+
+    整理器不认识模型，位置一律从 0 数起。RoBERTa 一族从 `pad_token_id + 1` 数起，这里
+    补上；不收 `position_ids` 的模型，这里去掉。训练与评估喂模型之前都经过它。
+
+    Args:
+        model: transformers 的模型，不带 DDP、peft 的外壳。
+        batch: 整理器的输出。
+
+    Returns:
+        键与形状都与 `batch` 相同，至多少一个 `position_ids`。
+    """
+    if "position_ids" not in batch:
+        return batch
+    adapted = dict(batch)
+    if takes(model, "position_ids"):
+        adapted["position_ids"] = batch["position_ids"] + position_offset(model)
+    else:
+        del adapted["position_ids"]
+    return adapted
+
+
+def takes(model: Any, argument: str) -> bool:
+    """模型的 forward 收不收这个参数。"""
+    return argument in inspect.signature(model.forward).parameters
+
+
+def position_offset(model: Any) -> int:
+    """第一个词元的位置编号：RoBERTa 一族是 `pad_token_id + 1`，其余是 0。"""
+    embeddings: Any = getattr(model.base_model, "embeddings", None)
+    if hasattr(embeddings, "create_position_ids_from_input_ids"):
+        return int(embeddings.padding_idx) + 1
+    return 0
+
+
+def position_table(model: Any) -> int | None:
+    """位置嵌入表够一行用多少词元；旋转位置、ALiBi 等没有表的为 None。"""
+    from torch import nn
+
+    for name, module in model.named_modules():
+        last = name.rpartition(".")[2]
+        if last in ("position_embeddings", "wpe") and isinstance(module, nn.Embedding):
+            return module.num_embeddings - position_offset(model)
+    return None
+
+
+def is_causal(model: Any) -> bool:
+    """输出是否只看左边：解码器，或设了 `is_decoder` 的编码器。"""
+    from transformers import AutoModelForMaskedLM
+
+    bidirectional = type(model.config) in AutoModelForMaskedLM._model_mapping
+    return not bidirectional or bool(getattr(model.config, "is_decoder", False))

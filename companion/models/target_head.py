@@ -1,0 +1,241 @@
+"""只在有标签的位置上计算输出头，并直接给出逐目标的损失。
+
+掩码语言建模只有约 15% 的位置有标签，整行过输出头，大半是白算；25 万词的词表下，因果模型
+的 logits 比模型本身还大。这里用前向钩子在输出头入口挑出有目标的行，再让最后的线性层与交
+叉熵合在一起、一块一块地算：前向就把梯度求好，logits 从不整个存在，显存只有一块那么大。
+
+钩子只在一次前向之内存在，模型不留痕迹；计算发生在模型自己的 forward 里，因此 DDP、
+FSDP2、梯度检查点照常工作。
+
+形状字母：B 行数，L 行长，N 有目标的位置数，D 宽度，V 词表，C 一块的行数。
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from companion.batch import IGNORE_INDEX, Batch
+from companion.errors import ModelError
+
+HEAD_NAMES = (
+    "cls",  # BERT、ERNIE
+    "lm_head",  # GPT-2、BLOOM、Llama、Qwen、RoBERTa、Funnel
+    "predictions",  # ALBERT
+    "vocab_transform",  # DistilBERT
+    "generator_predictions",  # ELECTRA、ConvBERT
+    "pred_layer",  # XLM、FlauBERT
+    "head",  # ModernBERT
+)
+"""各架构输出头入口的属性名；入口收到最后一层的隐藏状态。"""
+
+POST_HEAD_SETTINGS = (
+    "final_logit_softcapping",  # Gemma 2
+    "logit_scale",  # Cohere
+    "logits_scaling",  # Granite
+    "logits_soft_cap",  # RecurrentGemma
+    "output_logit_soft_cap",  # xLSTM
+)
+"""在线性层之后还要改 logits 的设置；有它们就不能在线性层里直接求损失。"""
+
+CHUNK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""一块至多多少个 logits：CPU 上留在缓存里（4 MB），GPU 上够大以喂饱矩阵乘。"""
+
+
+@dataclass(frozen=True)
+class TargetLosses:
+    """一批的损失；N 个目标的次序是逐行逐位置。"""
+
+    total_nats: Tensor
+    """全部目标的损失之和，标量 float32，可求导；除以整步的目标数才是要优化的量。"""
+    nats: Tensor
+    """每个目标的损失，(N,) float32，不求导。"""
+    correct: Tensor
+    """概率最大的词元就是目标时为真，(N,) bool。"""
+
+
+def target_positions(labels: Tensor, *, causal: bool) -> Tensor:
+    """有目标的标签位置，(B, L) bool；因果模型第 0 列没有上文，不算。"""
+    positions = labels != IGNORE_INDEX
+    if causal:
+        positions = positions.clone()
+        positions[:, 0] = False
+    return positions
+
+
+def target_losses(model: nn.Module, batch: Batch, *, causal: bool) -> TargetLosses:
+    """前向一次，求每个目标的交叉熵。
+
+    与 `model(**batch)` 的 logits 上逐位置求交叉熵相等（测试逐架构核对），只是不算没有目
+    标的位置。因果模型由位置 t−1 的输出对位置 t 的标签，移位在这里做。
+
+    Args:
+        model: 带输出头的 transformers 模型，可以包着 DDP 或 peft。
+        batch: 整理器的输出，含 `labels` (B, L) int64。
+        causal: 是否因果语言模型。
+
+    Returns:
+        N 个目标的损失与对错；没有目标时 N 为 0，`total_nats` 为 0。
+
+    Raises:
+        ModelError: 不认识这个架构的输出头。
+    """
+    labels = batch["labels"]
+    positions = target_positions(labels, causal=causal)
+    targets = labels[positions]  # (N,)
+    rows = positions.roll(-1, dims=1) if causal else positions  # 预测由哪一行作出
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    with _scoring_head(inner_model(model), rows, targets) as read:
+        return read(model(**inputs))
+
+
+def inner_model(model: Any) -> Any:
+    """剥去 DDP 与 peft 的外壳。"""
+    model = getattr(model, "module", model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def output_head(model: Any) -> nn.Module:
+    """输出头的入口模块。
+
+    Raises:
+        ModelError: `HEAD_NAMES` 里没有一个属性是这个模型的。
+    """
+    for name in HEAD_NAMES:
+        head = getattr(model, name, None)
+        if isinstance(head, nn.Module):
+            return head
+    raise ModelError(
+        found=f"{type(model).__name__} 没有认得的输出头",
+        expected=f"属性 {'、'.join(HEAD_NAMES)} 之一",
+        remedy="用带语言建模头的类打开检查点（AutoModelForMaskedLM、"
+        "AutoModelForCausalLM）",
+    )
+
+
+@contextmanager
+def _scoring_head(
+    model: Any, rows: Tensor, targets: Tensor
+) -> Generator[Callable[[Any], TargetLosses]]:
+    """在这段时间里，输出头只算 `rows`，最后的线性层改为返回损失。
+
+    交出一个函数，由模型的输出读出损失。
+    """
+
+    def select(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][rows], *args[1:])  # (B, L, D) → (N, D)
+
+    linear = model.get_output_embeddings()
+    fused = (
+        type(linear) is nn.Linear
+        and "forward" not in vars(linear)  # 别人已换过 forward（如 accelerate 的卸载）
+        and not any(getattr(model.config, name, None) for name in POST_HEAD_SETTINGS)
+    )
+    kept: list[TargetLosses] = []
+
+    def score(input: Tensor) -> Tensor:
+        total, nats, correct = LinearCrossEntropy.apply(
+            input, linear.weight, linear.bias, targets, torch.is_grad_enabled()
+        )  # type: ignore[misc]
+        kept.append(TargetLosses(total, nats, correct))
+        return total.view(1, 1)  # 模型把它当作 logits 原样带出
+
+    hook = output_head(model).register_forward_pre_hook(select)
+    if fused:
+        linear.forward = score
+    try:
+        yield (
+            lambda outputs: (
+                kept.pop() if fused else score_logits(outputs.logits, targets)
+            )
+        )
+    finally:
+        hook.remove()
+        if fused:
+            del linear.forward  # 露出类里的 forward
+
+
+def score_logits(logits: Tensor, targets: Tensor) -> TargetLosses:
+    """由整块 logits (N, V) 求损失：不能合并计算的架构走这条路。"""
+    nats = F.cross_entropy(logits.float(), targets, reduction="none")
+    return TargetLosses(nats.sum(), nats.detach(), logits.argmax(-1) == targets)
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """线性层与交叉熵之和，一块一块地算，前向时就求好梯度。
+
+    每块的 logits 用过就地变成 softmax，再变成对 logits 的梯度（softmax 减去独热向量），
+    于是反向不必重算，也不必存 (N, V)。思路同 Liger Kernel（Hsu 等，2024，§3.2）。
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        training: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, D)、(V, D)、(V,)、(N,) → 损失之和、逐目标损失 (N,)、对错 (N,)。"""
+
+        def buffer(index: int, like: Tensor | None, dtype: torch.dtype) -> Any:
+            # 在 torch.no_grad 之下 needs_input_grad 仍为真，所以另看 training
+            needed = training and ctx.needs_input_grad[index] and like is not None
+            return torch.zeros_like(like, dtype=dtype) if needed else None
+
+        grad_hidden = buffer(0, hidden, hidden.dtype)
+        grad_weight = buffer(1, weight, torch.float32)
+        grad_bias = buffer(2, bias, torch.float32)
+        gradients = (grad_hidden, grad_weight, grad_bias)
+        nats = hidden.new_empty(len(hidden), dtype=torch.float32)
+        correct = torch.empty(len(hidden), dtype=torch.bool, device=hidden.device)
+        matrix = weight.to(hidden.dtype)  # 混合精度下与隐藏状态同类
+        limit = CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cuda"])
+        size = max(16, limit // len(weight))
+        for start in range(0, len(hidden), size):
+            part = slice(start, start + size)
+            wanted = targets[part, None]  # (C, 1)
+            logits = F.linear(hidden[part], matrix).float()  # (C, V)
+            if bias is not None:
+                logits += bias
+            peak, guess = logits.max(1, keepdim=True)
+            correct[part] = (guess == wanted)[:, 0]
+            logits -= peak
+            picked = logits.gather(1, wanted)
+            total = logits.exp_().sum(1, keepdim=True)
+            nats[part] = (total.log() - picked)[:, 0]
+            if all(gradient is None for gradient in gradients):
+                continue
+            logits /= total
+            logits.scatter_add_(1, wanted, -torch.ones_like(picked))  # 对 logits 的梯度
+            slope = logits.to(hidden.dtype)
+            if grad_hidden is not None:
+                grad_hidden[part] = slope @ matrix
+            if grad_weight is not None:
+                grad_weight += slope.T @ hidden[part]
+            if grad_bias is not None:
+                grad_bias += logits.sum(0)
+        ctx.save_for_backward(*gradients)
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        ctx.mark_non_differentiable(nats, correct)
+        return nats.sum(), nats, correct
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: Any, upstream: Tensor, _nats: Any, _correct: Any
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        """上游只有一个标量，各梯度乘以它即可。"""
+        hidden, weight, bias = ctx.saved_tensors
+        weight_dtype, bias_dtype = ctx.dtypes
+        return (
+            None if hidden is None else hidden * upstream.to(hidden.dtype),
+            None if weight is None else (weight * upstream).to(weight_dtype),
+            None if bias is None else (bias * upstream).to(bias_dtype),
+            None,
+            None,
+        )

@@ -1,0 +1,131 @@
+"""体检之分词器：特殊词元齐不齐，词表认不认得语料里的字。"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from companion.models.findings import Finding, Subject
+
+_UNKNOWN_SERIOUS, _UNKNOWN_FATAL = 0.01, 0.3
+_TOKENS_PER_CHAR_HIGH = 1.8
+_SHOWN = 8
+
+
+def check_mask_token(subject: Subject) -> Finding:
+    """掩码目标要有掩码词元。"""
+    if subject.goal.causal or subject.tokenizer.mask_token_id is not None:
+        return Finding("ok", "mask_token", "目标所需的掩码词元齐备")
+    return Finding(
+        "error",
+        "mask_token",
+        "分词器没有掩码词元",
+        f"{subject.goal.key} 要把词元换成 mask_token",
+        f"换一个检查点，例如 {subject.goal.starter}",
+    )
+
+
+def check_pad_token(subject: Subject) -> Finding:
+    """填充词元缺不缺，与结尾是不是同一个。"""
+    pad, eos = subject.tokenizer.pad_token_id, subject.tokenizer.eos_token_id
+    if pad is None:
+        return Finding(
+            "notice",
+            "pad_token",
+            "没有填充词元",
+            "GPT-2 一族训练时从不填充",
+            "本程序用 0 填充，由掩码与标签的位置盖住，不必改；用别的工具时另设一个",
+        )
+    if pad == eos:
+        return Finding(
+            "notice",
+            "pad_token",
+            f"填充与结尾是同一个词元（{subject.tokenizer.eos_token}）",
+            "按编号遮标签的整理器会把真正的结尾一起遮掉，模型学不会停",
+            "本程序按位置遮标签，不受影响；换用库的整理器前另设填充词元",
+        )
+    return Finding("ok", "pad_token", f"填充词元 {subject.tokenizer.pad_token}")
+
+
+def check_end_token(subject: Subject) -> Finding:
+    """因果模型靠结尾词元知道何时停。"""
+    if not subject.goal.causal or subject.tokenizer.eos_token_id is not None:
+        return Finding("ok", "end_token", "文档结尾有标记，或本目标用不着")
+    return Finding(
+        "warning",
+        "end_token",
+        "分词器没有结尾词元（eos_token）",
+        "用 BERT 词表的中文 GPT-2 常常如此",
+        "在 tokenizer_config.json 写上 eos_token（例如 [SEP]），否则续写不知何时停",
+    )
+
+
+def check_vocabulary(subject: Subject) -> Finding:
+    """词元编号都在词嵌入之内。"""
+    rows = subject.model.get_input_embeddings().weight.shape[0]
+    largest = max(subject.tokenizer.get_vocab().values())
+    if largest >= rows:
+        return Finding(
+            "error",
+            "vocabulary",
+            f"词元编号到 {largest}，词嵌入只有 {rows} 行",
+            "添过新词而没有扩词嵌入，或分词器与权重不配套",
+            "换回配套的分词器，或先用 resize_token_embeddings 扩词嵌入",
+        )
+    return Finding("ok", "vocabulary", f"词表 {largest + 1}，词嵌入 {rows} 行")
+
+
+def check_unknown(subject: Subject) -> Finding:
+    """语料里有多少字是词表认不得的。"""
+    rate, examples = _unknown(subject.tokenizer, subject.texts)
+    message = f"认不得的字占 {rate:.2%}"
+    if rate < _UNKNOWN_SERIOUS:
+        return Finding("ok", "unknown", message)
+    return Finding(
+        "error" if rate > _UNKNOWN_FATAL else "warning",
+        "unknown",
+        f"{message}，例如 {' '.join(examples)}",
+        "词表没有这些字，都成了同一个 [UNK]，无从学起；多半是简体词表遇上繁体，或反之",
+        "换一个词表更大的检查点（繁体文言可用 SikuBERT），或先把语料转成相应的字体",
+    )
+
+
+def check_tokens_per_char(subject: Subject) -> Finding:
+    """每字合几个词元：太多则行里装不下几个字。"""
+    encoded = subject.tokenizer(list(subject.texts), add_special_tokens=False)
+    num_tokens = sum(map(len, encoded["input_ids"]))
+    ratio = num_tokens / sum(map(len, subject.texts))
+    message = f"每字 {ratio:.2f} 个词元"
+    if ratio < _TOKENS_PER_CHAR_HIGH:
+        return Finding("ok", "tokens_per_char", message)
+    return Finding(
+        "warning",
+        "tokens_per_char",
+        message,
+        "词表里中文词元少，汉字拆成了字节，同样的算力只读到一半的字",
+        "换一个中文词表的检查点（BLOOM、Qwen3 约 0.6–0.9）",
+    )
+
+
+def _unknown(tokenizer: Any, texts: Sequence[str]) -> tuple[float, list[str]]:
+    """认不得的字占的比例，与最常见的几个。"""
+    unknown = tokenizer.unk_token_id
+    if unknown is None:
+        return 0.0, []
+    lost: Counter[str] = Counter()
+    if tokenizer.is_fast:
+        encoded = tokenizer(
+            list(texts), add_special_tokens=False, return_offsets_mapping=True
+        )
+        for text, ids, spans in zip(
+            texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
+        ):
+            pairs = zip(ids, spans, strict=True)
+            lost.update(text[start:stop] for i, (start, stop) in pairs if i == unknown)
+    else:  # 慢速分词器没有位置，逐字去试
+        for char, count in Counter("".join(texts)).items():
+            if unknown in tokenizer(char, add_special_tokens=False)["input_ids"]:
+                lost[char] = count
+    total = sum(not char.isspace() for text in texts for char in text)
+    num_lost = sum(len(piece) * count for piece, count in lost.items())
+    shown = [piece[:_SHOWN] for piece, _ in lost.most_common(_SHOWN)]
+    return num_lost / max(total, 1), shown

@@ -1,0 +1,192 @@
+"""权重文件 → 模型：残缺、损坏、会执行代码的，都在这里拦下。"""
+
+import json
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from companion.errors import ModelError
+
+_LARGEST_GAP = 0.01
+"""主干缺失的参数超过这一比例就不能叫“继续”预训练了。"""
+_SAFE, _OLD = "model.safetensors", "pytorch_model.bin"
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """装好权重的模型。"""
+
+    model: Any
+    """float32，评估模式。"""
+    missing_keys: tuple[str, ...]
+    """检查点里没有、因而随机初始化的张量，按名字排序。"""
+    notices: tuple[str, ...]
+
+
+def check_weight_files(folder: Path) -> list[str]:
+    """打开之前先看文件：在不在、全不全、是不是真的权重。
+
+    Returns:
+        提醒：只有旧式 .bin 时有一条。
+
+    Raises:
+        ModelError: 没有权重、缺分片，或权重只是 Git LFS 的指针。
+    """
+    for single in (_SAFE, _OLD):
+        if (folder / single).is_file():
+            files = [folder / single]
+            break
+        if (folder / f"{single}.index.json").is_file():
+            files = _shards(folder / f"{single}.index.json")
+            break
+    else:
+        present = "、".join(sorted(path.name for path in folder.iterdir())[:6])
+        raise ModelError(
+            found=f"{folder} 里没有 PyTorch 权重（有：{present}）",
+            expected=f"{_SAFE}（优先）或 {_OLD}，或它们的分片与索引",
+            remedy="重新下载；只有 tf_model.h5 或 flax_model.msgpack 的模型要先转换",
+        )
+    for path in files:
+        _refuse_pointer(path)
+    if files[0].suffix == ".bin":
+        return [f"权重是旧式的 {files[0].name}：只按纯张量读取（torch weights_only）"]
+    return []
+
+
+def load_weights(folder: Path, auto_class: str) -> LoadedWeights:
+    """装上权重，并核对每个张量。
+
+    Args:
+        folder: 已由 `check_weight_files` 看过的检查点。
+        auto_class: transformers 的 Auto 类名。
+
+    Raises:
+        ModelError: 损坏、要执行代码、形状不符，或主干缺了 1% 以上的参数。
+    """
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+
+    try:
+        model, report = getattr(transformers, auto_class).from_pretrained(
+            folder,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # 由 _check_shapes 报出键名
+        )
+    except pickle.UnpicklingError as error:
+        raise _not_plain_tensors(folder, error) from error
+    except (SafetensorError, EOFError, RuntimeError, OSError, ValueError) as error:
+        raise ModelError(
+            found=f"{folder} 的权重读不出来：{str(error).splitlines()[0]}",
+            expected="完整的权重文件",
+            remedy="多半是下载不全：删去后重新下载，并核对文件大小",
+        ) from error
+    _check_shapes(folder, report["mismatched_keys"])
+    missing = tuple(sorted(report["missing_keys"]))
+    notices = _judge_missing(folder, model, missing)
+    notices += _judge_unused(model, sorted(report["unexpected_keys"]))
+    return LoadedWeights(model.eval(), missing, tuple(notices))
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        names = set(content["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            found=f"权重索引 {index} 读不懂",
+            expected="带 weight_map 的 JSON",
+            remedy="重新下载索引文件",
+        ) from error
+    files = [index.parent / str(name) for name in sorted(names)]
+    absent = [path.name for path in files if not path.is_file()]
+    if absent:
+        raise ModelError(
+            found=f"缺权重分片 {'、'.join(absent[:3])}（共缺 {len(absent)} 个）",
+            expected=f"索引里的 {len(files)} 个分片都在 {index.parent}",
+            remedy="把缺的分片下载齐",
+        )
+    return files
+
+
+def _refuse_pointer(path: Path) -> None:
+    """没装 git-lfs 就 git clone，得到的是百来字节的指针文件。"""
+    with path.open("rb") as stream:
+        head = stream.read(64)
+    if b"git-lfs" in head:
+        raise ModelError(
+            found=f"{path.name} 只是 Git LFS 的指针，不是权重",
+            expected=f"几百 MB 的权重文件（{path}）",
+            remedy="装好 git-lfs 后在该文件夹运行 git lfs pull，或直接按编号下载",
+        )
+
+
+def _not_plain_tensors(folder: Path, error: Exception) -> ModelError:
+    named = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
+    asks = f"，要调用 {named[1]}" if named else ""
+    return ModelError(
+        found=f"{folder} 的 .bin 权重不是纯张量{asks}；没有执行它",
+        expected="只含张量的权重（safetensors，或 state_dict 存成的 .bin）",
+        remedy="不要用来路不明的 .bin；换一个有 safetensors 的版本，或向作者索取",
+    )
+
+
+def _check_shapes(folder: Path, mismatched: Any) -> None:
+    wrong = sorted(tuple(entry) for entry in mismatched)
+    if not wrong:
+        return
+    key, stored, built = wrong[0]
+    raise ModelError(
+        found=f"{folder} 有 {len(wrong)} 个张量形状不符，例如 {key}："
+        f"权重 {tuple(stored)}，配置 {tuple(built)}",
+        expected="权重与 config.json 出自同一个模型",
+        remedy="换回与权重配套的 config.json（多半是 vocab_size 或 hidden_size 写错）",
+    )
+
+
+def _judge_missing(folder: Path, model: Any, missing: tuple[str, ...]) -> list[str]:
+    """缺主干是错误，缺输出头是提醒。"""
+    body = f"{model.base_model_prefix}."
+    sizes = {
+        name: parameter.numel()
+        for name, parameter in model.named_parameters()
+        if name.startswith(body)
+    }
+    lost = [key for key in missing if key in sizes]
+    gap = sum(sizes[key] for key in lost) / max(sum(sizes.values()), 1)
+    if gap > _LARGEST_GAP:
+        raise ModelError(
+            found=f"{folder} 缺主干权重 {len(lost)} 个，占参数的 {gap:.0%}："
+            f"{_some(lost)}",
+            expected="主干的每个张量都在；否则从随机权重起步，谈不上继续预训练",
+            remedy="重新下载完整的检查点，或核对 config.json 的层数与架构",
+        )
+    notices = []
+    if lost:
+        notices.append(f"主干缺 {_some(lost)}，已随机初始化")
+    head = [key for key in missing if key not in sizes]
+    if head:
+        notices.append(
+            f"检查点没有输出头（{_some(head)}），已随机初始化：开头的损失会偏高"
+        )
+    return notices
+
+
+def _judge_unused(model: Any, unused: list[str]) -> list[str]:
+    """多出来的层意味着 config.json 写少了；别的任务的头则无妨。"""
+    layers = [key for key in unused if re.search(r"\.(layers?|h|block)\.\d+\.", key)]
+    if not layers:
+        return []
+    return [
+        f"检查点有 {len(layers)} 个层内张量没有用上（{_some(layers)}）："
+        f"核对 config.json 的层数（{model.config.num_hidden_layers}）"
+    ]
+
+
+def _some(keys: list[str], shown: int = 3) -> str:
+    more = f" 等 {len(keys)} 个" if len(keys) > shown else ""
+    return "、".join(keys[:shown]) + more
