@@ -1,0 +1,191 @@
+"""`companion corpus …`：列出、取得、统计、清洗、切分。"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from companion.cli.chinese import ChineseCommand, ChineseGroup
+from companion.cli.console import emit, make_console, make_table
+from companion.cli.options import CORPUS_HELP, AsJson, Seed
+from companion.errors import ConfigError, CorpusError
+
+if TYPE_CHECKING:
+    from companion.corpus.document import Document
+
+app = typer.Typer(
+    cls=ChineseGroup, help="语料：列出、取得、统计、清洗、切分。", no_args_is_help=True
+)
+CorpusArgument = Annotated[str, typer.Argument(metavar="语料", help=CORPUS_HELP)]
+
+
+@app.command("list", cls=ChineseCommand)
+def list_(as_json: AsJson = False) -> None:
+    """列出有名字的语料、许可，以及本机有没有。"""
+    from companion.corpus import list_sources
+
+    listed = list_sources()
+    table = make_table("名字", "本机", "内容", title="有名字的语料")
+    for each in listed:
+        table.add_row(each.name, "没有" if each.folder is None else "有", each.title)
+    licences = {each.name.partition(":")[0]: each.licence for each in listed}
+    emit(
+        {"sources": [each.as_dict() for each in listed]},
+        table,
+        *(f"{name} 的权利状况：{text}" for name, text in licences.items()),
+        as_json=as_json,
+    )
+
+
+@app.command(cls=ChineseCommand)
+def fetch(
+    name: Annotated[
+        str, typer.Argument(metavar="名字", help="companion corpus list 里的名字")
+    ],
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="来处", help="换一个镜像、本地的 tar.gz 或检出的仓库"),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="已有也重新整理；下好的文件仍会重用")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """取得一份语料放进缓存，核对每个文件的 sha256；断了可以接着取。"""
+    from companion.corpus import fetch as run
+
+    console = make_console()
+    with console.status(f"取得 {name}"):
+        report = run(name, url=url, force=force)
+    emit(report.as_dict(), str(report), as_json=as_json)
+
+
+@app.command(cls=ChineseCommand)
+def stats(
+    corpus: CorpusArgument,
+    split: Annotated[
+        str, typer.Option(metavar="切分", help="有名字的语料读哪个切分")
+    ] = "train",
+    as_json: AsJson = False,
+) -> None:
+    """数一数：多少篇、多少字、多长、重复多少。"""
+    from companion.corpus import corpus_stats, read_corpus
+
+    found = corpus_stats(read_corpus(corpus, split))
+    emit({"corpus": corpus, **found.as_dict()}, str(found), as_json=as_json)
+
+
+@app.command(cls=ChineseCommand)
+def clean(
+    corpus: CorpusArgument,
+    output: Annotated[
+        Path,
+        typer.Option(metavar="文件", help="写到哪里；后缀决定格式，例如 干净.jsonl"),
+    ],
+    rules: Annotated[
+        list[str] | None,
+        typer.Option("--rule", metavar="规则", help="只用这几条规则，可以写多次"),
+    ] = None,
+    deduplicate: Annotated[
+        bool, typer.Option("--dedup/--no-dedup", help="是否去掉重复的文档")
+    ] = True,
+    near: Annotated[
+        bool, typer.Option("--near/--exact", help="去重时近似的也去，或只去完全相同的")
+    ] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="目标文件已存在时替换它")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """清洗并去重，每条规则改了几篇、丢了几篇都记账；从不改全角标点。"""
+    from companion.corpus import (
+        clean_documents,
+        read_documents,
+        resolve,
+        write_documents,
+    )
+    from companion.corpus import deduplicate as drop_duplicates
+
+    resolved = resolve(corpus)
+    documents: Iterator[Document] = (
+        resolved.read()
+        if resolved.source is not None
+        # 乱码也读进来：收拾它正是清洗的事
+        else read_documents(resolved.files["train"][0][0], refuse_garble=False)
+    )
+    kept, cleaning = clean_documents(documents, rules or None)
+    reports: dict[str, Any] = {"cleaning": cleaning}
+    if deduplicate:
+        kept, reports["deduplication"] = drop_duplicates(kept, near=near)
+    count = write_documents(kept, output, overwrite=overwrite)
+    emit(
+        {
+            "output": str(output),
+            "documents": count,
+            **{name: report.as_dict() for name, report in reports.items()},
+        },
+        *(str(report) for report in reports.values()),
+        f"写下 {count:,} 篇，在 {output}",
+        as_json=as_json,
+    )
+
+
+@app.command(cls=ChineseCommand)
+def split(
+    corpus: CorpusArgument,
+    output: Annotated[
+        Path, typer.Option(metavar="文件夹", help="其中写 train.jsonl 与 valid.jsonl")
+    ],
+    valid_ratio: Annotated[
+        float, typer.Option(metavar="比例", help="留出的比例，在 0 与 1 之间")
+    ] = 0.05,
+    seed: Seed = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="两个文件已存在时替换它们")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """按文档切成训练集与留出集，并查留出集有没有混进训练集。"""
+    from companion.corpus import overlap, read_corpus, split_corpus
+
+    targets = {name: output / f"{name}.jsonl" for name in ("train", "valid")}
+    for path in targets.values():
+        if path.exists() and not overwrite:
+            raise ConfigError(
+                found=f"{path} 已经存在",
+                expected="新的文件夹",
+                remedy="换一个 --output；确要替换，加 --overwrite",
+            )
+    done = split_corpus(read_corpus(corpus), valid_ratio, seed)
+    shared = overlap(done.train, done.valid)
+    _write_both({targets["train"]: done.train, targets["valid"]: done.valid}, output)
+    sizes = done.as_dict()
+    emit(
+        {"output": str(output), **sizes, "overlap": shared.as_dict()},
+        f"训练集 {len(done.train):,} 篇、留出集 {len(done.valid):,} 篇，在 {output}",
+        str(shared),
+        as_json=as_json,
+    )
+
+
+def _write_both(parts: "dict[Path, list[Document]]", folder: Path) -> None:
+    """两份都写好了才一起搬过去：不会只有训练集而没有留出集。"""
+    from companion.corpus import write_documents
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".未完成-", dir=folder.parent) as name:
+            drafts = {path: Path(name) / path.name for path in parts}
+            for path, documents in parts.items():
+                write_documents(documents, drafts[path])
+            folder.mkdir(exist_ok=True)
+            for path, draft in drafts.items():
+                draft.replace(path)
+    except OSError as error:
+        raise CorpusError(
+            found=f"写不进 {folder}（{error.strerror or error}）",
+            expected="可写的文件夹，磁盘有空间",
+            remedy="换一个 --output，或检查权限与磁盘",
+        ) from error

@@ -1,0 +1,90 @@
+"""`fill` 与 `complete`：让检查点填空、续写。"""
+
+from typing import Annotated
+
+import typer
+
+from companion.cli.console import emit, make_table, note
+from companion.cli.options import AsJson, ModelName, Seed
+
+
+def fill(
+    text: Annotated[
+        str, typer.Argument(metavar="文字", help="含一个或几个 [MASK] 的文字")
+    ],
+    model: ModelName = "starter:bert",
+    top_k: Annotated[int, typer.Option(metavar="整数", help="每个空给出几个候选")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """给掩码填字，按概率从高到低。"""
+    from rich.text import Text
+
+    from companion.inference import fill as run
+    from companion.models import load_checkpoint
+
+    checkpoint = load_checkpoint(model, "masked_lm")
+    note(*checkpoint.notices)
+    masks = run(checkpoint, text, top_k=top_k)
+    table = make_table("空", "候选", "概率", "填好的文字", title=text)
+    for number, candidates in enumerate(masks, 1):
+        for rank, each in enumerate(candidates):
+            table.add_row(
+                "" if rank else str(number),
+                Text(each.token),
+                f"{each.score:.4f}",
+                Text(each.text),
+                end_section=rank == len(candidates) - 1,
+            )
+    listed = [
+        [{"token": c.token, "score": c.score, "text": c.text} for c in candidates]
+        for candidates in masks
+    ]
+    emit({"model": model, "text": text, "masks": listed}, table, as_json=as_json)
+
+
+def complete(
+    text: Annotated[str, typer.Argument(metavar="文字", help="开头，模型接着往下写")],
+    model: ModelName = "starter:bloom",
+    max_new_tokens: Annotated[
+        int, typer.Option(metavar="整数", help="至多续写多少词元")
+    ] = 40,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="按概率抽样；缺省每步取最可能的词元")
+    ] = False,
+    temperature: Annotated[
+        float, typer.Option(metavar="数", help="抽样的温度，越高越放得开")
+    ] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(metavar="比例", help="只从累计概率达到它的词元里抽")
+    ] = 1.0,
+    seed: Seed = 0,
+    num_return: Annotated[
+        int, typer.Option(metavar="整数", help="续写几份；多于一份要加 --sample")
+    ] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """接着开头往下写。"""
+    from companion.inference import complete as run
+    from companion.models import load_checkpoint
+
+    checkpoint = load_checkpoint(model, "causal_lm")
+    note(*checkpoint.notices)
+    written = run(
+        checkpoint,
+        text,
+        max_new_tokens=max_new_tokens,
+        do_sample=sample,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        num_return_sequences=num_return,
+    )
+    completions = [
+        {"text": each.text, "new_text": each.new_text, "finished": each.finished}
+        for each in written
+    ]
+    emit(
+        {"model": model, "text": text, "completions": completions},
+        *(each.text for each in written),
+        as_json=as_json,
+    )

@@ -1,0 +1,233 @@
+"""`check`、`evaluate` 与 `compare`：训练之前体检，前后打分、对照。"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from companion.cli.console import emit, make_table, note
+from companion.cli.options import (
+    CORPUS_HELP,
+    AsJson,
+    CorpusName,
+    ModelName,
+    ObjectiveName,
+    Seed,
+    objective_names,
+)
+from companion.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from companion.corpus.document import Document
+
+MaxChars = Annotated[int, typer.Option(metavar="整数", help="每个留出集至多用多少字")]
+
+
+def check(
+    model: ModelName,
+    objective: ObjectiveName,
+    as_json: AsJson = False,
+) -> None:
+    """体检：这个检查点能不能用这个目标训练，不能就说为什么、怎么办。"""
+    from rich.text import Text
+
+    from companion.models import check_checkpoint, load_checkpoint
+
+    checkpoint = load_checkpoint(model, objective)
+    note(*checkpoint.notices)
+    findings = check_checkpoint(checkpoint, objective)
+    failed = any(each.severity == "error" for each in findings)
+    words = {"ok": "好", "warning": "提醒", "error": "错误"}
+    table = make_table("", "发现", "可以", title=f"{model} 用于 {objective}")
+    for each in findings:
+        table.add_row(
+            words.get(each.severity, each.severity),
+            Text(each.message),
+            Text(each.remedy),
+        )
+    listed = [
+        {
+            "severity": each.severity,
+            "code": each.code,
+            "message": each.message,
+            "remedy": each.remedy,
+        }
+        for each in findings
+    ]
+    emit(
+        {"model": model, "objective": objective, "ok": not failed, "findings": listed},
+        *([table] if findings else []),
+        "不能训练：先改正上面的错误" if failed else "可以训练",
+        as_json=as_json,
+    )
+    if failed:
+        raise typer.Exit(1)
+
+
+def evaluate(
+    model: ModelName,
+    objective: ObjectiveName,
+    corpus: CorpusName,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="切分", help="有名字的语料读哪个切分，缺省 valid"),
+    ] = None,
+    max_chars: MaxChars = 50_000,
+    block_size: Annotated[
+        int | None,
+        typer.Option(metavar="整数", help="一行至多多少词元；缺省 512 或模型上限"),
+    ] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """在一份留出集上打分：每字比特数、准确率、UNK 率。"""
+    from companion.models import load_checkpoint
+    from companion.objectives import get_objective
+
+    goal = get_objective(objective)
+    documents = held_out(corpus, split)
+    checkpoint = load_checkpoint(checkpoint_folder(model), goal)
+    note(*checkpoint.notices)
+    from companion.evaluation import evaluate as run
+
+    scores = run(
+        checkpoint,
+        goal,
+        documents,
+        max_chars=max_chars,
+        block_size=block_size,
+        seed=seed,
+    ).scores
+    emit(
+        {"model": model, "objective": objective, "corpus": corpus, **scores.as_dict()},
+        scores_table(scores),
+        as_json=as_json,
+    )
+
+
+def compare(
+    before: Annotated[
+        str, typer.Argument(metavar="之前", help="继续预训练之前的检查点")
+    ],
+    after: Annotated[
+        str, typer.Argument(metavar="之后", help="之后的检查点，或 train 的输出文件夹")
+    ],
+    corpus: CorpusName,
+    general: Annotated[
+        str | None, typer.Option(metavar="语料", help=f"通用留出集：{CORPUS_HELP}")
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="名字",
+            help="训练目标；缺省看“之后”是怎样的模型",
+            autocompletion=objective_names,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="文件夹", help="把报告卡写到这里（report.html、report.md）"
+        ),
+    ] = None,
+    max_chars: MaxChars = 50_000,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """报告卡：领域上学到了多少，通用上忘了多少，附前后的样例与结论。"""
+    from companion.models import load_checkpoint
+    from companion.objectives import get_objective
+
+    if output is not None and (output / "report.html").exists():
+        raise ConfigError(
+            found=f"{output} 里已有 report.html",
+            expected="没有报告的文件夹，本程序从不覆盖别的结果",
+            remedy="换一个 --output",
+        )
+    names = checkpoint_folder(before), checkpoint_folder(after)
+    goal = get_objective(objective or guess_objective(names[1]))
+    texts = {"domain": held_out(corpus)}
+    if general is not None:
+        texts["general"] = held_out(general)
+    pair = [load_checkpoint(name, goal) for name in names]
+    note(*(notice for checkpoint in pair for notice in checkpoint.notices))
+    from companion.evaluation import compare as run
+    from companion.evaluation import write_report
+
+    card = run(*pair, goal, **texts, max_chars=max_chars, seed=seed)
+    written = [] if output is None else write_report(card, output)
+    emit(
+        {**card.as_dict(), "files": [str(path) for path in written]},
+        str(card),
+        *(f"报告在 {path}" for path in written),
+        as_json=as_json,
+    )
+
+
+def scores_table(scores: Any) -> "Table":
+    """一份成绩，一行一项。"""
+    table = make_table("项目", "数值", title="成绩")
+    interval = scores.interval
+    spread = f"（95% 区间 {interval[0]:.3f}–{interval[1]:.3f}）" if interval else ""
+    for name, value in (
+        ("每字比特数（越低越好）", f"{scores.bits_per_char:.4f}{spread}"),
+        ("每词元损失（奈特）", f"{scores.loss_nats_per_token:.4f}"),
+        ("准确率", f"{scores.accuracy:.2%}"),
+        ("UNK 率", f"{scores.unk_rate:.2%}"),
+        ("被考的字数", f"{scores.num_chars:,}"),
+        ("目标数", f"{scores.num_targets:,}"),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def held_out(
+    corpus: str, split: str | None = None
+) -> "Callable[[], Iterator[Document]]":
+    """留出集：有名字的语料缺省读 valid，路径就是它本身。
+
+    Raises:
+        CorpusError: 没有这份语料或这个切分，或内容读不了。
+    """
+    from companion.corpus import resolve
+
+    found = resolve(corpus)
+    wanted = split or ("valid" if found.has_valid else "train")
+    next(found.read(wanted))  # 读不了的语料，在打开模型之前就说
+    return lambda: found.read(wanted)
+
+
+def checkpoint_folder(name: str) -> str:
+    """`train` 的输出文件夹 → 其中的 `model/`；别的照旧。"""
+    inside = Path(name) / "model"
+    is_run = not (Path(name) / "config.json").exists() and inside.is_dir()
+    return str(inside) if is_run else name
+
+
+def guess_objective(name: str) -> str:
+    """由检查点的架构猜训练目标。
+
+    Raises:
+        ConfigError: 架构没有写，或不止一种可能。
+    """
+    from companion.models.locating import locate
+
+    path = locate(name, weights=False).folder / "config.json"
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8")).get("architectures")
+    except (OSError, ValueError, AttributeError):
+        listed = None
+    architecture = str((listed or ["（没有写）"])[0])
+    if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
+        return "masked_lm"
+    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        return "causal_lm"
+    raise ConfigError(
+        found=f"{name} 的架构是 {architecture}，看不出训练目标",
+        expected="写明用哪个目标来考",
+        remedy="加 --objective masked_lm 或 --objective causal_lm",
+    )

@@ -1,0 +1,195 @@
+"""`demo` 与 `train`：设置收齐，交给训练，再把前后两次评估排成表。"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from companion.cli.console import emit, make_console
+from companion.cli.options import (
+    CORPUS_HELP,
+    MODEL_HELP,
+    AsJson,
+    key_values,
+    objective_names,
+)
+from companion.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from companion.config import TrainingConfig
+
+
+def demo(
+    objective: Annotated[
+        str,
+        typer.Option(
+            metavar="名字",
+            help="训练目标，见 companion objectives",
+            autocompletion=objective_names,
+        ),
+    ] = "masked_lm",
+    output: Annotated[
+        Path, typer.Option(metavar="文件夹", help="输出文件夹，须是新的或空的")
+    ] = Path("companion-demo"),
+    as_json: AsJson = False,
+) -> None:
+    """三分钟看到全过程：起步模型读完随包的小史，前后比一比。不联网。"""
+    from companion.objectives import get_objective
+    from companion.training.output import check_output
+
+    get_objective(objective)
+    check_output(output, resume=False)
+    from companion.training.demo import run_demo
+
+    result = run_demo(objective, output)
+    emit(result.metrics, *_summary(result), as_json=as_json)
+
+
+def train(
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="名字",
+            help="训练目标，见 companion objectives",
+            autocompletion=objective_names,
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="模型", help=MODEL_HELP)] = None,
+    corpus: Annotated[
+        str | None, typer.Option(metavar="语料", help=f"领域语料：{CORPUS_HELP}")
+    ] = None,
+    valid: Annotated[
+        str | None,
+        typer.Option(metavar="语料", help="领域留出集；缺省从语料里按文档划出 5%"),
+    ] = None,
+    general: Annotated[
+        str | None, typer.Option(metavar="语料", help="通用留出集，用来量遗忘")
+    ] = None,
+    replay: Annotated[
+        str | None, typer.Option(metavar="语料", help="训练时掺入的通用语料，减轻遗忘")
+    ] = None,
+    replay_ratio: Annotated[
+        float | None, typer.Option(metavar="比例", help="回放占训练词元多少，缺省 0.05")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="文件夹", help="输出文件夹，须是新的或空的")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="YAML", help="设置文件；命令行的选项优先")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="名字=值",
+            help="任何一项设置，可以写多次，例如 --set learning_rate=1e-4",
+        ),
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(metavar="整数", help="训练多少步；缺省按轮数")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="整数", help="随机种子")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="从输出文件夹里最新的检查点接着训练")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="不显示账本与进度")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """在自己的语料上继续预训练一个检查点，并写出前后对比的报告。"""
+    given: dict[str, Any] = {
+        "objective": objective,
+        "model": model,
+        "corpus": corpus,
+        "valid": valid,
+        "general": general,
+        "replay": replay,
+        "replay_ratio": replay_ratio,
+        "output": None if output is None else str(output),
+        "max_steps": max_steps,
+        "seed": seed,
+    }
+    chosen = build_config(given, settings or [], config, resume=resume)
+    from companion.training import train as run
+
+    result = run(chosen, resume=resume, console=make_console(), quiet=quiet)
+    emit(result.metrics, *_summary(result), as_json=as_json)
+
+
+def build_config(
+    given: dict[str, Any], pairs: list[str], file: Path | None, *, resume: bool
+) -> "TrainingConfig":
+    """选项、`--set` 与设置文件合成一份设置。
+
+    接着训练时不必重抄设置：没给 `--config` 就用输出文件夹里那一份。
+
+    Raises:
+        ConfigError: 同一项在选项与 `--set` 里都有，或设置不对。
+        TrainingError: 输出文件夹不能用，或没有可续的训练。
+    """
+    from companion.config import TrainingConfig
+    from companion.objectives import get_objective
+    from companion.training.output import CONFIG_FILE, check_output
+
+    flags = {name: value for name, value in given.items() if value is not None}
+    settings = key_values(pairs)
+    for name in settings.keys() & flags.keys():
+        option = "--" + name.replace("_", "-")
+        raise ConfigError(
+            found=f"{option} 与 --set {name}=… 都给了",
+            expected="每项设置只给一次",
+            remedy="删去其中一个",
+        )
+    output = flags.get("output", settings.get("output"))
+    if resume and file is None and output is not None:
+        check_output(Path(output), resume=True)
+        file = Path(output) / CONFIG_FILE
+    config = TrainingConfig.from_sources(file, {**flags, **settings})
+    get_objective(config.objective)
+    check_output(Path(config.output), resume=resume)
+    return config
+
+
+def _summary(result: Any) -> list[Any]:
+    """前后两次评估的表，加上报告在哪里。"""
+    metrics: dict[str, Any] = result.metrics
+    shown: list[Any] = []
+    if "before" in metrics and "after" in metrics:
+        shown.append(before_after_table(metrics["before"], metrics["after"]))
+    seconds = metrics.get("seconds")
+    if seconds:
+        shown.append(
+            f"训练 {metrics['steps']:,} 步、{metrics['tokens_trained']:,} 个词元，"
+            f"用时 {seconds:,.0f} 秒（每秒 {metrics['tokens_per_second']:,.0f} 个词元）"
+        )
+    output = Path(result.output)
+    shown.append(f"模型在 {output / 'model'}")
+    if (output / "report.html").is_file():
+        shown.append(f"报告在 {output / 'report.html'}，用浏览器打开")
+    return shown
+
+
+def before_after_table(before: dict[str, Any], after: dict[str, Any]) -> "Table":
+    """领域与通用两个留出集，训练前后各一行。"""
+    from rich.table import Table
+
+    table = Table(title="训练前后（每字比特数越低越好）")
+    for name in ("留出集", "每字比特数：前", "后", "变化", "准确率：前", "后"):
+        table.add_column(name, justify="left" if name == "留出集" else "right")
+    for key, title in (("domain", "领域"), ("general", "通用")):
+        if key not in before or key not in after:
+            continue
+        first, second = before[key], after[key]
+        change = second["bits_per_char"] / first["bits_per_char"] - 1
+        table.add_row(
+            title,
+            f"{first['bits_per_char']:.3f}",
+            f"{second['bits_per_char']:.3f}",
+            f"{change:+.1%}".replace("-", "−"),
+            f"{first['accuracy']:.1%}",
+            f"{second['accuracy']:.1%}",
+        )
+    return table

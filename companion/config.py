@@ -1,0 +1,305 @@
+"""训练设置：一个冻结的数据类，命令行、YAML 文件与磁盘上的记录都是它。
+
+字段能与 `transformers.TrainingArguments` 同名的就同名。设置在建立时自检：写错的名字、越
+界的数、互相矛盾的组合立刻被拒，不会等到一小时之后变成除以零。
+
+    config = TrainingConfig(
+        objective="masked_lm", model="starter:bert",
+        corpus="sample:classical", output="out",
+    )
+    config.save(path)                      # 写成可以原样重跑的 YAML
+    TrainingConfig.from_sources(path, {})  # 读回来
+"""
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from companion.errors import ConfigError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Scheduler = Literal["cosine", "warmup_stable_decay", "linear", "constant"]
+Granularity = Literal["token", "whole_word"]
+
+MAX_SEED = 2**32 - 1
+"""NumPy 的全局种子至多这么大。"""
+
+_SCALARS = (str, int, float, bool, Path, type(None))
+
+
+def _setting(doc: str, default: Any = dataclasses.MISSING) -> Any:
+    """一个字段：缺省值，加上一句给人看的说明。"""
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """一次继续预训练的全部设置。
+
+    Raises:
+        ConfigError: 某项越界，或几项互相矛盾。
+    """
+
+    objective: str = _setting("训练目标（companion objectives 列出全部）")
+    model: str = _setting("检查点：starter:名字、文件夹，或 Hugging Face 编号[@版本]")
+    corpus: str = _setting("领域语料：文件、文件夹，或 companion corpus list 里的名字")
+    output: str = _setting("输出文件夹；里面不能有另一次运行")
+
+    valid: str | None = _setting("领域留出集；不给就从语料里按文档划出 5%", None)
+    general: str | None = _setting("通用留出集，用来量遗忘", None)
+    replay: str | None = _setting("回放的通用语料", None)
+    replay_ratio: float = _setting("回放占训练词元的比例（Ibrahim 等，2024，§6）", 0.05)
+    seed: int = _setting("随机种子：打乱、噪声、随机失活都由它决定", 42)
+
+    max_steps: int = _setting("训练多少步；−1 表示由 num_train_epochs 决定", -1)
+    num_train_epochs: float = _setting(
+        "训练多少轮；重复四轮以内几乎与新数据一样好（Muennighoff 等，2023）", 3.0
+    )
+    block_size: int | None = _setting(
+        "一行至多多少词元；缺省取 512 与模型上限之小者", None
+    )
+    tokens_per_batch: int = _setting("一个微批量至多多少词元（含填充）", 4096)
+    gradient_accumulation_steps: int = _setting("几个微批量更新一次", 1)
+    packing: bool = _setting("把多个文档装进一行；不能隔离文档的模型自动不用", True)
+    deduplicate: bool = _setting("训练前删去完全相同的文档，并计入账本", True)
+
+    learning_rate: float | None = _setting(
+        "学习率峰值；缺省取预训练峰值的一半（起步模型）或 5e-5", None
+    )
+    lr_scheduler_type: Scheduler = _setting(
+        "学习率曲线：余弦降到峰值的 10%，或 WSD 等", "cosine"
+    )
+    warmup_steps: float = _setting("预热步数；小于 1 时是占总步数的比例", 0.03)
+    weight_decay: float = _setting("权重衰减", 0.01)
+    adam_beta2: float = _setting("Adam 的 β₂", 0.98)
+    max_grad_norm: float = _setting("梯度裁剪", 1.0)
+    precision: Precision = _setting("计算精度；auto 由设备实测决定", "auto")
+    gradient_checkpointing: bool = _setting("以重算换显存", False)
+    lora_rank: int = _setting("LoRA 的秩；0 表示全参数训练（需装 peft）", 0)
+
+    mlm_probability: float = _setting("掩码语言建模选中的比例", 0.15)
+    granularity: Granularity = _setting("掩码粒度：token 或 whole_word", "token")
+    user_dictionary: str | None = _setting("整词掩码的用户词典，一行一词", None)
+
+    eval: bool = _setting("训练前后各评估一次并写报告", True)
+    eval_max_chars: int = _setting("评估时每个留出集至多用多少字", 50_000)
+    save_steps: int = _setting("每隔多少步存一个检查点", 500)
+    save_total_limit: int = _setting("至多留几个检查点", 2)
+    logging_steps: int = _setting("每隔多少步记一次日志", 10)
+    dataloader_num_workers: int = _setting("取样本的进程数；0 表示不另开进程", 0)
+    report_to: str | None = _setting("另记到 tensorboard；缺省哪里也不上报", None)
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, _coerce(name, value, _KINDS[name]))
+        self._check_ranges()
+        self._check_combinations()
+
+    def _check_ranges(self) -> None:
+        for name in ("block_size", "tokens_per_batch", "gradient_accumulation_steps",
+                     "save_steps", "logging_steps", "eval_max_chars",
+                     "save_total_limit"):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise _out_of_range(name, value, "至少为 1")
+        for name in ("replay_ratio", "mlm_probability"):
+            if not 0 < getattr(self, name) < 1:
+                raise _out_of_range(name, getattr(self, name), "在 0 与 1 之间")
+        for name in ("warmup_steps", "weight_decay", "lora_rank", "seed",
+                     "dataloader_num_workers"):  # fmt: skip
+            if getattr(self, name) < 0:
+                raise _out_of_range(name, getattr(self, name), "不小于 0")
+        if self.seed > MAX_SEED:
+            raise _out_of_range("seed", self.seed, f"至多为 {MAX_SEED}")
+        for name in ("num_train_epochs", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise _out_of_range(name, getattr(self, name), "大于 0")
+        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
+            raise _out_of_range("learning_rate", self.learning_rate, "在 0 与 1 之间")
+        if not 0 < self.adam_beta2 < 1:
+            raise _out_of_range("adam_beta2", self.adam_beta2, "在 0 与 1 之间")
+        if self.max_steps < 1 and self.max_steps != -1:
+            raise _out_of_range(
+                "max_steps", self.max_steps, "是正整数，或 −1（按轮数）"
+            )
+
+    def _check_combinations(self) -> None:
+        if self.block_size is not None and self.block_size > self.tokens_per_batch:
+            raise ConfigError(
+                found=f"block_size {self.block_size} 大于 tokens_per_batch "
+                f"{self.tokens_per_batch}",
+                expected="一个微批量至少容得下一行",
+                remedy=f"用 --set tokens_per_batch={self.block_size} 或更大的数",
+            )
+        if self.report_to not in (None, "tensorboard"):
+            raise ConfigError(
+                found=f"report_to = {self.report_to!r}",
+                expected="tensorboard，或不写",
+                remedy="去掉 report_to；训练日志总在 log.jsonl 里",
+            )
+
+    @classmethod
+    def from_sources(
+        cls, file: Path | None, settings: Mapping[str, Any]
+    ) -> "TrainingConfig":
+        """YAML 文件打底，`settings` 覆盖其上。
+
+        Args:
+            file: YAML 文件；None 表示没有。
+            settings: 字段名 → 值；值可以是命令行来的字符串。
+
+        Raises:
+            ConfigError: 文件读不了、不是映射、含危险标签；字段不认识、缺少或写错。
+        """
+        merged = {**(read_yaml(file) if file else {}), **settings}
+        for name in merged:
+            if name not in _KINDS:
+                raise _unknown(name)
+        missing = [
+            n for n in ("objective", "model", "corpus", "output") if n not in merged
+        ]
+        if missing:
+            raise ConfigError(
+                found=f"没有给出 {'、'.join(missing)}",
+                expected="objective、model、corpus、output 四项都要有",
+                remedy="在命令行写 --"
+                + " … --".join(missing)
+                + " …，或写进 --config 文件",
+            )
+        return cls(**merged)
+
+    def as_dict(self) -> dict[str, Any]:
+        """全部字段，可直接写成 JSON 或 YAML。"""
+        return dataclasses.asdict(self)
+
+    def save(self, path: Path) -> None:
+        """写成完整的 YAML，`companion train --config` 可以原样重跑。"""
+        lines = ["# companion train --config 本文件，即可重跑\n"]
+        for spec in dataclasses.fields(self):
+            value = yaml.safe_dump(
+                {spec.name: getattr(self, spec.name)}, allow_unicode=True
+            )
+            lines.append(f"# {spec.metadata['doc']}\n{value}")
+        staging = path.with_name(f".{path.name}.new")  # 续训时盘满，旧的还在
+        staging.write_text("".join(lines), encoding="utf-8")
+        staging.replace(path)
+
+
+def setting_docs() -> dict[str, str]:
+    """每个字段的说明，给命令行帮助与参考手册用。"""
+    return {s.name: s.metadata["doc"] for s in dataclasses.fields(TrainingConfig)}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """读一个 YAML 映射，只认普通的数与字。
+
+    Raises:
+        ConfigError: 打不开、语法错、不是映射，或想构造 Python 对象。
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            found=f"读不了设置文件 {path}：{error}",
+            expected="一个 UTF-8 的 YAML 文件",
+            remedy="检查路径；用上一次运行的 config.yaml 作样子",
+        ) from error
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        where = f"第 {place.line + 1} 行第 {place.column + 1} 列" if place else "某处"
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(
+            found=f"{path} {where} 不是合法的设置：{problem}",
+            expected="一行一项的“名字: 值”，值是数、字或真假",
+            remedy="改正那一行；以 !! 开头的标签一律不执行，删去它",
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            found=f"{path} 的内容是 {type(content).__name__}，不是映射",
+            expected="一行一项的“名字: 值”",
+            remedy="用上一次运行的 config.yaml 作样子",
+        )
+    return {str(key): value for key, value in content.items()}
+
+
+def _coerce(name: str, value: Any, kind: Any) -> Any:
+    """把命令行的字符串与 YAML 的标量变成字段的类型。"""
+    if not isinstance(value, _SCALARS):  # 不把它写进消息：别名套别名的列表大得惊人
+        raise _wrong_kind(name, f"（{type(value).__name__}）", "一个数、一段文字或真假")
+    if isinstance(kind, types.UnionType):
+        if value is None or (
+            isinstance(value, str) and value.lower() in ("null", "none")
+        ):
+            return None
+        kind = next(k for k in get_args(kind) if k is not types.NoneType)
+    if get_origin(kind) is Literal:
+        return _choose(name, value, get_args(kind))
+    if kind is bool:
+        word = str(value).lower()
+        if word not in ("true", "false"):
+            raise _wrong_kind(name, value, "true 或 false")
+        return word == "true"
+    if kind is str:
+        if not isinstance(value, str | Path) or not str(value):
+            raise _wrong_kind(name, value, "一段文字")
+        return str(value)
+    if isinstance(value, bool):
+        raise _wrong_kind(name, value, "一个数")
+    if kind is int and isinstance(value, int):  # 不经浮点数，大整数一位不丢
+        return value
+    try:
+        number = float(value)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise _wrong_kind(name, value, "一个数") from error
+    if number != number or number in (float("inf"), float("-inf")):
+        raise _wrong_kind(name, value, "一个有限的数")
+    if kind is int:
+        if number != int(number):
+            raise _wrong_kind(name, value, "一个整数")
+        return int(number)
+    return number
+
+
+def _choose(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    if value in choices:
+        return value
+    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
+    raise ConfigError(
+        found=f"{name} = {value!r}",
+        expected=f"{'、'.join(choices)} 之一",
+        remedy=f"是不是想写 {near[0]}" if near else f"改成 {choices[0]}",
+    )
+
+
+def _unknown(name: str) -> ConfigError:
+    near = difflib.get_close_matches(name, _KINDS, n=1, cutoff=0.5)
+    return ConfigError(
+        found=f"没有名为 {name} 的设置",
+        expected=f"{len(_KINDS)} 个字段之一：{'、'.join(_KINDS)}",
+        remedy=f"是不是想写 {near[0]}" if near else "照上面的名字改写",
+    )
+
+
+def _wrong_kind(name: str, value: Any, wanted: str) -> ConfigError:
+    return ConfigError(
+        found=f"{name} = {value!r}",
+        expected=f"{name} 是{wanted}",
+        remedy=f"改写 {name}；它的意思：{setting_docs()[name]}",
+    )
+
+
+def _out_of_range(name: str, value: Any, wanted: str) -> ConfigError:
+    return ConfigError(
+        found=f"{name} = {value}",
+        expected=f"{name} {wanted}",
+        remedy=f"改写 {name}；它的意思：{setting_docs()[name]}",
+    )
+
+
+_KINDS = get_type_hints(TrainingConfig)

@@ -1,0 +1,117 @@
+"""设置 → `transformers.TrainingArguments`，以及由模型决定的缺省值。"""
+
+import warnings
+from importlib.util import find_spec
+from typing import Any
+
+from companion.config import TrainingConfig
+from companion.errors import ConfigError
+
+FALLBACK_LEARNING_RATE = 5e-5
+"""不知道预训练峰值时的学习率：BERT 一类模型微调与继续预训练的常用值。"""
+
+LORA_FACTOR = 10.0
+"""LoRA 的学习率约为全参数的十倍（Schulman 等，2025）。"""
+
+
+def choose_learning_rate(config: TrainingConfig, model: Any) -> float:
+    """学习率峰值：用户给的；否则取预训练峰值的一半，或 5e-5；LoRA 再乘十。
+
+    取峰值的几分之几是继续预训练的通例（Gupta 等，2023：重新预热到原峰值学得多也忘得
+    多）。起步模型把自己的峰值写在 `config.companion_peak_learning_rate` 里。
+    """
+    if config.learning_rate is not None:
+        return config.learning_rate
+    peak = getattr(model.config, "companion_peak_learning_rate", None)
+    rate = peak / 2 if peak else FALLBACK_LEARNING_RATE
+    return rate * LORA_FACTOR if config.lora_rank else rate
+
+
+def training_arguments(
+    config: TrainingConfig, *, num_steps: int, learning_rate: float, precision: str,
+    device_kind: str,
+) -> Any:  # fmt: skip
+    """Trainer 要的参数；批次、学习率曲线与存盘由 `CompanionTrainer` 自管。"""
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir=config.output,
+        max_steps=num_steps,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        learning_rate=learning_rate,
+        weight_decay=config.weight_decay,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.max_grad_norm,
+        seed=config.seed,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        use_cpu=device_kind == "cpu",
+        logging_steps=config.logging_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=config.save_steps,
+        save_total_limit=None,
+        dataloader_num_workers=config.dataloader_num_workers,
+        dataloader_pin_memory=device_kind == "cuda",
+        remove_unused_columns=False,
+        report_to=[config.report_to] if config.report_to else [],
+        disable_tqdm=True,
+        ddp_find_unused_parameters=False,
+    )
+
+
+def check_means(config: TrainingConfig, model: Any, device_kind: str) -> None:
+    """设置要用的包、设备与模型的本事都在不在；趁什么也没写，先问清楚。
+
+    Raises:
+        ConfigError: 缺了一样。
+    """
+    if config.lora_rank and find_spec("peft") is None:
+        raise ConfigError(
+            found=f"lora_rank = {config.lora_rank}，而没有安装 peft",
+            expected="装有 peft",
+            remedy='pip install "cpt-companion[lora]"，或去掉 lora_rank',
+        )
+    if config.report_to == "tensorboard" and find_spec("tensorboard") is None:
+        raise ConfigError(
+            found="report_to = tensorboard，而没有安装 tensorboard",
+            expected="装有 tensorboard",
+            remedy="pip install tensorboard，或去掉 report_to；日志总在 log.jsonl 里",
+        )
+    if config.precision == "fp16" and device_kind == "cpu":  # 否则悄悄用 fp32
+        raise ConfigError(
+            found="precision = fp16，而计算在 CPU 上",
+            expected="CPU 上用 fp32 或 bf16",
+            remedy="用 --set precision=auto，由实测决定",
+        )
+    if config.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise ConfigError(
+            found=f"gradient_checkpointing = true，而 {model.config.model_type} 不支持",
+            expected="能重算的架构",
+            remedy="去掉 gradient_checkpointing，改小 tokens_per_batch",
+        )
+
+
+def recompute_activations(model: Any) -> None:
+    """以重算换显存。transformers 5.23 改了方法名，旧名在第 6 版去掉。"""
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+def add_lora(model: Any, config: TrainingConfig) -> Any:
+    """套上 LoRA：全部线性层，秩高时用 rsLoRA 的缩放（Kalajdzievski，2023）。"""
+    from peft import LoraConfig, get_peft_model
+
+    with warnings.catch_warnings():
+        # peft 0.21 还在问 transformers 5.23 改了名的属性
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=config.lora_rank,
+                lora_alpha=2 * config.lora_rank,
+                target_modules="all-linear",
+                use_rslora=config.lora_rank >= 64,
+            ),
+        )

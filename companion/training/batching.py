@@ -1,0 +1,183 @@
+"""哪些行同进一批：按长度分桶，一批至多这么多词元。
+
+一行一行地凑批、补到最长，短行陪着长行白算。这里先打乱，再在一个窗口里按长度排序，依次装进
+“行数 × 最长行 ≤ 词元预算”的批，最后把批的次序打乱：批内长短相近，填充很少；批间仍是随机
+的。
+
+整次训练的批次在开始前就排定，只由（种子, 轮次）决定，所以账本能在第一步之前算好，断点续
+训也只需跳过做完的几批。
+
+形状字母：N 行数，M 微批量数。
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+WINDOW_BATCHES = 64
+"""一个排序窗口约合多少个微批量：太小则填充多，太大则同批的行总是同样长。"""
+
+Key = tuple[int, int]
+"""(轮次, 行号)：`BlockDataset` 认得的下标。"""
+
+
+def bucket_by_length(
+    lengths: NDArray[np.int64], tokens_per_batch: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """把行分成批，每批 行数 × 最长行 ≤ `tokens_per_batch`。
+
+    Args:
+        lengths: 每行的词元数，(N,) int64。
+        tokens_per_batch: 一批的词元预算，含填充；比它还长的行自成一批。
+        rng: 随机数来源。
+
+    Returns:
+        每批的行号，M 个 int64 数组；每行恰好出现一次。
+    """
+    order = rng.permutation(len(lengths))
+    mean = max(1.0, float(lengths.mean())) if len(lengths) else 1.0
+    window = max(1, int(WINDOW_BATCHES * tokens_per_batch / mean))
+    batches: list[NDArray[np.int64]] = []
+    for start in range(0, len(order), window):
+        part = order[start : start + window]
+        part = part[np.argsort(-lengths[part], kind="stable")]
+        at = 0
+        while at < len(part):  # 降序：批内第一行最长
+            take = max(1, tokens_per_batch // max(1, int(lengths[part[at]])))
+            batches.append(part[at : at + take])
+            at += take
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """回放：通用语料的行接在领域语料之后编号，每轮另取一部分。"""
+
+    first: int
+    """回放的第一行是第几行。"""
+    ratio: float
+    """回放占训练词元的比例，在 0 与 1 之间。"""
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """整次训练的微批量，以及由此得出的账。"""
+
+    batches: list[list[Key]]
+    """M 个微批量，每个是 (轮次, 行号) 的列表。"""
+    num_steps: int
+    """更新次数。"""
+    epochs: float
+    """领域语料读了几遍。"""
+    tokens: int
+    """过模型的词元，含特殊词元。"""
+    grid: int
+    """批量张量的全部位置，含填充。"""
+    replayed: int
+    """其中回放的词元。"""
+
+
+def plan_batches(
+    lengths: NDArray[np.int64],
+    *,
+    tokens_per_batch: int,
+    accumulation: int,
+    seed: int,
+    max_steps: int = -1,
+    num_epochs: float = 1.0,
+    replay: Replay | None = None,
+) -> BatchPlan:
+    """排定整次训练。
+
+    Args:
+        lengths: 全部行的词元数，(N,) int64；有回放时，`replay.first` 起是回放的行。
+        tokens_per_batch: 一个微批量的词元预算（每个进程）。
+        accumulation: 多少个微批量更新一次（梯度累积 × 进程数）。
+        seed: 打乱用的种子。
+        max_steps: 更新次数；−1 时由 `num_epochs` 决定。
+        num_epochs: 读几遍领域语料，可以是小数。
+        replay: 回放的安排。
+
+    Returns:
+        排定的微批量。按步数训练时恰好是 `max_steps × accumulation` 批；按轮数训练时补足
+        最后一步的批取自下一轮。
+    """
+    domain = len(lengths) if replay is None else replay.first
+    batches: list[list[Key]] = []
+    epoch_sizes: list[int] = []
+    wanted = max_steps * accumulation if max_steps > 0 else None
+    while wanted is None or len(batches) < wanted:
+        epoch = len(epoch_sizes)
+        rng = np.random.default_rng((seed, epoch))
+        rows = np.arange(domain)
+        if replay is not None:
+            rows = np.concatenate([rows, _replayed(lengths, replay, epoch, seed)])
+        parts = bucket_by_length(lengths[rows], tokens_per_batch, rng)
+        epoch_sizes.append(len(parts))
+        batches += [[(epoch, int(row)) for row in rows[part]] for part in parts]
+        if wanted is None and len(epoch_sizes) >= num_epochs:
+            done = sum(epoch_sizes[:-1])
+            fraction = num_epochs - (len(epoch_sizes) - 1)
+            exact = done + max(1, round(fraction * epoch_sizes[-1]))
+            steps = -(-exact // accumulation)
+            wanted = steps * accumulation
+    batches = batches[:wanted]
+    sizes = [lengths[[row for _, row in batch]] for batch in batches]
+    first = domain
+    return BatchPlan(
+        batches=batches,
+        num_steps=len(batches) // accumulation,
+        epochs=_epochs_done(batches, lengths[:domain]),
+        tokens=int(sum(int(size.sum()) for size in sizes)),
+        grid=int(sum(len(size) * int(size.max()) for size in sizes)),
+        replayed=sum(
+            int(lengths[row]) for batch in batches for _, row in batch if row >= first
+        ),
+    )
+
+
+def _replayed(
+    lengths: NDArray[np.int64], replay: Replay, epoch: int, seed: int
+) -> NDArray[np.int64]:
+    """这一轮回放哪些行：各轮依次取，全取过一遍才重来。
+
+    回放的词元数 = 领域词元数 × r / (1 − r)，于是占总数的 r。
+    """
+    size = len(lengths) - replay.first
+    domain = int(lengths[: replay.first].sum())
+    quota = domain * replay.ratio / (1 - replay.ratio)
+    order = replay.first + np.random.default_rng((seed, -1 & 0xFFFF)).permutation(size)
+    begins = np.cumsum(lengths[order]) - lengths[order]  # (size,) 各行从第几个词元起
+    total = int(lengths[replay.first :].sum())
+    start, stop = quota * epoch, quota * (epoch + 1)
+    picked: list[NDArray[np.int64]] = []
+    for lap in range(int(start // total), int(stop // total) + 1):
+        low, high = np.searchsorted(begins + lap * total, (start, stop))
+        picked.append(order[low:high])  # 起点落在 [start, stop) 里的行
+    return np.concatenate(picked)
+
+
+def _epochs_done(batches: list[list[Key]], lengths: NDArray[np.int64]) -> float:
+    seen = sum(
+        int(lengths[row]) for batch in batches for _, row in batch if row < len(lengths)
+    )
+    return seen / max(1, int(lengths.sum()))
+
+
+class PlannedSampler:
+    """按计划逐批给出下标；多进程训练时每个进程取自己的那几批。
+
+    第 s 步的第 a 个微批量，由第 r 个进程取第 (s·A + a)·W + r 批，A 为梯度累积，W 为进程
+    数。
+    """
+
+    def __init__(self, plan: BatchPlan, rank: int = 0, world_size: int = 1) -> None:
+        self.batches: Sequence[list[Key]] = plan.batches[rank::world_size]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.batches)

@@ -1,0 +1,176 @@
+"""训练途中看得见的事：日志、进度、以及收到信号时体面地停下。"""
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+if TYPE_CHECKING:
+    from companion.training.trainer import CompanionTrainer
+
+LOG_FILE = "log.jsonl"
+
+
+class LogCallback(TrainerCallback):
+    """每隔 `logging_steps` 步写一行 JSON，并更新进度条。
+
+    Args:
+        path: 日志文件；续训时先删去检查点之后的行，再接着写。
+        console: 进度显示在这里；None 表示不显示。
+    """
+
+    def __init__(self, path: Path, console: Console | None) -> None:
+        self.path = path
+        self.console = console
+        self.trainer: CompanionTrainer | None = None
+        self.rows: list[dict[str, Any]] = []
+        self._progress: Progress | None = None
+        self._said = -1
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """接上旧日志，开始计时。"""
+        assert self.trainer is not None
+        plan = self.trainer.data.plan
+        accumulation = max(1, len(plan.batches) // plan.num_steps)
+        lengths = self.trainer.data.rows.lengths
+        per_batch = [sum(int(lengths[r]) for _, r in batch) for batch in plan.batches]
+        ends = [0, *accumulate(per_batch)]
+        self.tokens_at = ends[::accumulation]
+        self.rows = [
+            row for row in read_log(self.path) if row["step"] <= state.global_step
+        ]
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        self._start_step = state.global_step
+        self._earlier = self.rows[-1]["seconds"] if self.rows else 0.0
+        self._began = time.monotonic()
+        if self.console is not None and self.console.is_terminal:
+            self._progress = Progress(
+                TextColumn("训练"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total} 步"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self.console,
+                transient=True,
+            )
+            self._task = self._progress.add_task(
+                "训练", total=plan.num_steps, completed=state.global_step, note=""
+            )
+            self._progress.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """进度条走一格。"""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=state.global_step)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any
+    ) -> None:
+        """写一行日志。"""
+        assert self.trainer is not None
+        if not logs or "loss" not in logs:
+            return
+        taken = self.trainer.tally.take()
+        self.trainer.check_finite(taken["nats_per_target"])
+        elapsed = time.monotonic() - self._began
+        tokens = self.tokens_at[state.global_step]
+        speed = (tokens - self.tokens_at[self._start_step]) / max(elapsed, 1e-9)
+        row = {
+            "step": state.global_step,
+            "tokens": tokens,
+            "loss": round(taken["nats_per_target"], 6),
+            "bits_per_target": round(taken["nats_per_target"] / math.log(2), 6),
+            "accuracy": round(taken["accuracy"], 6),
+            "learning_rate": logs.get("learning_rate"),
+            "grad_norm": round(float(logs.get("grad_norm", math.nan)), 6),
+            "tokens_per_second": round(speed, 1),
+            "seconds": round(self._earlier + elapsed, 3),
+        }
+        self.rows.append(row)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self._show(row)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """收起进度条。"""
+        self.close()
+
+    def close(self) -> None:
+        """收起进度条；出错退出时也要调用。"""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _show(self, row: dict[str, Any]) -> None:
+        note = (
+            f"每目标 {row['bits_per_target']:.3f} 比特 · 命中 {row['accuracy']:.1%} · "
+            f"{row['tokens_per_second']:,.0f} 词元/秒"
+        )
+        if self._progress is not None:
+            self._progress.update(self._task, note=note)
+        elif self.console is not None:  # 不是终端：每走一成说一行
+            total = len(self.tokens_at) - 1
+            tenth = row["step"] * 10 // total
+            if tenth != self._said:
+                self._said = tenth
+                self.console.print(
+                    f"第 {row['step']}/{total} 步 · {note}", highlight=False
+                )
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """读回日志；被打断的最后半行不算。"""
+    if not path.exists():
+        return []
+    rows: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class StopCallback(TrainerCallback):
+    """收到 Ctrl-C 或 SIGTERM 后，走完这一步，存盘，停下。"""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """要停就先存盘。"""
+        if self.received is not None and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """期间接住信号；再按一次 Ctrl-C 则立刻退出。
+
+        只有主线程能接信号；在别的线程里调用时什么也不做。
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def receive(number: int, _frame: Any) -> None:
+            if self.received is not None and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.received = number
+
+        kept = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)

@@ -1,0 +1,98 @@
+"""检查点：先写到一旁，写完才改名，断电与磁盘写满都伤不到旧的。
+
+`checkpoint-N` 里是 transformers 续训要的一切：权重、优化器、学习率、随机数状态。
+"""
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from companion.errors import TrainingError
+
+STAGING = ".saving"
+"""正在写的检查点放在这里；留下它说明上次没写完，续训时不看它。"""
+
+_PREFIX = "checkpoint-"
+
+
+def list_checkpoints(output: Path) -> list[Path]:
+    """完整的检查点，按步数升序。"""
+    found = [
+        path
+        for path in output.glob(f"{_PREFIX}*")
+        if path.name.removeprefix(_PREFIX).isdigit()
+        and (path / "trainer_state.json").is_file()
+    ]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """检查点是第几步。"""
+    return int(checkpoint.name.removeprefix(_PREFIX))
+
+
+def latest_checkpoint(output: Path) -> Path:
+    """最近的检查点。
+
+    Raises:
+        TrainingError: 没有可以接着训练的检查点。
+    """
+    found = list_checkpoints(output)
+    if not found:
+        raise TrainingError(
+            found=f"{output} 里没有检查点",
+            expected="上一次运行留下的 checkpoint-N 文件夹",
+            remedy="核对 --output；若上一次还没到第一个 save_steps 就断了，"
+            "换一个 --output 从头训练",
+        )
+    return found[-1]
+
+
+@contextmanager
+def staged(output: Path, limit: int) -> Iterator[Path]:
+    """给出一个临时文件夹；正常退出时把其中的检查点移到 `output`，再删去过老的。
+
+    Args:
+        output: 运行的输出文件夹。
+        limit: 至多留几个检查点。
+
+    Raises:
+        TrainingError: 写不下；临时文件已清掉，旧检查点原样不动。
+    """
+    staging = output / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        yield staging
+        for fresh in staging.glob(f"{_PREFIX}*"):
+            target = output / fresh.name
+            if target.exists():  # 续训后又走到同一步
+                shutil.rmtree(target)
+            fresh.replace(target)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        if not _is_write_failure(error):
+            raise
+        kept = list_checkpoints(output)
+        raise TrainingError(
+            found=f"检查点写不进 {output}：{error}",
+            expected="磁盘放得下一个检查点（约为权重的三倍）",
+            remedy="腾出空间后用 --resume 接着训练，旧检查点 "
+            + (f"{kept[-1].name} 完好" if kept else "还没有")
+            + "；或用 --set save_total_limit=1 少留几个",
+        ) from error
+    shutil.rmtree(staging, ignore_errors=True)
+    for old in list_checkpoints(output)[:-limit]:
+        shutil.rmtree(old)
+
+
+def _is_write_failure(error: Exception) -> bool:
+    """磁盘写满、配额用尽、无权写；torch 与 safetensors 把它包成自己的异常。"""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+    # 盘满时 torch 只说 inline_container.cc 里“unexpected pos”，不提磁盘
+    signs = ("No space left", "PytorchStreamWriter", "inline_container", "I/O error")
+    return any(sign in str(error) for sign in signs)

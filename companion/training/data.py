@@ -1,0 +1,198 @@
+"""语料 → 可训练的行：读、去重、划出留出集、分词、打包、记账。"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from companion.batch import Feature
+from companion.config import TrainingConfig
+from companion.corpus.dedup import deduplicate
+from companion.corpus.document import Document
+from companion.corpus.ledger import TokenLedger, ledger_of
+from companion.corpus.packing import BlockDataset, plan_packing
+from companion.corpus.sources import read_corpus, resolve
+from companion.corpus.splitting import split_corpus
+from companion.corpus.tokens import tokenize_documents
+from companion.corpus.words import Segmenter, jieba_segmenter
+from companion.errors import ConfigError
+from companion.models.running import position_limit, special_edges
+from companion.objectives import Objective
+from companion.training.batching import BatchPlan, Replay, plan_batches
+
+DEFAULT_BLOCK_SIZE = 512
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """读进来的四份文本。"""
+
+    train: Sequence[Document]
+    valid: Sequence[Document]
+    general: Sequence[Document]
+    replay: Sequence[Document]
+    duplicates: int
+    """训练语料里因完全重复而删去的文档数。"""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """排定的训练数据。"""
+
+    rows: "JoinedRows"
+    plan: BatchPlan
+    ledger: TokenLedger
+    block_size: int
+    packed: bool
+
+
+class JoinedRows:
+    """领域与回放的行接在一起编号；样本编号随之错开，噪声互不相同。"""
+
+    def __init__(self, datasets: Sequence[BlockDataset]) -> None:
+        self.datasets = datasets
+        self.firsts = np.cumsum([0, *(len(dataset) for dataset in datasets)])
+        self.lengths: NDArray[np.int64] = np.concatenate(
+            [dataset.lengths for dataset in datasets]
+        )
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, key: tuple[int, int]) -> Feature:
+        """按 (轮次, 行号) 取一行。"""
+        epoch, row = key
+        which = int(np.searchsorted(self.firsts, row, side="right")) - 1
+        feature = self.datasets[which][epoch, row - int(self.firsts[which])]
+        return {**feature, "example_id": row}
+
+
+def read_corpora(config: TrainingConfig) -> Corpora:
+    """按设置读文本；没有留出集时用语料自带的，再没有就按文档划出 5%。
+
+    Raises:
+        CorpusError: 某份语料读不了，或只有一篇、划不出留出集。
+    """
+    documents = list(read_corpus(config.corpus))
+    duplicates = 0
+    if config.deduplicate:
+        kept, report = deduplicate(documents, near=False)
+        documents = list(kept)
+        duplicates = report.exact
+    if config.valid is not None:
+        train, valid = documents, list(_held_out(config.valid))
+    elif "valid" in resolve(config.corpus).files:  # 有名字的语料自带留出集
+        train, valid = documents, list(read_corpus(config.corpus, "valid"))
+    else:
+        split = split_corpus(documents)
+        train, valid = split.train, split.valid
+    return Corpora(
+        train=train,
+        valid=valid,
+        general=list(_held_out(config.general)) if config.general else [],
+        replay=list(read_corpus(config.replay)) if config.replay else [],
+        duplicates=duplicates,
+    )
+
+
+def _held_out(spec: str) -> Iterable[Document]:
+    """留出集：有名字的语料取它的 valid 切分，文件与文件夹整个都是。"""
+    split = "valid" if "valid" in resolve(spec).files else "train"
+    return read_corpus(spec, split)
+
+
+def choose_block_size(config: TrainingConfig, model: Any) -> int:
+    """一行的长度：用户给的，或 512 与模型上限之小者。
+
+    Raises:
+        ConfigError: 用户给的超过模型的位置上限。
+    """
+    limit = position_limit(model)
+    if config.block_size is None:
+        return min(
+            DEFAULT_BLOCK_SIZE, config.tokens_per_batch, limit or DEFAULT_BLOCK_SIZE
+        )
+    if limit is not None and config.block_size > limit:
+        raise ConfigError(
+            found=f"block_size {config.block_size} 超过模型的位置上限 {limit}",
+            expected=f"block_size 不大于 {limit}",
+            remedy=f"用 --set block_size={limit}，或换一个能读更长的模型",
+        )
+    return config.block_size
+
+
+def prepare_data(
+    config: TrainingConfig,
+    corpora: Corpora,
+    objective: Objective,
+    model: Any,
+    tokenizer: Any,
+    *,
+    packed: bool,
+    cache_dir: Path,
+    world_size: int = 1,
+) -> TrainingData:
+    """分词、打包、排批、记账，全部在第一步之前完成。"""
+    block_size = choose_block_size(config, model)
+    segmenter: Segmenter | None = None
+    if objective.key == "masked_lm" and config.granularity == "whole_word":
+        segmenter = jieba_segmenter(config.user_dictionary)
+    sources = [corpora.train, corpora.replay] if corpora.replay else [corpora.train]
+    datasets = [
+        _block_dataset(
+            source, objective, tokenizer, block_size, packed, segmenter, cache_dir
+        )
+        for source in sources
+    ]
+    rows = JoinedRows(datasets)
+    plan = plan_batches(
+        rows.lengths,
+        tokens_per_batch=config.tokens_per_batch,
+        accumulation=config.gradient_accumulation_steps * world_size,
+        seed=config.seed,
+        max_steps=config.max_steps,
+        num_epochs=config.num_train_epochs,
+        replay=Replay(int(rows.firsts[1]), config.replay_ratio)
+        if corpora.replay
+        else None,
+    )
+    ledger = ledger_of(datasets[0]).with_training(
+        epochs=plan.epochs,
+        trained=plan.tokens,
+        padded=plan.grid - plan.tokens,
+        grid=plan.grid,
+        targets=0,
+    )
+    return TrainingData(rows, plan, ledger, block_size, packed)
+
+
+def _block_dataset(
+    documents: Sequence[Document],
+    objective: Objective,
+    tokenizer: Any,
+    block_size: int,
+    packed: bool,
+    segmenter: Segmenter | None,
+    cache_dir: Path,
+) -> BlockDataset:
+    store = tokenize_documents(
+        documents, tokenizer, cache_dir=cache_dir, segmenter=segmenter
+    )
+    prefix, suffix = special_edges(tokenizer)
+    ends: tuple[int, ...] = ()
+    if objective.causal and tokenizer.eos_token_id is not None:
+        # 分词器自己就加结尾词元时（少见），不再重复
+        ends = () if tokenizer.eos_token_id in suffix else (tokenizer.eos_token_id,)
+    plan = plan_packing(
+        store.lengths,
+        block_size,
+        pack=packed,
+        overhead_per_piece=len(prefix) + len(suffix),
+        overhead_per_document=len(ends),
+    )
+    return BlockDataset(
+        store, plan, prefix_ids=prefix, suffix_ids=suffix, document_end_ids=ends
+    )

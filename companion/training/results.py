@@ -1,0 +1,88 @@
+"""训练完写下的结果：指标、账本、曲线、报告卡。"""
+
+from pathlib import Path
+from typing import Any
+
+from companion.config import TrainingConfig
+from companion.corpus.ledger import TokenLedger
+from companion.evaluation.comparison import Sitting, assemble
+from companion.evaluation.report import write_report
+from companion.training.data import Corpora, TrainingData
+from companion.training.output import METRICS_FILE, write_json
+
+
+def summarise(
+    config: TrainingConfig,
+    data: TrainingData,
+    rows: list[dict[str, Any]],
+    before: Sitting | None,
+    after: Sitting | None,
+) -> dict[str, Any]:
+    """`metrics.json` 的内容。"""
+    seconds = rows[-1]["seconds"] if rows else 0.0
+    metrics: dict[str, Any] = {
+        "objective": config.objective,
+        "model": config.model,
+        "output": config.output,
+        "seed": config.seed,
+        "steps": data.plan.num_steps,
+        "tokens_trained": data.plan.tokens,
+        "seconds": seconds,
+        "tokens_per_second": round(data.plan.tokens / max(seconds, 1e-9), 1),
+    }
+    if before and after:
+        metrics |= {"before": before.as_dict(), "after": after.as_dict()}
+    return metrics
+
+
+def write_results(
+    config: TrainingConfig,
+    corpora: Corpora,
+    data: TrainingData,
+    ledger: TokenLedger,
+    rows: list[dict[str, Any]],
+    metrics: dict[str, Any],
+) -> None:
+    """账本、指标与曲线。"""
+    from companion.plots.curves import plot_curve
+    from companion.plots.style import save_figure
+
+    output = Path(config.output)
+    extra = {
+        "replayed": data.plan.replayed,
+        "duplicate_documents": corpora.duplicates,
+    }
+    write_json(output / "ledger.json", {**ledger.as_dict(), **extra})
+    scores = {key: metrics.get(key) for key in ("before", "after")}
+    if rows:
+        save_figure(plot_curve(rows, title="训练曲线", **scores), output / "curve.png")
+    write_json(output / METRICS_FILE, metrics)
+
+
+def write_card(
+    config: TrainingConfig,
+    ledger: TokenLedger,
+    rows: list[dict[str, Any]],
+    metrics: dict[str, Any],
+    before: Sitting,
+    after: Sitting,
+    device_name: str,
+) -> None:
+    """报告卡。"""
+    output = Path(config.output)
+    curve = output / "curve.png"
+    card = assemble(
+        before,
+        after,
+        curve=curve.read_bytes() if curve.exists() else None,
+        ledger=ledger.rows(),
+        config=config.as_dict(),
+        facts=[
+            ("步数", f"{metrics['steps']:,}"),
+            ("训练词元", f"{metrics['tokens_trained']:,}"),
+            ("用时", f"{metrics['seconds']:,.0f} 秒"),
+            ("速度", f"每秒 {metrics['tokens_per_second']:,.0f} 个词元"),
+            ("设备", device_name),
+        ],
+    )
+    write_report(card, output)
