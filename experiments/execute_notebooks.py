@@ -1,0 +1,84 @@
+"""以极小的设置重跑 notebooks/ 里的每个笔记本，输出写回原处，随仓库提交。
+
+    python experiments/execute_notebooks.py               # 全部
+    python experiments/execute_notebooks.py 03 04         # 只跑编号以它们开头的
+
+每个笔记本在一个空文件夹里单独运行，不连网，单线程；跑完去掉随机器而变的元数据，再核对
+输出里没有报错、没有绝对路径。换了起步模型之后，运行它一次，再运行
+`python -m pytest tests/test_notebooks.py`。
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CELL_SECONDS = 600
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TQDM_DISABLE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+}
+LOCAL_PATH = re.compile(r"(?<![\w.:/])/(?:home|Users|root|tmp|work|opt|mnt)/\w+")
+
+
+def execute(path: Path) -> float:
+    """重跑一个笔记本，返回用了几秒；有一格不对，原来的文件不动。"""
+    notebook = nbformat.read(path, as_version=4)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as empty:
+        NotebookClient(
+            notebook,
+            timeout=CELL_SECONDS,
+            kernel_name="python3",
+            resources={"metadata": {"path": empty}},
+        ).execute()
+    seconds = time.monotonic() - started
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            check_outputs(path.name, cell)
+    nbformat.write(notebook, path)
+    return seconds
+
+
+def check_outputs(name: str, cell: nbformat.NotebookNode) -> None:
+    """一格的输出：没有标准错误，没有本机的路径。"""
+    for output in cell.outputs:
+        text = str(output)
+        if output.get("name") == "stderr":
+            sys.exit(f"{name} 有一格写到了标准错误：\n{cell.source}\n{output.text}")
+        if output.output_type in ("stream", "execute_result") and (
+            found := LOCAL_PATH.search(text)
+        ):
+            sys.exit(f"{name} 有一格的输出里有本机的路径 {found[0]}：\n{cell.source}")
+
+
+def main(prefixes: list[str]) -> None:
+    """依次重跑，清理，报告各用了多久。"""
+    os.environ |= {**OFFLINE, "PYTHONPATH": str(ROOT)}
+    chosen = [
+        p for p in NOTEBOOKS if not prefixes or p.name.startswith(tuple(prefixes))
+    ]
+    if not chosen:
+        sys.exit(f"notebooks/ 里没有编号以 {'、'.join(prefixes)} 开头的笔记本")
+    for path in chosen:
+        print(f"{path.name}：{execute(path):.0f} 秒", flush=True)
+    subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "clean_notebooks.py"), *map(str, chosen)],
+        check=False,  # 改动过就以 1 结束，那是给 pre-commit 用的
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

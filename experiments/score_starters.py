@@ -1,0 +1,146 @@
+"""给训练好的起步模型打分、写模型卡、登记散列，放进包里。
+
+    python experiments/score_starters.py bert --data DATA --work build/starters
+
+在 `pretrain_starters.py` 之后运行。分数在三个留出集上：`base/valid` 的文言与白话（史
+籍，训练时见过同书的别的篇）、`general/valid`（现代汉语）。
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pretrain_starters import RECIPES
+
+from companion.corpus.document import Document
+from companion.corpus.reading import read_documents
+from companion.evaluation.scoring import evaluate
+from companion.models.loading import load_checkpoint
+from companion.models.starters import StarterCard, seal
+
+STARTERS = Path(__file__).parents[1] / "companion/models/starters"
+
+DATA_NOTE = (
+    "base：史记、汉书、后汉书、三国志、晋书、旧唐书、宋史、明史、左传、战国策、国语的"
+    "文言与白话（NiuTrans/Classical-Modern 提交 4e746ea，不含《资治通鉴》）；"
+    "general：CMRC 2018、DRCD、XQuAD、NTREX-128、UD_Chinese-GSDSimp 的现代汉语段落"
+)
+LICENCE_NOTE = (
+    "权重随本包以 Apache-2.0 发布。文言原文属公有领域；base 的现代译文权利未澄清，"
+    "上游的 MIT 许可只覆盖整理与对齐；general 为 CC BY-SA。适合教学与研究；"
+    "商用前自行判断。"
+)
+README = """# starter:{kind}
+
+{architecture}。为离线教学而真正预训练过的小模型，**没有读过《资治通鉴》**，所以在它上面继续预训练，量得出学到了什么。它太小，别用来做正事。
+
+| 项 | 值 |
+|---|---|
+| 训练目标 | {objective} |
+| 数据 | {data} |
+| 见过的词元 | {tokens:,} |
+| 步数、种子 | {steps:,}、{seed} |
+| 学习率 | WSD，峰值 {rate:g}，末 {decay:.0%} 衰减到 0 |
+| 词表 | 8,000，单字，各起步模型共用 |
+{scores}
+| 权利 | {licence} |
+
+怎样训练：`python experiments/pretrain_starters.py {kind} --data DATA`，再
+`python experiments/score_starters.py {kind} --data DATA`。{how}
+"""
+HOW = {
+    "bert": "小型 post-LN BERT 会长久停在只会猜标点的平台上；这里前两层的注意力头在"
+    "初始化时就对准左右邻（见脚本），架构仍是原样的 `BertForMaskedLM`。",
+    "bloom": "ALiBi 天生偏爱近邻，没有平台期的问题。",
+}
+
+
+def score(kind: str, data: Path, work: Path) -> None:
+    """打分、写卡、登记。"""
+    recipe = RECIPES[kind]
+    source = work / kind
+    checkpoint = load_checkpoint(str(source), recipe.objective)
+    general = [
+        Document(text=line, id=f"general#{n}", source="general/valid.txt")
+        for n, line in enumerate(
+            (data / "general/valid.txt").read_text("utf-8").splitlines()
+        )
+    ]
+    sets = {
+        "base/valid 文言": list(read_documents(data / "base/valid.classical.txt")),
+        "base/valid 白话": list(read_documents(data / "base/valid.modern.txt")),
+        "general/valid": general,
+    }
+    results = {
+        name: evaluate(checkpoint, recipe.objective, documents, max_chars=60_000).scores
+        for name, documents in sets.items()
+    }
+    target = STARTERS / kind
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("training.json"))
+    facts = json.loads((source / "training.json").read_text())
+    config = checkpoint.model.config
+    layers = getattr(config, "num_hidden_layers", None)
+    (target / "README.md").write_text(
+        README.format(
+            kind=kind,
+            architecture=f"`{type(checkpoint.model).__name__}`，{layers} 层，宽 "
+            f"{config.hidden_size}，"
+            f"{checkpoint.model.num_parameters() / 1e6:.2f} M 参数",
+            objective=recipe.objective,
+            data=DATA_NOTE,
+            tokens=facts["tokens_seen"],
+            steps=facts["steps"],
+            seed=facts["seed"],
+            rate=recipe.peak_learning_rate,
+            decay=recipe.decay_share,
+            scores="\n".join(
+                f"| {name} | 每字 {s.bits_per_char:.3f} 比特，命中 {s.accuracy:.1%} |"
+                for name, s in results.items()
+            ),
+            licence=LICENCE_NOTE,
+            how=HOW[kind],
+        ),
+        encoding="utf-8",
+    )
+    main = "base/valid 文言" if recipe.objective == "masked_lm" else "base/valid 白话"
+    seal(
+        target,
+        StarterCard(
+            name=kind,
+            data=DATA_NOTE,
+            **facts,
+            bits_per_char=round(results[main].bits_per_char, 4),
+            licence_note=LICENCE_NOTE,
+            sha256={},
+            details={
+                "objective": recipe.objective,
+                "peak_learning_rate": recipe.peak_learning_rate,
+                "shares": recipe.shares,
+                "held_out": {
+                    name: {
+                        "bits_per_char": round(s.bits_per_char, 4),
+                        "accuracy": round(s.accuracy, 4),
+                        "unk_rate": round(s.unk_rate, 6),
+                        "num_chars": s.num_chars,
+                    }
+                    for name, s in results.items()
+                },
+                "how": HOW[kind],
+            },
+        ),
+    )
+    print((target / "README.md").read_text("utf-8"))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kind", choices=RECIPES)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("build/starters"))
+    args = parser.parse_args()
+    score(args.kind, args.data, args.work)
