@@ -1,7 +1,7 @@
 """速度：我们的训练，与 2023 年博文里流行的做法，同一文本、同一模型、一遍，同一次运行。
 
-    python benchmarks/recipe_2023.py masked --data DATA
-    python benchmarks/recipe_2023.py causal --data DATA
+    python benchmarks/recipe_2023.py masked
+    python benchmarks/recipe_2023.py causal
 
 2023 年的做法：一行一个样本，补到批内最长，批量 128（掩码）或 32 × 8 累积（因果），库的
 整理器，Trainer 的缺省设置。只有学习率换成与我们相同，因为质量也要比：一遍之后，在同一份
@@ -13,6 +13,7 @@
 import argparse
 import gzip
 import json
+import os
 import sys
 import tempfile
 import time
@@ -134,7 +135,9 @@ def main() -> None:
     """同一次运行里交替计时，写进 results/。"""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=SETUPS)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument(
+        "--data", type=Path, default=os.environ.get("COMPANION_DATA"), help="语料文件夹"
+    )
     parser.add_argument("--chars", type=int, default=60_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()

@@ -1,7 +1,7 @@
 """起步模型在《资治通鉴》上继续预训练：领域学到多少，通用忘掉多少，各三个种子。
 
-    python experiments/continue_tongjian.py bert --data DATA --steps 700
-    python experiments/continue_tongjian.py bloom --data DATA --steps 450
+    python experiments/continue_tongjian.py bert --steps 700
+    python experiments/continue_tongjian.py bloom --steps 450
 
 对照组读同样多的词元、用同样的学习率曲线，只是读的是起步模型已读过的别的史书（base）。两组
 之差才是领域语料的功劳；对照组自己的进步，只说明起步模型还没训练够。
@@ -59,7 +59,9 @@ def main() -> None:
     """全部种子，领域与对照，写进 results/。"""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=SETUPS)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument(
+        "--data", type=Path, default=os.environ.get("COMPANION_DATA"), help="语料文件夹"
+    )
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--learning-rate", type=float, default=1e-3)

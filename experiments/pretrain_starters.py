@@ -1,10 +1,11 @@
 """从零预训练起步模型：`starter:bert` 与 `starter:bloom`。
 
-    python experiments/pretrain_starters.py bert --data DATA --work build/starters
-    python experiments/pretrain_starters.py bloom --data DATA --work build/starters
+    python experiments/pretrain_starters.py bert --work build/starters
+    python experiments/pretrain_starters.py bloom --work build/starters
 
-DATA 是语料文件夹，内有 `base/`（《资治通鉴》以外的史籍，文白对照）与 `general/`（现代汉
-语）。起步模型从未见过《资治通鉴》，于是“继续预训练学到了什么”才有得量。
+环境变量 COMPANION_DATA（或 --data）指语料文件夹，内有 `base/`（《资治通鉴》以外的史籍，
+文白对照）与 `general/`（现代汉语）。起步模型从未见过《资治通鉴》，于是“继续预训练学到了
+什么”才有得量。
 
 每 200 步存一次检查点，被打断后同一条命令接着跑。学习率是 WSD（预热、恒定、线性衰减）。
 训练完写出半精度权重、模型卡与散列到 `companion/models/starters/`；留出集上的每字符比特
@@ -20,6 +21,7 @@ DATA 是语料文件夹，内有 `base/`（《资治通鉴》以外的史籍，�
 import argparse
 import json
 import math
+import os
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -374,7 +376,9 @@ def train(kind: str, data: Path, work: Path, tokens: int | None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=RECIPES)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument(
+        "--data", type=Path, default=os.environ.get("COMPANION_DATA"), help="语料文件夹"
+    )
     parser.add_argument("--work", type=Path, default=Path("build/starters"))
     parser.add_argument("--tokens", type=int, help="全程词元数，缺省取配方里的")
     args = parser.parse_args()

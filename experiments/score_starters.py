@@ -1,6 +1,6 @@
 """给训练好的起步模型打分、写模型卡、登记散列，放进包里。
 
-    python experiments/score_starters.py bert --data DATA --work build/starters
+    python experiments/score_starters.py bert --work build/starters
 
 在 `pretrain_starters.py` 之后运行。分数在三个留出集上：`base/valid` 的文言与白话（史
 籍，训练时见过同书的别的篇）、`general/valid`（现代汉语）。
@@ -8,6 +8,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -49,8 +50,9 @@ README = """# starter:{kind}
 {scores}
 | 权利 | {licence} |
 
-怎样训练：`python experiments/pretrain_starters.py {kind} --data DATA`，再
-`python experiments/score_starters.py {kind} --data DATA`。{how}
+怎样训练：`python experiments/pretrain_starters.py {kind}`，再 `python experiments/score_starters.py {kind}`。
+
+{how}
 """
 HOW = {
     "bert": "小型 post-LN BERT 会长久停在只会猜标点的平台上；这里前两层的注意力头在"
@@ -140,7 +142,9 @@ def score(kind: str, data: Path, work: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=RECIPES)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument(
+        "--data", type=Path, default=os.environ.get("COMPANION_DATA"), help="语料文件夹"
+    )
     parser.add_argument("--work", type=Path, default=Path("build/starters"))
     args = parser.parse_args()
     score(args.kind, args.data, args.work)
