@@ -50,7 +50,12 @@ README = """# starter:{kind}
 {scores}
 | 权利 | {licence} |
 
-怎样训练：`python experiments/pretrain_starters.py {kind}`，再 `python experiments/score_starters.py {kind}`。
+怎样训练：
+
+```console
+$ python experiments/pretrain_starters.py {kind}
+$ python experiments/score_starters.py {kind}
+```
 
 {how}
 """
