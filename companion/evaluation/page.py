@@ -168,7 +168,7 @@ def _round_up(value: float) -> float:
     >>> _round_up(0.071), _round_up(0.0)
     (0.08, 0.01)
     """
-    steps = (0.01, 0.02, 0.04, 0.08, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+    steps = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
     return next((step for step in steps if step >= value), value)
 
 

@@ -75,7 +75,7 @@ def best_device(model_type: str | None = None) -> Device:
     if ratio >= _CLEARLY_FASTER:
         dtype, verdict = torch.bfloat16, f"实测 bf16 的矩阵乘快 {ratio:.1f} 倍"
     else:
-        dtype, verdict = torch.float32, f"实测 bf16 的速度只有 fp32 的 {ratio:.1f} 倍"
+        dtype, verdict = torch.float32, f"实测 bf16 的速度只有 fp32 的 {ratio:.2f} 倍"
     name = f"CPU（{threads} 个线程）"
     return Device("cpu", name, dtype, memory_limit(), verdict)
 

@@ -185,8 +185,9 @@ class LinearCrossEntropy(torch.autograd.Function):
 
         def buffer(index: int, like: Tensor | None, dtype: torch.dtype) -> Any:
             # 在 torch.no_grad 之下 needs_input_grad 仍为真，所以另看 training
-            needed = training and ctx.needs_input_grad[index] and like is not None
-            return torch.zeros_like(like, dtype=dtype) if needed else None
+            if like is None or not (training and ctx.needs_input_grad[index]):
+                return None
+            return torch.zeros_like(like, dtype=dtype)
 
         grad_hidden = buffer(0, hidden, hidden.dtype)
         grad_weight = buffer(1, weight, torch.float32)
