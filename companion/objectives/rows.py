@@ -126,8 +126,10 @@ def _read_starts(values: Any, attended: Tensor, name: str) -> Tensor:
 
 
 def as_int64(values: Any) -> Tensor:
-    """列表、数组或张量 → int64 张量的一份拷贝。"""
-    return torch.as_tensor(values).to(torch.int64, copy=True)
+    """列表、数组（只读的也可以，如内存映射）或张量 → int64 张量。"""
+    if isinstance(values, Tensor):
+        return values.to(torch.int64)
+    return torch.tensor(values, dtype=torch.int64)
 
 
 def special_ids_of(tokenizer: Any) -> Tensor:
