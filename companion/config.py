@@ -210,7 +210,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
             expected="一个 UTF-8 的 YAML 文件",
             remedy="检查路径；用上一次运行的 config.yaml 作样子",
         ) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # 二月三十日、五千位的整数、一万层括号：yaml 由着 Python 的异常出来
         place = getattr(error, "problem_mark", None)
         where = f"第 {place.line + 1} 行第 {place.column + 1} 列" if place else "某处"
         problem = getattr(error, "problem", None) or str(error)
@@ -254,8 +255,8 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
     if kind is int and isinstance(value, int):  # 不经浮点数，大整数一位不丢
         return value
     try:
-        number = float(value)
-    except (OverflowError, TypeError, ValueError) as error:
+        number = float(str(value))
+    except ValueError as error:
         raise _wrong_kind(name, value, "一个数") from error
     if number != number or number in (float("inf"), float("-inf")):
         raise _wrong_kind(name, value, "一个有限的数")

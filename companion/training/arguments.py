@@ -102,6 +102,7 @@ def recompute_activations(model: Any) -> None:
 def add_lora(model: Any, config: TrainingConfig) -> Any:
     """套上 LoRA：全部线性层，秩高时用 rsLoRA 的缩放（Kalajdzievski，2023）。"""
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
     with warnings.catch_warnings():
         # peft 0.21 还在问 transformers 5.23 改了名的属性
@@ -112,6 +113,8 @@ def add_lora(model: Any, config: TrainingConfig) -> Any:
                 r=config.lora_rank,
                 lora_alpha=2 * config.lora_rank,
                 target_modules="all-linear",
+                # GPT-2 的线性层是转置着存的
+                fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),
                 use_rslora=config.lora_rank >= 64,
             ),
         )

@@ -5,7 +5,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -81,7 +81,7 @@ class LogCallback(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         taken = self.trainer.tally.take()
-        self.trainer.check_finite(taken["nats_per_target"])
+        self.trainer.check_finite(taken["nats_per_target"], state.global_step)
         elapsed = time.monotonic() - self._began
         tokens = self.tokens_at[state.global_step]
         speed = (tokens - self.tokens_at[self._start_step]) / max(elapsed, 1e-9)
@@ -154,7 +154,7 @@ class StopCallback(TrainerCallback):
             control.should_training_stop = True
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> Generator[None]:
         """期间接住信号；再按一次 Ctrl-C 则立刻退出。
 
         只有主线程能接信号；在别的线程里调用时什么也不做。

@@ -5,7 +5,7 @@
 
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def latest_checkpoint(output: Path) -> Path:
 
 
 @contextmanager
-def staged(output: Path, limit: int) -> Iterator[Path]:
+def staged(output: Path, limit: int) -> Generator[Path]:
     """给出一个临时文件夹；正常退出时把其中的检查点移到 `output`，再删去过老的。
 
     Args:

@@ -53,9 +53,10 @@ def write_results(
         "duplicate_documents": corpora.duplicates,
     }
     write_json(output / "ledger.json", {**ledger.as_dict(), **extra})
-    scores = {key: metrics.get(key) for key in ("before", "after")}
     if rows:
-        save_figure(plot_curve(rows, title="训练曲线", **scores), output / "curve.png")
+        before, after = metrics.get("before"), metrics.get("after")
+        figure = plot_curve(rows, before=before, after=after, title="训练曲线")
+        save_figure(figure, output / "curve.png")
     write_json(output / METRICS_FILE, metrics)
 
 

@@ -31,6 +31,7 @@ from companion.training.arguments import (
     add_lora,
     check_means,
     choose_learning_rate,
+    recompute_activations,
     training_arguments,
 )
 from companion.training.callbacks import LOG_FILE, LogCallback, StopCallback
@@ -136,7 +137,7 @@ def train(
     screen = None if quiet else console or Console(stderr=True)
     before = _sit(checkpoint, exam, device, "训练前", say)
     ran = _run_trainer(config, objective, checkpoint, data, device, resume, screen)
-    model = _merged(checkpoint.model, ran.model, output, say)
+    model = _merged(checkpoint, ran.model, output, say)
     trained = replace(checkpoint, model=model, name=str(output / "model"))
     save_checkpoint(model, checkpoint.tokenizer, output / "model")
     after = _sit(trained, exam, device, "训练后", say)
@@ -269,11 +270,13 @@ def _packing(config: TrainingConfig, model: Any) -> PackingVerdict:
     return can_pack(model, config.block_size)
 
 
-def _merged(base: Any, trained: Any, output: Path, say: Callable[[str], None]) -> Any:
+def _merged(
+    base: Checkpoint, trained: Any, output: Path, say: Callable[[str], None]
+) -> Any:
     """LoRA 并回底座，另存一份适配器；全参数训练时原样返回。"""
-    if trained is base:
-        return inner_model(base)
-    trained.save_pretrained(output / "adapter")
+    if trained is base.model:
+        return inner_model(trained)
+    save_checkpoint(trained, base.tokenizer, output / "adapter")
     say(f"LoRA 适配器在 {output / 'adapter'}，并好的模型在 {output / 'model'}")
     return trained.merge_and_unload()
 

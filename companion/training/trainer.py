@@ -4,7 +4,7 @@
 
 **损失**除以整步的目标数。Trainer 对 BERT、T5 这类模型会把损失与梯度放大
 `gradient_accumulation_steps` 倍（huggingface/transformers#47688）；这里自己求和再除，几
-个小批累积与一个大批逐位相等，目标数各不相同也不例外。
+个小批累积与一个大批相等（只差浮点舍入），目标数各不相同也不例外。
 """
 
 import json
@@ -103,17 +103,18 @@ class CompanionTrainer(Trainer):
             loss = loss * self.args.world_size
         self.tally.add(losses)
         if self.args.device.type == "cpu":  # GPU 上每步同步太贵，等到记日志时再查
-            self.check_finite(float(losses.total_nats.detach()))
+            nats = float(losses.total_nats.detach())
+            self.check_finite(nats, self.state.global_step + 1)
         return (loss, None) if return_outputs else loss
 
-    def check_finite(self, nats: float) -> None:
-        """损失不是有限的数时停下。
+    def check_finite(self, nats: float, step: int) -> None:
+        """第 `step` 步（从 1 数）的损失不是有限的数时停下。
 
         Raises:
             TrainingError: 消息说明是哪一步、多半为什么、怎么办。
         """
         if not math.isfinite(nats):
-            raise _not_finite(self.state.global_step + 1, self.settings, self.args)
+            raise _not_finite(step, self.settings, self.args)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """学习率曲线；断点续训时由 Trainer 读回进度。"""

@@ -1,0 +1,281 @@
+"""一次训练，从设置到报告：结果齐全、能原样打开、能原样重跑，坏输入不留痕迹。"""
+
+import dataclasses
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from rich.console import Console
+
+from companion.batch import IGNORE_INDEX
+from companion.config import TrainingConfig
+from companion.errors import CompanionError, TrainingError
+from companion.models.device import best_device
+from companion.objectives.causal_lm import CausalLMCollator
+from companion.objectives.masked_lm import MaskedLMCollator
+from companion.training import arguments, train
+from companion.training import run as run_module
+from companion.training.run import METRICS_FILE
+
+AUTO = {"bert": "AutoModelForMaskedLM", "gpt2": "AutoModelForCausalLM"}
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory, configure, corpus):
+    """带评估与报告的一次；屏幕上的话在 `said`。"""
+    said = StringIO()
+    config = configure(
+        tmp_path_factory.mktemp("全程") / "输出",
+        eval=True,
+        eval_max_chars=300,
+        general=str(corpus),
+        max_steps=4,
+        save_total_limit=1,
+    )
+    result = train(config, console=Console(file=said, width=200))
+    return result, said.getvalue()
+
+
+def test_the_output_holds_everything_promised(full):
+    """输出文件夹里恰是说好的这些；只留一个检查点。"""
+    result, _ = full
+    assert {path.name for path in result.output.iterdir()} == {
+        "model", "config.yaml", "metrics.json", "ledger.json", "log.jsonl",
+        "report.html", "report.md", "curve.png", "checkpoint-4",
+    }  # fmt: skip
+
+
+def test_the_metrics_are_what_is_returned(full):
+    """metrics.json 就是返回的 metrics：前后两次评估、两份留出集。"""
+    result, _ = full
+    written = json.loads((result.output / METRICS_FILE).read_text(encoding="utf-8"))
+    assert written == result.metrics
+    assert written["steps"] == 4
+    assert written["tokens_trained"] == result.ledger.trained
+    for when in ("before", "after"):
+        assert set(written[when]) == {"domain", "general"}
+        assert written[when]["domain"]["bits_per_char"] > 0
+    assert written["before"]["domain"] != written["after"]["domain"]
+
+
+def test_the_ledger_is_shown_before_the_first_step(full):
+    """屏幕上先有设备与账本，然后才是第 1 步。"""
+    _, said = full
+    order = [
+        "设备：",
+        "批次：打包",
+        "词元账本",
+        "训练前评估",
+        "第 1/4 步",
+        "训练后评估",
+    ]
+    places = [said.index(word) for word in order]
+    assert places == sorted(places)
+
+
+def test_the_saved_settings_are_complete(full):
+    """config.yaml 里没有留给下次再选的项：学习率、行长、精度都写明。"""
+    result, _ = full
+    saved = TrainingConfig.from_sources(result.output / "config.yaml", {})
+    assert saved == result.config
+    assert saved.learning_rate
+    assert saved.block_size
+    assert saved.precision != "auto"
+
+
+def test_a_finished_run_is_never_overwritten(full, configure):
+    """再往同一个文件夹训练：拒绝，一个字节也不动。"""
+    result, _ = full
+    before = {p: p.stat().st_mtime_ns for p in result.output.rglob("*")}
+    with pytest.raises(TrainingError, match="另一次运行"):
+        train(configure(result.output), quiet=True)
+    assert before == {p: p.stat().st_mtime_ns for p in result.output.rglob("*")}
+
+
+def test_quiet_says_nothing(tmp_path, configure, capfd, no_curve):
+    """quiet：标准输出与标准错误都空着。"""
+    train(configure(tmp_path / "输出", max_steps=1), quiet=True)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_the_ledger_counts_the_labels_and_the_model_opens_anywhere(
+    kind, tmp_path, configure, checkpoints, weights, monkeypatch, no_curve
+):
+    """账本上的目标数就是真正的标签数；model/ 用现成的类打开，一个键也不缺。"""
+    collator = CausalLMCollator if kind == "gpt2" else MaskedLMCollator
+    real, labels = collator.__call__, []
+
+    def counting(self, features):
+        batch = real(self, features)
+        labels.append(int((batch["labels"] != IGNORE_INDEX).sum()))
+        return batch
+
+    monkeypatch.setattr(collator, "__call__", counting)
+    result = train(configure(tmp_path / "输出", kind), quiet=True)
+    ledger = json.loads((result.output / "ledger.json").read_text(encoding="utf-8"))
+    assert ledger["targets"] == sum(labels) > 0
+    assert ledger["grid"] == ledger["trained"] + ledger["padded"]
+    assert ledger["tokens_in"] == ledger["placed"] + sum(ledger["dropped"].values())
+    model, info = getattr(transformers, AUTO[kind]).from_pretrained(
+        result.output / "model", output_loading_info=True
+    )
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    start = transformers.AutoConfig.from_pretrained(checkpoints / kind)
+    assert getattr(model.config, "use_cache", None) == getattr(start, "use_cache", None)
+    assert model.dtype == torch.float32
+    assert weights(result.output / "model") != weights(checkpoints / kind)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(result.output / "model")
+    assert len(tokenizer) == model.config.vocab_size
+
+
+def test_one_epoch_of_causal_targets_is_tokens_less_documents(
+    tmp_path, configure, no_curve
+):
+    """因果模型一轮：每一片的头一个词元没有上文，其余都是目标。"""
+    config = configure(tmp_path / "输出", "gpt2", max_steps=-1, num_train_epochs=1)
+    ledger = train(config, quiet=True).ledger
+    assert ledger.epochs == pytest.approx(1)
+    assert ledger.trained == ledger.row_tokens
+    assert ledger.targets == ledger.row_tokens - ledger.pieces
+
+
+def test_the_saved_settings_run_again_to_the_same_weights(
+    tmp_path, configure, weights, no_curve
+):
+    """config.yaml 换个输出再跑一次：权重逐位相同；换个种子就不同。"""
+    first = train(configure(tmp_path / "一", max_steps=3), quiet=True)
+    path = first.output / "config.yaml"
+    again = TrainingConfig.from_sources(path, {"output": str(tmp_path / "二")})
+    second = train(again, quiet=True)
+    other = train(
+        dataclasses.replace(again, seed=1, output=str(tmp_path / "三")), quiet=True
+    )
+    assert weights(second.output / "model") == weights(first.output / "model")
+    assert weights(other.output / "model") != weights(first.output / "model")
+
+
+@pytest.mark.parametrize(
+    ("kind", "packing", "packed", "said"),
+    [
+        ("bert", True, True, "打包，文档互不可见"),
+        ("bert", False, False, "设置里关了打包"),
+        ("bloom", True, False, "ALiBi"),
+    ],
+)
+def test_only_models_that_keep_documents_apart_are_packed(
+    kind, packing, packed, said, tmp_path, configure, no_curve
+):
+    """BERT 打包，BLOOM 不打包，用户不要就不打包；缘由都说出来。"""
+    heard = StringIO()
+    config = configure(
+        tmp_path / "输出", kind, packing=packing, max_steps=1, block_size=64
+    )
+    result = train(config, console=Console(file=heard, width=200))
+    assert (result.ledger.pieces > result.ledger.num_rows) is packed
+    assert said in heard.getvalue()
+
+
+def test_the_precision_is_chosen_once_and_written_down(
+    tmp_path, configure, monkeypatch, no_curve
+):
+    """写 auto 就由设备决定并写进 config.yaml；bf16 与 fp32 的损失相近而不相同。"""
+
+    def fast(model_type=None):
+        return dataclasses.replace(best_device(model_type), dtype=torch.bfloat16)
+
+    exact = train(configure(tmp_path / "fp32", max_steps=2), quiet=True)
+    monkeypatch.setattr(run_module, "best_device", fast)
+    config = configure(tmp_path / "auto", max_steps=2, precision="auto")
+    half = train(config, quiet=True)
+    assert half.config.precision == "bf16"
+    losses = [(a["loss"], b["loss"]) for a, b in zip(exact.log, half.log, strict=True)]
+    assert all(a == pytest.approx(b, rel=0.01) and a != b for a, b in losses)
+
+
+def test_recomputing_changes_memory_not_results(tmp_path, configure, weights, no_curve):
+    """以重算换显存：日志与权重都不变。"""
+    plain = train(configure(tmp_path / "一", max_steps=2), quiet=True)
+    config = configure(tmp_path / "二", max_steps=2, gradient_checkpointing=True)
+    saving = train(config, quiet=True)
+    assert [row["loss"] for row in saving.log] == [row["loss"] for row in plain.log]
+    assert weights(saving.output / "model") == weights(plain.output / "model")
+
+
+def _blank(folder: Path) -> str:
+    path = folder / "空白.txt"
+    path.write_text(" \n\n　\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"corpus": "没有这个.txt"},
+        {"corpus": _blank},
+        {"valid": _blank},
+        {"general": "没有这个.txt"},
+        {"replay": "没有这个.txt"},
+        {"objective": "masked_ml"},
+        {"objective": "causal_lm"},
+        {"model": "没有这个模型"},
+        {"block_size": 129, "tokens_per_batch": 256},
+        {"block_size": 2},
+        {"granularity": "whole_word", "user_dictionary": "没有这个.txt"},
+        {"precision": "fp16"},
+        {"report_to": "tensorboard"},
+        {"lora_rank": 4},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_a_user_error_leaves_no_folder_behind(
+    changes, tmp_path, configure, monkeypatch
+):
+    """用户能改正的错误：一句话说清，输出文件夹不曾出现。"""
+    monkeypatch.setattr(arguments, "find_spec", lambda _name: None)
+    (tmp_path / "输入").mkdir()
+    given = {k: v(tmp_path / "输入") if callable(v) else v for k, v in changes.items()}
+    with pytest.raises(CompanionError) as caught:
+        train(configure(tmp_path / "输出", **{"eval": True, **given}), quiet=True)
+    error = caught.value
+    assert all((error.found, error.expected, error.remedy))
+    assert not (tmp_path / "输出").exists()
+
+
+def test_a_held_out_set_without_targets_leaves_no_folder_behind(
+    tmp_path, configure, monkeypatch
+):
+    """卷子出不成：也在建文件夹之前。"""
+
+    def refuse(*_args, **_kwargs):
+        raise TrainingError(found="出不了题", expected="有题", remedy="换一份")
+
+    monkeypatch.setattr(run_module, "prepare_exam", refuse)
+    with pytest.raises(TrainingError, match="出不了题"):
+        train(configure(tmp_path / "输出", eval=True), quiet=True)
+    assert not (tmp_path / "输出").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "peak", "rate"),
+    [
+        ({}, None, 5e-5),
+        ({}, 4e-4, 2e-4),
+        ({"lora_rank": 4}, 4e-4, 2e-3),
+        ({"learning_rate": 3e-4, "lora_rank": 4}, 4e-4, 3e-4),
+    ],
+)
+def test_the_learning_rate_follows_the_pretraining_peak(
+    changes, peak, rate, tmp_path, configure
+):
+    """没有给：取预训练峰值的一半，或 5e-5；LoRA 乘十；给了就用给的。"""
+    model = torch.nn.Module()
+    model.config = transformers.PretrainedConfig()
+    if peak:
+        model.config.companion_peak_learning_rate = peak
+    config = configure(tmp_path, **{"learning_rate": None, **changes})
+    assert arguments.choose_learning_rate(config, model) == pytest.approx(rate)
