@@ -68,7 +68,8 @@ def test_characters(split, side):
         for char in line:
             if char not in punctuation:
                 code = char.encode("gb2312")
-                assert len(code) == 2 and 0xB0 <= code[0] <= 0xF7, (char, line)
+                assert len(code) == 2, (char, line)
+                assert 0xB0 <= code[0] <= 0xF7, (char, line)
         assert line[-1] in "。？！”"
         assert line.count("“") == line.count("”")
         assert line.count("‘") == line.count("’")

@@ -1,0 +1,79 @@
+"""书里“词元、输入、标签”的表，由真正的数据整理器在构建时算出。
+
+    ```{label-table} masked_lm
+    :tokenizer: starter:bert
+    :seed: 3
+    狡兔死，走狗烹
+    ```
+
+正文一行是一个文档；给几行，就打包成一行。
+"""
+
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+# 填充、−100 与特殊词元里的 < > [ ] 不能让 Markdown 当成别的东西
+_IGNORED = "−100"
+
+
+class LabelTable(SphinxDirective):
+    """一个样本在训练目标眼里的样子。"""
+
+    has_content = True
+    required_arguments = 1
+    option_spec = {  # noqa: RUF012 - 上游如此声明
+        "tokenizer": directives.unchanged_required,
+        "granularity": directives.unchanged,
+        "probability": float,
+        "seed": directives.nonnegative_int,
+        "caption": directives.unchanged_required,
+        "name": directives.unchanged,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """算出样本，写成 Markdown 的表。"""
+        from companion.models.loading import load_tokenizer
+        from companion.show import example_rows
+
+        options: dict[str, Any] = {}
+        if "granularity" in self.options:
+            options["granularity"] = self.options["granularity"]
+        if "probability" in self.options:
+            options["mlm_probability"] = self.options["probability"]
+        rows = example_rows(
+            self.arguments[0],
+            list(self.content),
+            load_tokenizer(self.options["tokenizer"]),
+            self.options.get("seed", 0),
+            **options,
+        )
+        labels = [_IGNORED if label is None else label for label in rows.labels]
+        lines = [
+            f"```{{table}} {self.options['caption']}",
+            *([f":name: {self.options['name']}"] if "name" in self.options else []),
+            ":class: label-table",
+            "",
+            _line("列", [str(i) for i in range(len(rows))], code=False),
+            "|".join(["", *[":-:"] * (len(rows) + 1), ""]),
+            _line("`input_ids`", rows.inputs),
+            _line("`labels`", labels),
+            "```",
+        ]
+        box = nodes.container()
+        self.state.nested_parse(lines, self.content_offset, box)
+        return box.children
+
+
+def _line(title: str, cells: list[str], *, code: bool = True) -> str:
+    shown = [f"`{cell}`" if code and cell[0] in "<[" else cell for cell in cells]
+    return "|".join(["", title, *shown, ""])
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """登记指令。"""
+    app.add_directive("label-table", LabelTable)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,92 @@
+"""让书内搜索认得中文：索引与查询两侧都用“单字加相邻两字”，不靠词典。
+
+Sphinx 自带的中文搜索在建索引时用 jieba 切词，浏览器里却不切：“预训练”“继续预训练”一个
+也搜不到。这里两侧用同一条规则，于是凡在正文里连着出现的字都搜得到：
+
+    正文“因果语言”  →  因 果 语 言 因果 果语 语言
+    查询“因果语言”  →  因果 果语 语言        （几段都要出现在同一页）
+    查询“曰”        →  曰
+
+西文整词入索引，不取词干：`input_ids`、`bits_per_char` 照原样搜。
+"""
+
+import re
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.search import SearchLanguage
+
+# 汉字：基本区与扩展区，加上“〇”
+_HAN = r"\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
+_RUNS = re.compile(rf"([{_HAN}]+)|([0-9A-Za-z_\u00b5-\u024f\u0370-\u03ff]+)")
+
+# 与 split_query 同一规则，给浏览器用；Array.from 按字而不按 UTF-16 单元切
+_SPLITTER = r"""
+var splitQuery = (query) => {
+  const han = "\\u3007\\u3400-\\u9fff\\uf900-\\ufaff\\u{20000}-\\u{3134f}";
+  const latin = "0-9A-Za-z_\\u00b5-\\u024f\\u0370-\\u03ff";
+  const terms = [];
+  for (const run of query.matchAll(new RegExp(`([${han}]+)|([${latin}]+)`, "gu"))) {
+    const letters = Array.from(run[0]);
+    if (run[2] !== undefined || letters.length === 1) terms.push(run[0]);
+    else for (let i = 0; i + 1 < letters.length; i++)
+      terms.push(letters[i] + letters[i + 1]);
+  }
+  return terms;
+};
+"""
+
+_STEMMER = "var Stemmer = function () { this.stemWord = (word) => word; };"
+
+
+def split_query(text: str) -> list[str]:
+    """查询的各段，全部要命中。
+
+    >>> split_query("继续预训练 BERT")
+    ['继续', '续预', '预训', '训练', 'BERT']
+    """
+    terms: list[str] = []
+    for han, latin in _RUNS.findall(text):
+        if latin or len(han) == 1:
+            terms.append(latin or han)
+        else:
+            terms.extend(han[i : i + 2] for i in range(len(han) - 1))
+    return terms
+
+
+def split_text(text: str) -> list[str]:
+    """正文的索引项：查询的各段，加上每个单字。
+
+    >>> split_text("预训练")
+    ['预训', '训练', '预', '训', '练']
+    """
+    singles = [letter for han, _ in _RUNS.findall(text) for letter in han]
+    return split_query(text) + singles
+
+
+class BigramChinese(SearchLanguage):
+    """两字一段的中文索引。"""
+
+    lang = "zh"
+    language_name = "Chinese"
+    stopwords: set[str] = set()  # noqa: RUF012 - 上游如此声明
+    js_splitter_code = _SPLITTER
+    js_stemmer_code = _STEMMER
+
+    def split(self, input: str) -> list[str]:
+        """正文 → 索引项。"""
+        return split_text(input)
+
+    def stem(self, word: str) -> str:
+        """不取词干，只转小写，与浏览器一侧相同。"""
+        return word.lower()
+
+    def word_filter(self, stemmed_word: str) -> bool:
+        """纯数字浏览器从不去查，不必入索引。"""
+        return not stemmed_word.isdigit()
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """替换 Sphinx 的中文搜索。"""
+    app.add_search_language(BigramChinese)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

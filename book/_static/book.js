@@ -1,0 +1,17 @@
+// 搜索结果页：高亮整段的词，而不是两字一段的索引项。
+// 本文件先于 searchtools.js 载入，它的初始化也等 DOMContentLoaded，因此这里先登记先执行
+document.addEventListener("DOMContentLoaded", () => {
+  if (typeof Search === "undefined") return;
+  const parse = Search._parseQuery;
+  Search._parseQuery = (query) => {
+    const parsed = parse(query);
+    const words = query.trim().toLowerCase().split(/\s+/u).filter(Boolean);
+    parsed[3] = new Set(words);
+    try {
+      localStorage.setItem("sphinx_highlight_terms", words.join(" "));
+    } catch {
+      // 浏览器不许存东西时，只是没有高亮
+    }
+    return parsed;
+  };
+});
