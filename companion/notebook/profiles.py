@@ -1,0 +1,163 @@
+"""三档设置：同一个笔记本，先用极小的模型跑通，再换真正的检查点。
+
+| 档 | 模型与语料 | 在哪里跑 |
+|---|---|---|
+| `tiny` | 起步模型、随包附带的小史书 | 任何 CPU，一分钟之内 |
+| `t4` | sikubert 或 bloom-560m、《资治通鉴》 | 一块 16 GB 的 GPU，一小时之内 |
+| `full` | 更大的模型，多读几遍 | 一块或几块大显存的 GPU |
+"""
+
+import difflib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from companion.config import TrainingConfig
+from companion.corpus.catalog import NAMED
+from companion.errors import ConfigError
+from companion.objectives import get_objective
+
+_TINY: dict[str, Any] = {
+    "replay_ratio": 0.2,
+    "max_steps": 60,
+    "block_size": 128,
+    "tokens_per_batch": 1024,
+    "learning_rate": 1e-3,
+    "warmup_steps": 0.1,
+    "logging_steps": 2,
+    "save_steps": 1000,
+    # 精度不由设备实测决定：提交的输出要在别的机器上重现
+    "precision": "fp32",
+}
+_T4: dict[str, Any] = {
+    "block_size": 512,
+    "warmup_steps": 0.05,
+    "save_total_limit": 1,
+    "eval_max_chars": 30_000,
+}
+_FULL: dict[str, Any] = {"block_size": 512, "warmup_steps": 0.05, "save_total_limit": 1}
+
+PROFILES: dict[str, dict[str, dict[str, Any]]] = {
+    "masked_lm": {
+        "tiny": {**_TINY, "model": "starter:bert", "corpus": "sample:classical"},
+        "t4": {
+            **_T4,
+            "model": "SIKU-BERT/sikubert",
+            "corpus": "tongjian:classical",
+            "num_train_epochs": 2.0,
+            "tokens_per_batch": 8192,
+        },
+        "full": {
+            **_FULL,
+            "model": "SIKU-BERT/sikuroberta",
+            "corpus": "tongjian:classical",
+            "num_train_epochs": 4.0,
+            "tokens_per_batch": 32_768,
+        },
+    },
+    "causal_lm": {
+        "tiny": {
+            **_TINY,
+            "model": "starter:bloom",
+            "corpus": "sample:modern",
+            "max_steps": 50,  # 每个词元都计损失，一步比掩码模型慢
+        },
+        "t4": {
+            **_T4,
+            "model": "bigscience/bloom-560m",
+            "corpus": "tongjian:modern",
+            "num_train_epochs": 1.0,
+            "tokens_per_batch": 1024,
+            "gradient_accumulation_steps": 8,
+            "gradient_checkpointing": True,
+        },
+        "full": {
+            **_FULL,
+            "model": "bigscience/bloom-1b7",
+            "corpus": "tongjian:modern",
+            "num_train_epochs": 3.0,
+            "tokens_per_batch": 8192,
+            "gradient_accumulation_steps": 4,
+            "gradient_checkpointing": True,
+        },
+    },
+}
+"""训练目标 → 档 → 设置的字段；没有写的用 `TrainingConfig` 的缺省值。"""
+
+
+def profile_config(
+    profile: str, objective: str, output: str | Path, seed: int, **settings: Any
+) -> TrainingConfig:
+    """一档设置。
+
+    Args:
+        profile: `tiny`、`t4` 或 `full`。
+        objective: 训练目标的键。
+        output: 输出文件夹，新的或空的；见 `new_run`。
+        seed: 随机种子。
+        **settings: 要改的字段，盖过表里的。
+
+    Raises:
+        ObjectiveError: 没有这个目标。
+        ConfigError: 没有这一档，或字段写错。
+
+    >>> profile_config("tiny", "masked_lm", "out", 42).model
+    'starter:bert'
+    """
+    profiles = PROFILES[get_objective(objective).key]
+    if profile not in profiles:
+        near = difflib.get_close_matches(profile, profiles, n=1, cutoff=0.3)
+        raise ConfigError(
+            found=f"PROFILE = {profile!r}",
+            expected="、".join(profiles) + " 之一",
+            remedy=f"改成 {near[0] if near else 'tiny'}",
+        )
+    fields = {
+        **_general(profile),
+        **profiles[profile],
+        "objective": objective,
+        "output": str(output),
+        "seed": seed,
+        **settings,
+    }
+    return TrainingConfig.from_sources(None, fields)
+
+
+def _general(profile: str) -> Mapping[str, str]:
+    """通用留出集总是随包的那份；回放只在极小的一档用，大语料会把它重复太多遍。"""
+    samples = resources.files("companion.corpus") / "samples"
+    found = {"general": str(samples / "general.valid.txt")}
+    if profile == "tiny":
+        found["replay"] = str(samples / "general.train.txt")
+    return found
+
+
+def new_run(name: str, root: str | Path = "runs") -> Path:
+    """一个还没有用过的输出文件夹；重跑笔记本时，上一次的结果还在。
+
+    >>> new_run("quickstart", "no-such-folder").as_posix()
+    'no-such-folder/quickstart-1'
+    """
+    number = 1
+    while (Path(root) / f"{name}-{number}").exists():
+        number += 1
+    return Path(root) / f"{name}-{number}"
+
+
+def get_corpus(spec: str) -> str:
+    """取得语料，返回一句话：从哪里来，权利状况如何；随包附带的不联网。
+
+    Raises:
+        CorpusError: 要下载而下不来。
+    """
+    name = spec.partition(":")[0]
+    source = NAMED.get(name)
+    if source is None:
+        return f"{spec}：本机的文件"
+    if source.embedded:
+        return f"{spec}：随包附带，不用下载。{source.licence}"
+    from companion.corpus import fetch
+
+    fetch(name)
+    return f"{spec}：已在本机。{source.licence}"

@@ -1,0 +1,362 @@
+"""笔记本的支撑：三档设置、成绩表、对照表、数遮了几个、批改练习。"""
+
+import math
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from companion.batch import IGNORE_INDEX
+from companion.errors import ConfigError, EvaluationError, ObjectiveError
+from companion.models.loading import Checkpoint
+from companion.models.tiny import tiny_model, tiny_tokenizer
+from companion.notebook import (
+    EXERCISES,
+    PROFILES,
+    Table,
+    answers_table,
+    check,
+    completions_table,
+    fills_table,
+    get_corpus,
+    label_rows,
+    mask_by_collator,
+    masked_counts,
+    new_run,
+    noise_shares,
+    profile_config,
+    scores_table,
+    targets_table,
+    verdict,
+)
+from companion.notebook.exercises import UNANSWERED, judge
+from companion.notebook.tables import fixed
+from companion.objectives import OBJECTIVES
+from companion.objectives.masked_lm import MaskedLMCollator
+
+SENTENCE = "狡兔死，走狗烹；飞鸟尽，良弓藏。"
+METRICS = {
+    "before": {
+        "domain": {
+            "bits_per_char": 8.0,
+            "accuracy": 0.2,
+            "unk_rate": 0.0,
+            "loss_nats_per_token": 6.0,
+        },
+        "general": {
+            "bits_per_char": 7.0,
+            "accuracy": 0.3,
+            "unk_rate": 0.01,
+            "loss_nats_per_token": 5.0,
+        },
+    },
+    "after": {
+        "domain": {
+            "bits_per_char": 6.0,
+            "accuracy": 0.35,
+            "unk_rate": 0.0,
+            "loss_nats_per_token": 4.0,
+        },
+        "general": {
+            "bits_per_char": 7.07,
+            "accuracy": 0.28,
+            "unk_rate": 0.01,
+            "loss_nats_per_token": 5.1,
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def bert() -> Checkpoint:
+    """随机权重的极小 BERT。"""
+    return Checkpoint(tiny_model("bert"), tiny_tokenizer("bert"), "tiny")
+
+
+@pytest.fixture(scope="module")
+def bloom() -> Checkpoint:
+    """随机权重的极小 BLOOM。"""
+    return Checkpoint(tiny_model("bloom"), tiny_tokenizer("bloom"), "tiny")
+
+
+@pytest.mark.parametrize("objective", PROFILES)
+@pytest.mark.parametrize("profile", ["tiny", "t4", "full"])
+def test_every_profile_of_every_objective_is_a_valid_config(
+    objective: str, profile: str
+) -> None:
+    """每一档都建得成设置，种子照给，通用留出集总在。"""
+    config = profile_config(profile, objective, "out", 7)
+    assert (config.objective, config.seed, config.output) == (objective, 7, "out")
+    assert config.general is not None
+    assert Path(config.general).is_file()
+
+
+@pytest.mark.parametrize("objective", PROFILES)
+def test_the_tiny_profile_needs_no_network_and_repeats(objective: str) -> None:
+    """极小的一档：起步模型、随包语料、定死的精度，六七十步、每步一千来个词元。"""
+    config = profile_config("tiny", objective, "out", 42)
+    assert config.model == OBJECTIVES[objective].starter
+    assert config.corpus.startswith("sample:")
+    assert config.precision == "fp32", "由设备实测决定的精度在别的机器上可能不同"
+    assert 50 <= config.max_steps <= 70
+    assert config.tokens_per_batch == 1024
+    assert config.replay is not None
+    assert "随包附带" in get_corpus(config.corpus)
+
+
+def test_the_real_profiles_use_real_checkpoints_and_the_tongjian() -> None:
+    """t4 一档是 sikubert 与 bloom-560m，语料是《资治通鉴》的两侧；不回放。"""
+    masked = profile_config("t4", "masked_lm", "out", 42)
+    causal = profile_config("t4", "causal_lm", "out", 42)
+    assert (masked.model, masked.corpus) == (
+        "SIKU-BERT/sikubert",
+        "tongjian:classical",
+    )
+    assert (causal.model, causal.corpus) == ("bigscience/bloom-560m", "tongjian:modern")
+    assert masked.replay is causal.replay is None
+
+
+def test_settings_override_the_profile() -> None:
+    """另给的字段盖过表里的；写错的字段名立刻被拒。"""
+    config = profile_config("tiny", "masked_lm", "out", 42, granularity="whole_word")
+    assert config.granularity == "whole_word"
+    with pytest.raises(ConfigError, match="granularity"):
+        profile_config("tiny", "masked_lm", "out", 42, granularty="whole_word")
+
+
+def test_an_unknown_profile_is_refused_with_a_guess() -> None:
+    """档名写错：列出三档，猜最近的一个。"""
+    with pytest.raises(ConfigError, match="改成 t4"):
+        profile_config("T4", "masked_lm", "out", 42)
+
+
+def test_a_rerun_never_touches_the_last_run(tmp_path: Path) -> None:
+    """文件夹用过就换下一个编号；只是给名字，不建文件夹。"""
+    assert new_run("a", tmp_path) == new_run("a", tmp_path) == tmp_path / "a-1"
+    (tmp_path / "a-1").mkdir()
+    assert new_run("a", tmp_path) == tmp_path / "a-2"
+    assert not (tmp_path / "a-2").exists()
+
+
+def test_a_local_corpus_is_left_alone(tmp_path: Path) -> None:
+    """本机的路径不联网，也不核对。"""
+    assert "本机的文件" in get_corpus(str(tmp_path / "own.txt"))
+
+
+@given(st.floats(-1e6, 1e6))
+def test_numbers_have_three_decimals_and_no_negative_zero(value: float) -> None:
+    """三位小数，真正的负号，没有 −0.000。"""
+    text = fixed(value)
+    assert len(text.rpartition(".")[2]) == 3
+    assert "-" not in text
+    assert text != "\u22120.000"
+    assert math.isclose(float(text.replace("\u2212", "-")), value, abs_tol=5.01e-4)
+
+
+def test_a_table_escapes_what_it_shows() -> None:
+    """HTML 里 `</s>` 是字，不是标签；文字里汉字占两格，列才对得齐。"""
+    table = Table(["词元", "数"], [["</s>", "1"], ["狡", "2"]])
+    assert "&lt;/s&gt;" in table._repr_html_()
+    assert str(table).splitlines() == ["词元  数", "</s>  1", "狡    2"]
+
+
+def test_scores_show_both_sets_before_and_after() -> None:
+    """每个留出集三行；每字比特数的变化是百分数，准确率的变化是差。"""
+    rows = scores_table(METRICS).rows
+    assert rows[0] == ["领域", "每字比特数", "8.000", "6.000", "−25.0%"]
+    assert rows[1] == ["领域", "准确率", "0.200", "0.350", "0.150"]
+    assert rows[3] == ["通用", "每字比特数", "7.000", "7.070", "+1.0%"]
+    assert len(rows) == 6
+
+
+def test_scores_without_evaluation_are_refused() -> None:
+    """关了评估的训练没有成绩可列。"""
+    with pytest.raises(EvaluationError, match="eval"):
+        scores_table({"steps": 3})
+
+
+def test_the_verdict_is_the_section_of_the_report(tmp_path: Path) -> None:
+    """只取结论一节，去掉记号与空行；没有报告时说明怎么得到。"""
+    (tmp_path / "report.md").write_text(
+        "# 卡\n\n## 结论\n\n**学到了一些。**\n\n领域上降了。\n\n> 建议。\n\n## 分",
+        encoding="utf-8",
+    )
+    assert verdict(tmp_path) == "学到了一些。\n领域上降了。\n建议。"
+    with pytest.raises(EvaluationError, match=r"report\.md"):
+        verdict(tmp_path / "none")
+
+
+def test_the_model_compares_each_output_with_the_next_label() -> None:
+    """照抄的标签：看着第 t 个词元猜第 t + 1 个；自己先移一位，就成了第 t + 2 个。"""
+    tokenizer = tiny_tokenizer("bert")
+    ids = torch.tensor([tokenizer("狡兔死，走", add_special_tokens=False)["input_ids"]])
+    wrong = torch.cat([ids[:, 1:], torch.full((1, 1), IGNORE_INDEX)], dim=1)
+    table = targets_table(tokenizer, ids, {"对": ids, "错": wrong})
+    assert [row[0] for row in table.rows] == ["狡", "兔", "死", "，"]
+    assert [row[1] for row in table.rows] == ["兔", "死", "，", "走"]
+    assert [row[2] for row in table.rows] == ["死", "，", "走", "−100"]
+
+
+def test_labels_stand_under_each_other() -> None:
+    """一行样本几份标签，逐列对齐；长短不同时拒绝。"""
+    tokenizer = tiny_tokenizer("bert")
+    ids = torch.tensor([tokenizer("狡兔", add_special_tokens=False)["input_ids"]])
+    table = label_rows(tokenizer, 输入=ids, 标签=torch.full_like(ids, IGNORE_INDEX))
+    assert table.rows == [
+        ["第 0 行", "输入", "狡", "兔"],
+        ["第 0 行", "标签", "−100", "−100"],
+    ]
+    with pytest.raises(ObjectiveError, match="形状"):
+        label_rows(tokenizer, 输入=ids, 标签=ids[:, :1])
+
+
+def test_our_collator_always_selects_the_budget(bert: Checkpoint) -> None:
+    """17 个词元选 round(0.15 × 18) 个，遍遍如此，词与字都一样。"""
+    both = {
+        "字": MaskedLMCollator(bert.tokenizer),
+        "词": MaskedLMCollator(bert.tokenizer, granularity="whole_word"),
+    }
+    table = masked_counts(SENTENCE, both, draws=20)
+    length = len(bert.tokenizer(SENTENCE)["input_ids"])
+    assert list(table.header) == ["整理器", f"选中 {round(0.15 * length)} 个"]
+    assert [row[1:] for row in table.rows] == [["1.000"], ["1.000"]]
+
+
+def test_the_whole_word_mask_of_the_library_takes_all_or_nothing(
+    bert: Checkpoint,
+) -> None:
+    """库以字符间隙断词：中文一整句是一个词，要么不遮，要么遮光。"""
+    from transformers import DataCollatorForLanguageModeling
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 它提醒全词时不作随机替换
+        library = DataCollatorForLanguageModeling(
+            bert.tokenizer, whole_word_mask=True, mlm_probability=0.5, seed=0
+        )
+        table = masked_counts(SENTENCE, {"库": library}, draws=30)
+    length = len(bert.tokenizer(SENTENCE)["input_ids"]) - 2
+    assert list(table.header) == ["整理器", "选中 0 个", f"选中 {length} 个"]
+
+
+def test_shares_are_those_of_the_collator(bert: Checkpoint) -> None:
+    """全换成掩码时，掩码占 1，其余占 0；比例之和是 1。"""
+    pure = MaskedLMCollator(
+        bert.tokenizer, mask_replace_prob=1.0, random_replace_prob=0.0
+    )
+    values = [row[1] for row in noise_shares(SENTENCE, pure, draws=3).rows]
+    assert values[1:] == ["1.000", "0.000", "0.000"]
+    mixed = MaskedLMCollator(bert.tokenizer)
+    shares = [float(row[1]) for row in noise_shares(SENTENCE * 10, mixed).rows]
+    assert math.isclose(sum(shares[1:]), 1, abs_tol=0.002)
+    assert abs(shares[1] - 0.8) < 0.03
+    with pytest.raises(ObjectiveError, match="draws"):
+        noise_shares(SENTENCE, mixed, draws=0)
+
+
+def test_the_collator_masks_and_the_answers_restore_the_text(bert: Checkpoint) -> None:
+    """把答案依次填回掩码处，就是原文。"""
+    collator = MaskedLMCollator(
+        bert.tokenizer, mask_replace_prob=1.0, random_replace_prob=0.0, seed=3
+    )
+    masked = mask_by_collator(SENTENCE, collator)
+    assert masked.answers
+    text = masked.text
+    for answer in masked.answers:
+        text = text.replace("[MASK]", answer, 1)
+    assert text == SENTENCE
+
+
+def test_tables_of_two_models_have_a_column_each(
+    bert: Checkpoint, bloom: Checkpoint
+) -> None:
+    """填空一空一行，续写一个开头一行，同一个模型的两列相同。"""
+    twice = {"训练前": bert, "训练后": bert}
+    filled = fills_table(twice, ["狡兔死，走[MASK][MASK]；"], top_k=2)
+    assert list(filled.header) == ["题面", "", "训练前", "训练后"]
+    assert [row[1] for row in filled.rows] == ["第 1 空", "第 2 空"]
+    assert all(row[2] == row[3] and row[2].count("、") == 1 for row in filled.rows)
+    written = completions_table({"训练前": bloom}, ["狡兔死，"], max_new_tokens=4)
+    assert written.rows[0][0] == "狡兔死，"
+
+
+def test_answers_are_counted_and_the_impossible_are_said(bert: Checkpoint) -> None:
+    """最后一行是答对的题数；空与答案长短不合的题写“答不了”。"""
+
+    class Cloze:
+        def __init__(self, text: str, answer: str) -> None:
+            self.text, self.answer = text, answer
+
+    clozes = [Cloze("狡[MASK]死", "兔"), Cloze("狡[MASK]死", "兔子")]
+    table = answers_table({"训练前": bert}, "masked_lm", clozes)
+    assert "名" in table.rows[0][2]
+    assert table.rows[1][2] == "答不了"
+    assert list(table.rows[-1][:2]) == ["答对", "共 2 题"]
+
+
+def _given(name: str) -> dict[str, Any]:
+    return {"metrics": METRICS} if callable(EXERCISES[name].right) else {}
+
+
+def _resolved(value: Any, given: dict[str, Any]) -> Any:
+    return value(**given) if callable(value) else value
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_every_exercise_accepts_its_answer_and_explains_the_rest(name: str) -> None:
+    """正确答案通过；每个常见错误得到自己的理由；别的得到提示；没答就说没答。"""
+    exercise, given = EXERCISES[name], _given(name)
+    assert judge(name, _resolved(exercise.right, given), **given).startswith("通过")
+    for wrong, reason in exercise.wrong:
+        assert reason in judge(name, _resolved(wrong, given), **given)
+    assert exercise.hint in judge(name, "不知道", **given)
+    assert judge(name, ..., **given) == judge(name, None, **given) == UNANSWERED
+
+
+def test_answers_may_be_tensors_tuples_or_nearly_right() -> None:
+    """张量、元组与列表同样看待；小数差一点点算对，整数不许差；True 不是 1。"""
+    labels = [-100, 6, 2, -100, 2]
+    assert judge("causal-labels", torch.tensor(labels)).startswith("通过")
+    assert judge("causal-labels", tuple(labels)).startswith("通过")
+    assert judge("masked-empty", 0.614).startswith("通过")
+    assert judge("causal-count", Tensor([60.0])[0]).startswith("通过")
+    assert not judge("causal-count", 60.1).startswith("通过")
+    assert not judge("quickstart-compare", 0).startswith("通过")
+
+
+def test_an_unknown_exercise_is_refused_with_a_guess(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """编号写错：猜最近的一个；写对则打印一行。"""
+    with pytest.raises(ObjectiveError, match="causal-count"):
+        check("causal-cuont", 60)
+    check("causal-count", 60)
+    assert capsys.readouterr().out.startswith("通过：")
+
+
+def test_setup_is_one_quiet_line() -> None:
+    """一行说出版本、设备、内存；环境变量在导入 torch 之前就设好。"""
+    code = (
+        "import sys; from companion.notebook import setup; "
+        "assert 'torch' not in sys.modules; setup(); "
+        "import os; assert os.environ['TQDM_DISABLE'] == '1'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"},
+        cwd=Path(__file__).resolve().parents[1],
+        check=True,
+    )
+    assert done.stderr == ""
+    [line] = done.stdout.splitlines()
+    for word in ("companion ", "Python ", "torch ", "transformers ", " GB", "镜像"):
+        assert word in line
