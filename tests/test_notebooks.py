@@ -24,6 +24,7 @@ MAX_BYTES = 500_000
 
 # 连网一次就失败，不出进度条；与 .github/workflows 里的环境相同
 OFFLINE = {
+    "PYTHONPATH": str(ROOT),  # 测的总是这一份检出，装没装都一样
     "HF_HUB_OFFLINE": "1",
     "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",

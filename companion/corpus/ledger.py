@@ -126,7 +126,7 @@ class TokenLedger:
         if self.targets:
             sections.append((self.grid, "　其中目标", self.targets))
         return [
-            (label, f"{count:,}（{count / whole:.1%}）" if whole else f"{count:,}")
+            (label, f"{count:,}（{count / whole:.1%}）" if whole else f"{count:,}（—）")
             for whole, label, count in sections
         ]
 
@@ -136,7 +136,9 @@ class TokenLedger:
             f"语料 {self.documents:,} 篇、{self.characters:,} 字；"
             f"一遍 {self.num_rows:,} 行、{self.pieces:,} 片"
         )
-        return "\n".join([head, *(_line(*row) for row in self.rows())])
+        rows = self.rows()
+        width = max(_columns(amount) for _, amount in rows)
+        return "\n".join([head, *(_line(*row, width) for row in rows)])
 
 
 def ledger_of(
@@ -188,6 +190,12 @@ def _unbalanced(found: str) -> CorpusError:
     )
 
 
-def _line(label: str, amount: str) -> str:
-    width = sum(2 if east_asian_width(char) in "WF" else 1 for char in label)
-    return f"  {label}{' ' * max(1, 24 - width)}{amount}"
+def _line(label: str, amount: str, width: int) -> str:
+    """一行账：项目靠左，数目靠右。"""
+    gap = max(1, 24 - _columns(label)) + width - _columns(amount)
+    return f"  {label}{' ' * gap}{amount}"
+
+
+def _columns(text: str) -> int:
+    """在等宽终端里占几列。"""
+    return sum(2 if east_asian_width(char) in "WF" else 1 for char in text)

@@ -61,7 +61,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
             **_TINY,
             "model": "starter:bloom",
             "corpus": "sample:modern",
-            "max_steps": 50,  # 每个词元都计损失，一步比掩码模型慢
+            "max_steps": 40,  # 每个词元都计损失，一步比掩码模型慢
         },
         "t4": {
             **_T4,

@@ -92,8 +92,12 @@ def test_the_command_line_module_imports_nothing_heavy(root: Any) -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_shell_completion_offers_the_commands(start: Callable[..., Any]) -> None:
+def test_shell_completion_offers_the_commands(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """补全是开着的：脚本打印得出来。"""
+    # 不看是谁启动了测试：那可能不是一个 shell
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     result = start("--show-completion", "bash")
     assert "_COMPANION_COMPLETE" in result.stdout + result.stderr
 

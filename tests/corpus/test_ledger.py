@@ -58,7 +58,7 @@ def test_the_ledger_of_a_small_corpus() -> None:
         row_tokens=15,
         documents=3,
         pieces=3,
-        rows=2,
+        num_rows=2,
         characters=7,
     )
 

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -204,6 +205,15 @@ def test_the_mask_is_new_in_every_epoch_and_for_every_seed():
         assert torch.equal(drawn[one], labels(*key))
         for other in range(one):
             assert not torch.equal(drawn[one], drawn[other])
+
+
+@pytest.mark.parametrize("integer", [np.int64, np.int32, torch.tensor])
+def test_example_numbers_may_be_of_any_integer_type(integer):
+    """编号与轮次是 numpy 或 torch 的整数，噪声也一样。"""
+    plain = sentence(100) | {"example_id": 2**30, "epoch": 3}
+    typed = plain | {"example_id": integer(2**30), "epoch": integer(3)}
+    labels = MaskedLMCollator(BERT, seed=7)([plain, typed])["labels"]
+    assert torch.equal(labels[0], labels[1])
 
 
 def test_over_forty_epochs_almost_every_token_is_hidden():
