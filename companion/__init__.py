@@ -9,8 +9,9 @@
 torch、transformers 与 matplotlib。
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from companion.lazy import on_first_use
 
 if TYPE_CHECKING:
     from companion.config import TrainingConfig
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from companion.evaluation import compare, evaluate, write_report
-    from companion.inference import complete, fill
+    from companion.inference import complete, fill, infill
     from companion.models import (
         check_checkpoint,
         list_starters,
@@ -102,6 +103,7 @@ _HOMES = {
     "fetch": "corpus",
     "fill": "inference",
     "get_objective": "objectives",
+    "infill": "inference",
     "jieba_segmenter": "corpus",
     "labels_table": "plots",
     "list_sources": "corpus",
@@ -160,6 +162,7 @@ __all__ = [
     "fetch",
     "fill",
     "get_objective",
+    "infill",
     "jieba_segmenter",
     "labels_table",
     "list_sources",
@@ -188,14 +191,4 @@ __all__ = [
     "write_report",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"companion 没有 {name!r}；公开的名字见 companion.__all__")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value  # 下次不再经过这里
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__ = on_first_use(__name__, _HOMES)

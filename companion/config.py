@@ -17,7 +17,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -26,6 +26,9 @@ from companion.errors import ConfigError
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Scheduler = Literal["cosine", "warmup_stable_decay", "linear", "constant"]
 Granularity = Literal["token", "whole_word"]
+SpanPlacement = Literal["unbiased", "reference"]
+Noise = Literal["text_infilling", "token_masking", "token_deletion"]
+GapStrategy = Literal["principal", "random", "lead"]
 
 MAX_SEED = 2**32 - 1
 """NumPy 的全局种子至多这么大。"""
@@ -85,7 +88,24 @@ class TrainingConfig:
 
     mlm_probability: float = _setting("掩码语言建模选中的比例", 0.15)
     granularity: Granularity = _setting("掩码粒度：token 或 whole_word", "token")
-    user_dictionary: str | None = _setting("整词掩码的用户词典，一行一词", None)
+    noise_density: float | None = _setting(
+        "序列到序列目标遮住的比例；缺省取各论文的值", None
+    )
+    mean_noise_span_length: float | None = _setting(
+        "span_corruption：片段的平均长度，缺省 3", None
+    )
+    poisson_lambda: float | None = _setting(
+        "text_infilling：片段长度的泊松均值，缺省 3", None
+    )
+    span_placement: SpanPlacement | None = _setting(
+        "片段怎样摆：unbiased 不偏不倚，reference 照发布的代码；缺省因目标而异", None
+    )
+    final_sentinel: bool = _setting("span_corruption：目标末尾多一个哨兵", False)
+    noise: Noise = _setting("text_infilling：用哪一种噪声", "text_infilling")
+    permute_sentences: bool = _setting("text_infilling：打乱句子的次序", True)
+    rotate: bool = _setting("text_infilling：从随机的词元处起头", False)
+    strategy: GapStrategy = _setting("gap_sentences：怎样挑句子", "principal")
+    user_dictionary: str | None = _setting("全词掩码的用户词典，一行一词", None)
 
     eval: bool = _setting("训练前后各评估一次并写报告", True)
     eval_max_chars: int = _setting("评估时每个留出集至多用多少字", 50_000)
@@ -108,9 +128,14 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise _out_of_range(name, value, "至少为 1")
-        for name in ("replay_ratio", "mlm_probability"):
-            if not 0 < getattr(self, name) < 1:
-                raise _out_of_range(name, getattr(self, name), "在 0 与 1 之间")
+        for name in ("replay_ratio", "mlm_probability", "noise_density"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise _out_of_range(name, value, "在 0 与 1 之间")
+        for name in ("mean_noise_span_length", "poisson_lambda"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise _out_of_range(name, value, "大于 0")
         for name in ("warmup_steps", "weight_decay", "lora_rank", "seed",
                      "dataloader_num_workers"):  # fmt: skip
             if getattr(self, name) < 0:
@@ -233,7 +258,7 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
     """把命令行的字符串与 YAML 的标量变成字段的类型。"""
     if not isinstance(value, _SCALARS):  # 不把它写进消息：别名套别名的列表大得惊人
         raise _wrong_kind(name, f"（{type(value).__name__}）", "一个数、一段文字或真假")
-    if isinstance(kind, types.UnionType):
+    if get_origin(kind) in (types.UnionType, Union):  # 含 Literal 时是后者
         if value is None or (
             isinstance(value, str) and value.lower() in ("null", "none")
         ):

@@ -214,6 +214,19 @@ def test_no_text_names_a_package_registry_or_a_machine() -> None:
     assert not wrong, wrong
 
 
+def test_one_concept_has_one_name_outside_the_book_too() -> None:
+    """代码、命令行与笔记本里的说法与书相同；书自己由 test_book.py 核对。"""
+    other_names = ("持续预训练", "增量预训练", "遮蔽", "掩蔽", "整词掩码", "打补丁")
+    found = [
+        f"{path.relative_to(ROOT)}：{name}"
+        for path in own_files()
+        if path.relative_to(ROOT).parts[0] not in ("tests", "book")
+        for name in other_names
+        if name in path.read_text("utf-8")
+    ]
+    assert not found, found
+
+
 def test_the_workflows_and_the_hooks_are_valid_yaml() -> None:
     """工作流都解析得开，测试矩阵覆盖声明支持的每个 Python。"""
     folder = ROOT / ".github" / "workflows"

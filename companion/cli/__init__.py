@@ -7,7 +7,7 @@
 |---|---|
 | `training` | demo、train |
 | `measuring` | check、evaluate、compare |
-| `inference` | fill、complete |
+| `inference` | fill、complete、infill |
 | `look` | show、objectives |
 | `corpora` | corpus list、fetch、stats、clean、split |
 | `chinese`、`console`、`options` | 外壳、输出、共有的选项 |
@@ -31,7 +31,13 @@ app = typer.Typer(
 _PANELS = {
     "开始": (training.demo, training.train),
     "前后": (measuring.check, measuring.evaluate, measuring.compare),
-    "看与用": (look.show, inference.fill, inference.complete, look.objectives),
+    "看与用": (
+        look.show,
+        inference.fill,
+        inference.complete,
+        inference.infill,
+        look.objectives,
+    ),
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:

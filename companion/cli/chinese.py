@@ -20,7 +20,12 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from companion.cli.console import complain, results_only
+from companion.cli.console import (
+    complain,
+    is_first_process,
+    let_the_first_speak,
+    results_only,
+)
 from companion.errors import CompanionError
 
 PROGRAM, DEBUG = "companion", "--debug"
@@ -118,7 +123,8 @@ class ChineseGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            complain("已中断。")
+            if is_first_process():
+                complain("已中断。")
             raise typer.Exit(INTERRUPTED) from None
 
     def format_usage(self, ctx: Any, formatter: Any) -> None:
@@ -147,13 +153,15 @@ def _explain(error: Exception, debug: bool) -> int:
     """向用户说清一个异常，返回退出码。"""
     if type(error).__name__ == "NoArgsIsHelpError":  # 帮助已经打印
         return 2
+    let_the_first_speak()
     if debug:
         import traceback
 
         complain("".join(traceback.format_exception(error)).rstrip())
     if isinstance(error, CompanionError):
-        complain(str(error))
         stopped = type(error).__name__ == "TrainingInterrupted"  # 检查点已存好
+        if is_first_process() or not stopped:  # 停下是一同商定的，说一遍就够
+            complain(str(error))
         return INTERRUPTED if stopped else 1
     if getattr(error, "exit_code", None) == 2 and hasattr(error, "format_message"):
         return _explain_usage(error)

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Generator, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TextIO
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 _stdout: ContextVar[TextIO | None] = ContextVar("stdout", default=None)
 
 _CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+PATIENCE_SECONDS = 3.0
+"""几个进程一同训练时，别的进程等第 0 个说话，等这么久。"""
 
 _QUIET = {
     "DO_NOT_TRACK": "1",
@@ -63,7 +67,7 @@ def emit(
         *shown: 否则打印的表格与文字，依次一段一段。
         as_json: 是否打印 JSON。
     """
-    if os.environ.get("RANK", "0") != "0":  # 多进程训练时只由第 0 个说话
+    if not is_first_process():
         return
     out = _stdout.get() or sys.stdout
     if as_json:
@@ -91,6 +95,21 @@ def make_console(file: TextIO | None = None) -> "Console":
     from rich.console import Console
 
     return Console(file=file or sys.stderr, highlight=False)
+
+
+def is_first_process() -> bool:
+    """是不是第 0 个进程：几个进程一同训练时，只由它说话。"""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def let_the_first_speak() -> None:
+    """出错时先让第 0 个进程说。
+
+    坏输入人人都会碰上，该说的话却只要一遍。第 0 个进程说完退出，启动器随即结束其余的；
+    等到最后还活着，错就是自己这里独有的，那才自己说。
+    """
+    if not is_first_process():
+        time.sleep(PATIENCE_SECONDS)
 
 
 def complain(message: str) -> None:

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
     from companion.corpus.document import Document
 
+_PRETRAINED_BY = {
+    **dict.fromkeys(("t5", "mt5", "umt5"), "span_corruption"),
+    **dict.fromkeys(("bart", "mbart"), "text_infilling"),
+    "pegasus": "gap_sentences",
+}
+"""编码器–解码器各家预训练时的目标。"""
+
 MaxChars = Annotated[int, typer.Option(metavar="整数", help="每个留出集至多用多少字")]
 
 
@@ -41,7 +48,7 @@ def check(
     note(*checkpoint.notices)
     findings = check_checkpoint(checkpoint, objective)
     failed = any(each.severity == "error" for each in findings)
-    words = {"ok": "好", "warning": "提醒", "error": "错误"}
+    words = {"ok": "好", "notice": "知悉", "warning": "提醒", "error": "错误"}
     table = make_table("", "发现", "可以", title=f"{model} 用于 {objective}")
     for each in findings:
         table.add_row(
@@ -218,16 +225,19 @@ def guess_objective(name: str) -> str:
 
     path = locate(name, weights=False).folder / "config.json"
     try:
-        listed = json.loads(path.read_text(encoding="utf-8")).get("architectures")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        listed, family = config.get("architectures"), config.get("model_type")
     except (OSError, ValueError, AttributeError):
-        listed = None
+        listed = family = None
     architecture = str((listed or ["（没有写）"])[0])
     if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
         return "masked_lm"
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):
         return "causal_lm"
+    if family in _PRETRAINED_BY:
+        return _PRETRAINED_BY[family]
     raise ConfigError(
         found=f"{name} 的架构是 {architecture}，看不出训练目标",
         expected="写明用哪个目标来考",
-        remedy="加 --objective masked_lm 或 --objective causal_lm",
+        remedy="加 --objective 名字（companion objectives 列出全部）",
     )

@@ -11,10 +11,9 @@
 公开的名字在第一次用到时才载入，`import companion.corpus` 本身不碰任何大库。
 """
 
-from importlib import import_module
-from typing import Any
+from companion.lazy import on_first_use
 
-_PUBLIC = {
+_HOMES = {
     "CLEANING_RULES": "cleaning",
     "BlockDataset": "packing",
     "CleaningReport": "cleaning",
@@ -54,16 +53,6 @@ _PUBLIC = {
     "write_documents": "writing",
 }
 
-__all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
-
-def __getattr__(name: str) -> Any:
-    """第一次用到某个公开的名字时，才载入它所在的模块。"""
-    if name not in _PUBLIC:
-        raise AttributeError(f"companion.corpus 没有 {name}")
-    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    """公开的名字。"""
-    return __all__
+__getattr__, __dir__ = on_first_use(__name__, _HOMES)

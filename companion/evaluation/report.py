@@ -6,6 +6,7 @@
 
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -108,13 +109,16 @@ def write_report(card: ReportCard, directory: str | Path) -> list[Path]:
     }
     if card.curve is not None and not (folder / CURVE_FILE).exists():
         contents[CURVE_FILE] = card.curve
+    drafts = {name: folder / f".{name}.new" for name in contents}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            staging = folder / f".{name}.new"  # 写好再改名，不留半份
-            staging.write_bytes(content)
-            staging.replace(folder / name)
+            drafts[name].write_bytes(content)  # 写好再改名，不留半份
+            drafts[name].replace(folder / name)
     except OSError as error:
+        with suppress(OSError):  # 文件夹本身就不对时，草稿也无从删起
+            for draft in drafts.values():
+                draft.unlink(missing_ok=True)
         raise EvaluationError(
             found=f"报告写不进 {folder}（{error.strerror or error}）",
             expected="一个可写的文件夹",

@@ -3,8 +3,7 @@
 名字在第一次用到时才导入，`import companion.models` 因此不加载 torch。
 """
 
-from importlib import import_module
-from typing import Any
+from companion.lazy import on_first_use
 
 _HOMES = {
     "Checkpoint": "loading",
@@ -31,12 +30,4 @@ _HOMES = {
 
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__ = on_first_use(__name__, _HOMES)

@@ -62,7 +62,7 @@ def _write(model: Any, tokenizer: Any, folder: Path) -> None:
     )
     folder.chmod(0o755)  # mkdtemp 只给本人权限，检查点常要给同组的人读
     for path in folder.iterdir():
-        _flush(path)
+        flush(path)
 
 
 def _swap(fresh: Path, target: Path) -> None:
@@ -80,8 +80,10 @@ def _swap(fresh: Path, target: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _flush(path: Path) -> None:
-    """等内容真正到了盘上：否则断电后改名在、内容不在。"""
+def flush(path: Path) -> None:
+    """等一个文件或文件夹真正到了盘上：否则断电后改名在、内容不在。"""
+    if os.name == "nt":  # 那里只能冲刷以写方式打开的文件
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

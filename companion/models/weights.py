@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,13 +71,16 @@ def load_weights(folder: Path, auto_class: str) -> LoadedWeights:
     from safetensors import SafetensorError
 
     try:
-        model, report = getattr(transformers, auto_class).from_pretrained(
-            folder,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # 由 _check_shapes 报出键名
-        )
+        with warnings.catch_warnings():
+            # 不是第 2 号协议的 pickle：读得懂就读，读不懂时自有 UnpicklingError
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            model, report = getattr(transformers, auto_class).from_pretrained(
+                folder,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # 由 _check_shapes 报出键名
+            )
     except pickle.UnpicklingError as error:
         raise _not_plain_tensors(folder, error) from error
     except (SafetensorError, EOFError, RuntimeError, OSError, ValueError) as error:
@@ -89,7 +93,21 @@ def load_weights(folder: Path, auto_class: str) -> LoadedWeights:
     missing = tuple(sorted(report["missing_keys"]))
     notices = _judge_missing(folder, model, missing)
     notices += _judge_unused(model, sorted(report["unexpected_keys"]))
+    _record_own_head(model)
     return LoadedWeights(model.eval(), missing, tuple(notices))
+
+
+def _record_own_head(model: Any) -> None:
+    """输出头与词嵌入各是一份时，设置里也这样写。
+
+    T5 v1.1 与 mT5 的输出头自成一份，transformers 5.23 却把设置一律读成共享
+    （`T5Config.__post_init__`）。不改过来，别处一调 `tie_weights()`（扩词表、读分片时都
+    会），学好的输出头就没了；存下的检查点用第 4 版打开也是如此。
+    """
+    head = getattr(model.get_output_embeddings(), "weight", None)
+    words = model.get_input_embeddings().weight
+    if head is not None and head.data_ptr() != words.data_ptr():
+        model.config.tie_word_embeddings = False
 
 
 def _shards(index: Path) -> list[Path]:
@@ -126,6 +144,13 @@ def _refuse_pointer(path: Path) -> None:
 
 
 def _not_plain_tensors(folder: Path, error: Exception) -> ModelError:
+    if unknown := re.search(r"Unsupported operand \d+", str(error)):
+        return ModelError(
+            found=f"{folder} 的 .bin 用了较新的 pickle 协议（{unknown[0]}），"
+            "torch 的安全读法读不懂；没有执行它",
+            expected="safetensors，或用 torch.save 的缺省协议存成的 .bin",
+            remedy="换一个有 safetensors 的版本；自己存的，用 save_pretrained 再存一次",
+        )
     named = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
     asks = f"，要调用 {named[1]}" if named else ""
     return ModelError(

@@ -4,8 +4,9 @@
 `import companion.notebook` 不加载 torch，`setup` 来得及先把环境安静下来。
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from companion.lazy import on_first_use
 
 if TYPE_CHECKING:
     from companion.notebook.exercises import EXERCISES, check
@@ -72,12 +73,4 @@ __all__ = [
     "verdict",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"companion.notebook 没有 {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__ = on_first_use(__name__, _HOMES)

@@ -4,30 +4,38 @@
 第一次用到时才装载，因此 `import companion.plots` 不会带进 matplotlib。
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from companion.lazy import on_first_use
 
 if TYPE_CHECKING:
     from companion.plots.attention import (
         plot_attention,
         plot_attention_grid,
-        plot_attention_weights,
+        plot_attention_panels,
     )
     from companion.plots.curves import plot_curve
     from companion.plots.font import chinese_font, missing_glyphs, use_chinese_font
     from companion.plots.labels import plot_labels
-    from companion.plots.rows import LabelRows, alt_text, labels_table
+    from companion.plots.pairs import PairRows
+    from companion.plots.panels import AttentionPanel
+    from companion.plots.rows import LabelRows
     from companion.plots.style import save_figure
+    from companion.plots.texts import alt_text, labels_table
+    from companion.plots.weights import plot_attention_weights
 
 _HOMES = {
+    "AttentionPanel": "panels",
     "LabelRows": "rows",
-    "alt_text": "rows",
+    "PairRows": "pairs",
+    "alt_text": "texts",
     "chinese_font": "font",
-    "labels_table": "rows",
+    "labels_table": "texts",
     "missing_glyphs": "font",
     "plot_attention": "attention",
     "plot_attention_grid": "attention",
-    "plot_attention_weights": "attention",
+    "plot_attention_panels": "attention",
+    "plot_attention_weights": "weights",
     "plot_curve": "curves",
     "plot_labels": "labels",
     "save_figure": "style",
@@ -35,13 +43,16 @@ _HOMES = {
 }
 
 __all__ = [
+    "AttentionPanel",
     "LabelRows",
+    "PairRows",
     "alt_text",
     "chinese_font",
     "labels_table",
     "missing_glyphs",
     "plot_attention",
     "plot_attention_grid",
+    "plot_attention_panels",
     "plot_attention_weights",
     "plot_curve",
     "plot_labels",
@@ -49,12 +60,4 @@ __all__ = [
     "use_chinese_font",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"companion.plots 没有 {name!r}；有：{', '.join(_HOMES)}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = on_first_use(__name__, _HOMES)

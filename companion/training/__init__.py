@@ -3,11 +3,10 @@
 名字在第一次用到时才载入，`import companion.training` 因此不加载 torch。
 """
 
-from importlib import import_module
-from typing import Any
+from companion.lazy import on_first_use
 
 _HOMES = {
-    "TrainingInterrupted": "run",
+    "TrainingInterrupted": "loop",
     "TrainingResult": "run",
     "run_demo": "demo",
     "train": "run",
@@ -15,8 +14,4 @@ _HOMES = {
 
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"companion.training 没有 {name}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = on_first_use(__name__, _HOMES)

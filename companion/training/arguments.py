@@ -6,6 +6,7 @@ from typing import Any
 
 from companion.config import TrainingConfig
 from companion.errors import ConfigError
+from companion.models.device import overflows_in_fp16
 
 FALLBACK_LEARNING_RATE = 5e-5
 """不知道预训练峰值时的学习率：BERT 一类模型微调与继续预训练的常用值。"""
@@ -78,6 +79,15 @@ def check_means(config: TrainingConfig, model: Any, device_kind: str) -> None:
             found="report_to = tensorboard，而没有安装 tensorboard",
             expected="装有 tensorboard",
             remedy="pip install tensorboard，或去掉 report_to；日志总在 log.jsonl 里",
+        )
+    family = model.config.model_type
+    if config.precision == "fp16" and overflows_in_fp16(family):
+        raise ConfigError(
+            found=f"precision = fp16，而 {family} 的激活会超过 fp16 的上限 65,504，"
+            "损失变成 NaN",
+            expected=f"{family} 用 bf16（与预训练时相同）或 fp32",
+            remedy="用 --set precision=bf16；没有 bf16 单元的显卡（T4、V100）用 "
+            "--set precision=fp32；或去掉它，由设备决定",
         )
     if config.precision == "fp16" and device_kind == "cpu":  # 否则悄悄用 fp32
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -11,9 +12,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 from transformers import TrainerCallback
+
+from companion.training.output import write_text, writing
+from companion.training.team import ALONE, Team
 
 if TYPE_CHECKING:
     from companion.training.trainer import CompanionTrainer
@@ -25,11 +31,12 @@ class LogCallback(TrainerCallback):
     """每隔 `logging_steps` 步写一行 JSON，并更新进度条。
 
     Args:
-        path: 日志文件；续训时先删去检查点之后的行，再接着写。
+        path: 日志文件；续训时先删去检查点之后的行，再接着写。None 表示不写：几个进程
+            一同训练时，只有第 0 个写。
         console: 进度显示在这里；None 表示不显示。
     """
 
-    def __init__(self, path: Path, console: Console | None) -> None:
+    def __init__(self, path: Path | None, console: Console | None) -> None:
         self.path = path
         self.console = console
         self.trainer: CompanionTrainer | None = None
@@ -46,10 +53,11 @@ class LogCallback(TrainerCallback):
         per_batch = [sum(int(lengths[r]) for _, r in batch) for batch in plan.batches]
         ends = [0, *accumulate(per_batch)]
         self.tokens_at = ends[::accumulation]
-        self.rows = [
-            row for row in read_log(self.path) if row["step"] <= state.global_step
-        ]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        if self.path is not None:
+            earlier = read_log(self.path)
+            self.rows = [row for row in earlier if row["step"] <= state.global_step]
+            kept = "".join(json.dumps(row) + "\n" for row in self.rows)
+            write_text(self.path, kept)
         self._start_step = state.global_step
         self._earlier = self.rows[-1]["seconds"] if self.rows else 0.0
         self._began = time.monotonic()
@@ -76,11 +84,12 @@ class LogCallback(TrainerCallback):
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any
     ) -> None:
-        """写一行日志。"""
+        """写一行日志。几个进程的损失要先合在一起，所以人人都走到这里。"""
         assert self.trainer is not None
         if not logs or "loss" not in logs:
             return
-        taken = self.trainer.tally.take()
+        taken = self.trainer.tally.take(self.trainer.team)
+        self.trainer.check_gradients()
         self.trainer.check_finite(taken["nats_per_target"], state.global_step)
         elapsed = time.monotonic() - self._began
         tokens = self.tokens_at[state.global_step]
@@ -92,13 +101,14 @@ class LogCallback(TrainerCallback):
             "bits_per_target": round(taken["nats_per_target"] / math.log(2), 6),
             "accuracy": round(taken["accuracy"], 6),
             "learning_rate": logs.get("learning_rate"),
-            "grad_norm": round(float(logs.get("grad_norm", math.nan)), 6),
+            "grad_norm": _finite(logs.get("grad_norm")),
             "tokens_per_second": round(speed, 1),
             "seconds": round(self._earlier + elapsed, 3),
         }
         self.rows.append(row)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        if self.path is not None:
+            with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
         self._show(row)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -128,6 +138,11 @@ class LogCallback(TrainerCallback):
                 )
 
 
+def _finite(norm: float | None) -> float | None:
+    """日志里的梯度范数；fp16 跳过的那一步是无穷大，而 JSON 写不出它。"""
+    return None if norm is None or not math.isfinite(norm) else round(float(norm), 6)
+
+
 def read_log(path: Path) -> list[dict[str, Any]]:
     """读回日志；被打断的最后半行不算。"""
     if not path.exists():
@@ -142,16 +157,35 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 class StopCallback(TrainerCallback):
-    """收到 Ctrl-C 或 SIGTERM 后，走完这一步，存盘，停下。"""
+    """收到 Ctrl-C 或 SIGTERM 后，走完这一步，存盘，停下。
 
-    def __init__(self) -> None:
+    几个进程收到信号有先有后，却要停在同一步，否则先停的走了，没停的永远等它。所以每步
+    之后各报一次“收到没有”，下一步之后才看合起来的答案：那时它早已算好，GPU 不必停下等。
+
+    Args:
+        team: 一同训练的进程。
+    """
+
+    def __init__(self, team: Team = ALONE) -> None:
+        self.team = team
         self.received: int | None = None
+        self.stopped = False
+        """训练因信号而停，没有走完。"""
+        self._asked: Tensor | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """要停就先存盘。"""
-        if self.received is not None and state.global_step < state.max_steps:
+        if self._someone_received() and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
+            self.stopped = True
+
+    def _someone_received(self) -> bool:
+        mine = self.received is not None
+        if self.team.size == 1:
+            return mine
+        answer, self._asked = self._asked, self.team.total(torch.tensor(int(mine)))
+        return answer is not None and bool(answer)
 
     @contextmanager
     def listening(self) -> Generator[None]:
@@ -169,8 +203,13 @@ class StopCallback(TrainerCallback):
             self.received = number
 
         kept = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)}
+        failed = True
         try:
             yield
+            failed = False
         finally:
             for number, handler in kept.items():
                 signal.signal(number, handler)
+            # 第 0 个进程出错退出，启动器来结束其余的：缘由由它说，这里照信号的本意退出
+            if failed and self.received is not None and not self.team.is_main:
+                os.kill(os.getpid(), self.received)

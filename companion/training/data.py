@@ -19,7 +19,7 @@ from companion.corpus.splitting import split_corpus
 from companion.corpus.tokens import tokenize_documents
 from companion.corpus.words import Segmenter, jieba_segmenter
 from companion.errors import ConfigError
-from companion.models.running import position_limit, special_edges
+from companion.models.running import model_options, position_limit, special_edges
 from companion.objectives import Objective
 from companion.training.batching import BatchPlan, Replay, plan_batches
 
@@ -47,6 +47,8 @@ class TrainingData:
     ledger: TokenLedger
     block_size: int
     packed: bool
+    collator: Any
+    """训练目标的整理器。"""
 
 
 class JoinedRows:
@@ -124,6 +126,23 @@ def choose_block_size(config: TrainingConfig, model: Any) -> int:
     return config.block_size
 
 
+def make_collator(
+    config: TrainingConfig, objective: Objective, model: Any, tokenizer: Any
+) -> Any:
+    """按设置与模型配好的整理器；没有设的参数取论文的缺省值。
+
+    Raises:
+        ObjectiveError: 分词器与目标不合。
+        ModelError: 模型的设置里缺了目标要的一项。
+    """
+    given = {name: getattr(config, name) for name in objective.options}
+    return objective.make_collator(
+        tokenizer,
+        **{name: value for name, value in given.items() if value is not None},
+        **model_options(model, objective),
+    )
+
+
 def prepare_data(
     config: TrainingConfig,
     corpora: Corpora,
@@ -141,9 +160,14 @@ def prepare_data(
     if objective.key == "masked_lm" and config.granularity == "whole_word":
         segmenter = jieba_segmenter(config.user_dictionary)
     sources = [corpora.train, corpora.replay] if corpora.replay else [corpora.train]
+    collator = make_collator(config, objective, model, tokenizer)
+    edges = special_edges(tokenizer)
+    capacity = objective.row_capacity(
+        collator, block_size, len(edges.prefix) + len(edges.suffix)
+    )
     datasets = [
         _block_dataset(
-            source, objective, tokenizer, block_size, packed, segmenter, cache_dir
+            source, objective, tokenizer, capacity, packed, segmenter, cache_dir
         )
         for source in sources
     ]
@@ -166,14 +190,14 @@ def prepare_data(
         grid=plan.grid,
         targets=0,
     )
-    return TrainingData(rows, plan, ledger, block_size, packed)
+    return TrainingData(rows, plan, ledger, block_size, packed, collator)
 
 
 def _block_dataset(
     documents: Sequence[Document],
     objective: Objective,
     tokenizer: Any,
-    block_size: int,
+    capacity: int,
     packed: bool,
     segmenter: Segmenter | None,
     cache_dir: Path,
@@ -188,7 +212,7 @@ def _block_dataset(
         ends = () if tokenizer.eos_token_id in suffix else (tokenizer.eos_token_id,)
     plan = plan_packing(
         store.lengths,
-        block_size,
+        capacity,
         pack=packed,
         overhead_per_piece=len(prefix) + len(suffix),
         overhead_per_document=len(ends),

@@ -2,13 +2,15 @@
 
 import json
 import os
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from companion.config import TrainingConfig
-from companion.errors import ConfigError, TrainingError
-from companion.training.checkpoints import latest_checkpoint
+from companion.errors import CompanionError, ConfigError, TrainingError
+from companion.training.checkpoints import how_to_go_on, latest_checkpoint
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
@@ -83,10 +85,44 @@ def resumed_config(config: TrainingConfig) -> TrainingConfig:
     return replace(saved, **{name: getattr(config, name) for name in free})
 
 
+@contextmanager
+def writing(path: Path) -> Generator[None]:
+    """其间写 `path` 遇到磁盘满等，就变成一句说得清的话；旧文件与检查点都不动。
+
+    Raises:
+        TrainingError: 写不下；写到一半的临时文件已清掉。
+    """
+    try:
+        yield
+    except (OSError, CompanionError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError):
+            raise
+        with suppress(OSError):
+            _draft(path).unlink(missing_ok=True)
+        raise TrainingError(
+            found=f"{path.name} 写不进 {path.parent}（{cause.strerror or cause}）",
+            expected="一个能写的文件夹，磁盘有空间",
+            remedy=how_to_go_on(path.parent),
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """写一份文本；先写到一旁再改名，不留半份。
+
+    Raises:
+        TrainingError: 写不下；旧的一字不变。
+    """
+    with writing(path):
+        _draft(path).write_text(text, encoding="utf-8")
+        _draft(path).replace(path)
+
+
 def write_json(path: Path, content: Any) -> None:
-    """写一份 JSON；先写到一旁再改名，不留半份。"""
-    staging = path.with_name(f".{path.name}.new")
-    staging.write_text(
-        json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
-    )
-    staging.replace(path)
+    """写一份 JSON，同 `write_text`。"""
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+
+
+def _draft(path: Path) -> Path:
+    """正在写的一份；`TrainingConfig.save` 也写在这里。"""
+    return path.with_name(f".{path.name}.new")

@@ -1,4 +1,4 @@
-"""训练完写下的结果：指标、账本、曲线、报告卡。"""
+"""训练完写下的结果：账本、曲线、报告卡，最后是指标。"""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 from companion.config import TrainingConfig
 from companion.corpus.ledger import TokenLedger
 from companion.evaluation.comparison import Sitting, assemble
-from companion.evaluation.report import write_report
+from companion.evaluation.report import HTML_FILE, write_report
 from companion.training.data import Corpora, TrainingData
-from companion.training.output import METRICS_FILE, write_json
+from companion.training.output import write_json, writing
 
 
 def summarise(
@@ -43,7 +43,11 @@ def write_results(
     rows: list[dict[str, Any]],
     metrics: dict[str, Any],
 ) -> None:
-    """账本、指标与曲线。"""
+    """账本与曲线。
+
+    Raises:
+        TrainingError: 写不下。
+    """
     from companion.plots.curves import plot_curve
     from companion.plots.style import save_figure
 
@@ -56,8 +60,8 @@ def write_results(
     if rows:
         before, after = metrics.get("before"), metrics.get("after")
         figure = plot_curve(rows, before=before, after=after, title="训练曲线")
-        save_figure(figure, output / "curve.png")
-    write_json(output / METRICS_FILE, metrics)
+        with writing(output / "curve.png"):
+            save_figure(figure, output / "curve.png")
 
 
 def write_card(
@@ -69,7 +73,11 @@ def write_card(
     after: Sitting,
     device_name: str,
 ) -> None:
-    """报告卡。"""
+    """报告卡。
+
+    Raises:
+        TrainingError: 写不下。
+    """
     output = Path(config.output)
     curve = output / "curve.png"
     card = assemble(
@@ -86,4 +94,5 @@ def write_card(
             ("设备", device_name),
         ],
     )
-    write_report(card, output)
+    with writing(output / HTML_FILE):
+        write_report(card, output)

@@ -23,19 +23,16 @@ from companion.evaluation.comparison import (
 )
 from companion.models.device import Device, best_device
 from companion.models.leaks import PackingVerdict, can_pack
-from companion.models.loading import Checkpoint, load_checkpoint, quiet_transformers
+from companion.models.loading import Checkpoint, load_checkpoint
 from companion.models.saving import save_checkpoint
 from companion.models.target_head import inner_model
 from companion.objectives import Objective, get_objective
-from companion.training.arguments import (
-    add_lora,
-    check_means,
-    choose_learning_rate,
-    recompute_activations,
-    training_arguments,
+from companion.training.arguments import check_means, choose_learning_rate
+from companion.training.checkpoints import (
+    latest_checkpoint,
+    num_processes_of,
+    step_of,
 )
-from companion.training.callbacks import LOG_FILE, LogCallback, StopCallback
-from companion.training.checkpoints import latest_checkpoint, step_of
 from companion.training.data import (
     Corpora,
     TrainingData,
@@ -43,17 +40,17 @@ from companion.training.data import (
     prepare_data,
     read_corpora,
 )
+from companion.training.loop import run_loop
 from companion.training.output import (
     CONFIG_FILE,
     METRICS_FILE,
     check_output,
     resumed_config,
+    write_json,
+    writing,
 )
 from companion.training.results import summarise, write_card, write_results
-
-
-class TrainingInterrupted(TrainingError):  # noqa: N818 - 它不是过错
-    """收到 Ctrl-C 或 SIGTERM 而停下；检查点已存好。"""
+from companion.training.team import Team, join_team, train_command
 
 
 @dataclass(frozen=True)
@@ -83,6 +80,9 @@ def train(
     输出文件夹里有：`model/`（原样的 Hugging Face 检查点）、`config.yaml`、
     `metrics.json`、`ledger.json`、`log.jsonl`、`report.html`、`report.md`、`curve.png`、`checkpoint-N`。
 
+    由 torchrun 或 accelerate 拉起的几个进程一同训练时，人人都调用它，得到同样的结果；读
+    写、说话与评估只由第 0 个进程做（见 `team`）。
+
     Args:
         config: 训练设置。
         resume: 从输出文件夹里最近的检查点接着训练；在 CPU 上与不曾中断逐位相等。
@@ -94,60 +94,99 @@ def train(
         结果。
 
     Raises:
-        CompanionError: 语料、检查点、设置或输出文件夹有问题；除信号与写盘失败外，都发生
-            在写下任何东西之前。
+        CompanionError: 语料、检查点、设置或输出文件夹有问题；除信号、写盘失败与训练中途
+            损失或梯度坏掉外，都发生在写下任何东西之前。
         TrainingInterrupted: 收到信号，存盘后停下。
     """
-    say = _speaker(None if quiet else console or Console(stderr=True))
+    team = join_team()
+    screen = None if quiet or not team.is_main else console or Console(stderr=True)
+    say = _speaker(screen)
     objective = get_objective(config.objective)
     output = Path(config.output)
-    check_output(output, resume=resume)
-    if resume:
-        config = resumed_config(config)
+    config = team.ask_main(lambda: _claim(config, team, resume=resume))
     checkpoint = load_checkpoint(config.model, objective)
     for notice in checkpoint.notices:
         say(f"注意：{notice}")
     device = best_device(checkpoint.model.config.model_type)
     check_means(config, checkpoint.model, device.kind)
     corpora = read_corpora(config)
-    config = replace(  # 写进 config.yaml 的是选定的值，续训与重跑才不会另选
-        config,
-        learning_rate=choose_learning_rate(config, checkpoint.model),
-        block_size=choose_block_size(config, checkpoint.model),
-        precision=device.precision if config.precision == "auto" else config.precision,
-    )
-    verdict = _packing(config, checkpoint.model)
-    data = prepare_data(
-        config,
-        corpora,
-        objective,
-        checkpoint.model,
-        checkpoint.tokenizer,
-        packed=verdict.ok,
-        cache_dir=cache_folder() / "tokens",
-        world_size=_world_size(),
+    config, verdict = team.ask_main(lambda: _choose(config, checkpoint.model, device))
+    data = team.main_first(
+        lambda: prepare_data(
+            config,
+            corpora,
+            objective,
+            checkpoint.model,
+            checkpoint.tokenizer,
+            packed=verdict.ok,
+            cache_dir=cache_folder() / "tokens",
+            world_size=team.size,
+        )
     )
     if resume:
         _refuse_finished(output, data.plan.num_steps)
-    exam = _prepare_exam(config, objective, checkpoint, corpora, clozes)
-    _announce(say, config, corpora, data, verdict, device)
 
-    output.mkdir(parents=True, exist_ok=True)
-    config.save(output / CONFIG_FILE)
-    screen = None if quiet else console or Console(stderr=True)
-    before = _sit(checkpoint, exam, device, "训练前", say)
-    ran = _run_trainer(config, objective, checkpoint, data, device, resume, screen)
-    model = _merged(checkpoint, ran.model, output, say)
-    trained = replace(checkpoint, model=model, name=str(output / "model"))
-    save_checkpoint(model, checkpoint.tokenizer, output / "model")
-    after = _sit(trained, exam, device, "训练后", say)
+    exams: list[tuple[Exam | None, Sitting | None]] = []  # 别的进程没有
+
+    def begin() -> None:
+        exam = _prepare_exam(config, objective, checkpoint, corpora, clozes)
+        _announce(say, config, corpora, data, verdict, device, team)
+        with writing(output / CONFIG_FILE):
+            output.mkdir(parents=True, exist_ok=True)
+            config.save(output / CONFIG_FILE)
+        exams.append((exam, _sit(checkpoint, exam, device, "训练前", say)))
+
+    team.wait()  # 人人都准备妥了，才建输出文件夹
+    team.ask_main(begin)
+    ran = run_loop(config, objective, checkpoint, data, device, team, resume, screen)
     ledger = replace(data.ledger, targets=ran.targets)
     ledger.check()
-    metrics = summarise(config, data, ran.rows, before, after)
-    write_results(config, corpora, data, ledger, ran.rows, metrics)
-    if before and after:
-        write_card(config, ledger, ran.rows, metrics, before, after, device.name)
-    return TrainingResult(output, metrics, ledger, ran.rows, config)
+
+    def finish() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        ((exam, before),) = exams
+        model = _merged(checkpoint, ran.model, output, say)
+        trained = replace(checkpoint, model=model, name=str(output / "model"))
+        save_checkpoint(model, checkpoint.tokenizer, output / "model")
+        after = _sit(trained, exam, device, "训练后", say)
+        metrics = summarise(config, data, ran.rows, before, after)
+        write_results(config, corpora, data, ledger, ran.rows, metrics)
+        if before and after:
+            write_card(config, ledger, ran.rows, metrics, before, after, device.name)
+        write_json(output / METRICS_FILE, metrics)  # 最后才写：有它就是走完了
+        return metrics, ran.rows
+
+    metrics, rows = team.ask_main(finish)
+    return TrainingResult(output, metrics, ledger, rows, config)
+
+
+def _claim(config: TrainingConfig, team: Team, *, resume: bool) -> TrainingConfig:
+    """输出文件夹能不能用；续训时取上一次的设置。什么也不写。"""
+    output = Path(config.output)
+    check_output(output, resume=resume)
+    if not resume:
+        return config
+    before = num_processes_of(latest_checkpoint(output))
+    if before != team.size:  # 各进程分到的批次随之而变
+        raise TrainingError(
+            found=f"上一次用 {before} 个进程训练，这次是 {team.size} 个",
+            expected="进程数与上一次相同，续训才接得上",
+            remedy=f"用 {train_command(before)} --resume --output {output}",
+        )
+    return resumed_config(config)
+
+
+def _choose(
+    config: TrainingConfig, model: Any, device: Device
+) -> tuple[TrainingConfig, PackingVerdict]:
+    """没有给的几项选定下来，写进 config.yaml，续训与重跑才不会另选。"""
+    precision = device.precision if config.precision == "auto" else config.precision
+    config = replace(
+        config,
+        learning_rate=choose_learning_rate(config, model),
+        block_size=choose_block_size(config, model),
+        precision=precision,
+    )
+    return config, _packing(config, model)
 
 
 def _prepare_exam(
@@ -186,83 +225,6 @@ def _sit(
     return sit_exam(checkpoint, exam)
 
 
-@dataclass(frozen=True)
-class _TrainerRun:
-    """Trainer 跑完之后要留下的。"""
-
-    model: Any
-    rows: list[dict[str, Any]]
-    targets: int
-
-
-def _run_trainer(
-    config: TrainingConfig,
-    objective: Objective,
-    checkpoint: Checkpoint,
-    data: TrainingData,
-    device: Device,
-    resume: bool,
-    console: Console | None,
-) -> _TrainerRun:
-    """真正训练的一段；信号来了就存盘并抛出 `TrainingInterrupted`。"""
-    from transformers import set_seed
-    from transformers.trainer_callback import PrinterCallback
-
-    from companion.training.trainer import CompanionTrainer
-
-    output = Path(config.output)
-    set_seed(config.seed)  # LoRA 的随机初始化也由种子决定
-    model = add_lora(checkpoint.model, config) if config.lora_rank else checkpoint.model
-    if config.gradient_checkpointing:
-        recompute_activations(model)
-    keep_cache = getattr(checkpoint.model.config, "use_cache", None)
-    logging, stopping = LogCallback(output / LOG_FILE, console), StopCallback()
-    trainer = CompanionTrainer(
-        model,
-        config=config,
-        data=data,
-        collator=objective.make_collator(
-            checkpoint.tokenizer,
-            **{name: getattr(config, name) for name in objective.options},
-        ),
-        causal=objective.causal,
-        arguments=training_arguments(
-            config,
-            num_steps=data.plan.num_steps,
-            learning_rate=config.learning_rate or 0.0,
-            precision=config.precision,
-            device_kind=device.kind,
-        ),
-        callbacks=[logging, stopping],
-    )
-    trainer.remove_callback(PrinterCallback)
-    logging.trainer = trainer
-    resume_from = None
-    if resume:
-        resume_from = latest_checkpoint(output)
-        trainer.tally.load(resume_from)
-    try:
-        with stopping.listening(), quiet_transformers():
-            trainer.train(
-                resume_from_checkpoint=str(resume_from) if resume_from else None
-            )
-    finally:
-        logging.close()
-        if keep_cache is not None:  # Trainer 关了它；存盘的检查点应与原来一样
-            checkpoint.model.config.use_cache = keep_cache
-    if (
-        stopping.received is not None
-        and trainer.state.global_step < data.plan.num_steps
-    ):
-        raise TrainingInterrupted(
-            found=f"收到信号，停在第 {trainer.state.global_step} 步"
-            f"（共 {data.plan.num_steps} 步）",
-            expected="训练走完",
-            remedy=f"检查点已存好，companion train --resume --output {output} 接着训练",
-        )
-    return _TrainerRun(model, logging.rows, trainer.tally.total_targets)
-
-
 def _packing(config: TrainingConfig, model: Any) -> PackingVerdict:
     """能不能打包：用户不要，或模型隔离不了文档，就一片一行。"""
     if not config.packing:
@@ -292,13 +254,6 @@ def _refuse_finished(output: Path, num_steps: int) -> None:
         )
 
 
-def _world_size() -> int:
-    """进程数，由 torchrun 与 accelerate 写在环境里。"""
-    import os
-
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def _speaker(console: Console | None) -> Callable[[str], None]:
     """往控制台说一句话的函数；没有控制台就不说。"""
     if console is None:
@@ -315,9 +270,13 @@ def _announce(
     data: TrainingData,
     verdict: PackingVerdict,
     device: Device,
+    team: Team,
 ) -> None:
     """第一步之前，把账和安排说清楚。"""
     say(f"设备：{device}")
+    if team.size > 1:
+        batches = team.size * config.gradient_accumulation_steps
+        say(f"进程：{team.size} 个，合起来一步 {batches} 个微批量")
     say(
         f"精度：{config.precision}；学习率峰值 {config.learning_rate:g}，"
         f"共 {data.plan.num_steps:,} 步，一行至多 {data.block_size} 个词元"

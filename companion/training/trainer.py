@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
@@ -26,6 +27,10 @@ from companion.training.batching import PlannedSampler
 from companion.training.checkpoints import STAGING, staged
 from companion.training.data import TrainingData
 from companion.training.schedule import make_scheduler
+from companion.training.team import ALONE, Team
+
+_NEVER = 2**62
+"""还没有哪一步坏掉。"""
 
 
 class CompanionTrainer(Trainer):
@@ -39,6 +44,7 @@ class CompanionTrainer(Trainer):
         causal: 是否因果语言模型。
         arguments: `training_arguments` 的结果。
         callbacks: Trainer 的回调。
+        team: 一同训练的进程。
     """
 
     def __init__(
@@ -51,11 +57,14 @@ class CompanionTrainer(Trainer):
         causal: bool,
         arguments: TrainingArguments,
         callbacks: list[TrainerCallback],
+        team: Team = ALONE,
     ) -> None:
         self.settings = config
+        self.team = team
         self.data = data
         self.causal = causal
         self.tally = Tally()
+        self._broken_step: Tensor | None = None
         super().__init__(
             model=model,
             args=arguments,
@@ -102,10 +111,35 @@ class CompanionTrainer(Trainer):
             # DDP 对各进程的梯度取平均，而 count 已是全部进程的目标数
             loss = loss * self.args.world_size
         self.tally.add(losses)
-        if self.args.device.type == "cpu":  # GPU 上每步同步太贵，等到记日志时再查
+        # GPU 上每步同步太贵，等到记日志时再查；几个进程则一起查梯度，停在同一步
+        if self.args.device.type == "cpu" and self.team.size == 1:
             nats = float(losses.total_nats.detach())
             self.check_finite(nats, self.state.global_step + 1)
         return (loss, None) if return_outputs else loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """裁剪梯度，并记下范数头一次不是有限的数是在哪一步。
+
+        fp16 不记：梯度溢出时损失缩放会跳过这一步，权重不受伤。
+        """
+        norm: Any = super()._clip_grad_norm(model)
+        if not self.args.fp16:
+            step = self.state.global_step + 1
+            broken = torch.where(torch.isfinite(norm), _NEVER, step)
+            earlier = broken if self._broken_step is None else self._broken_step
+            self._broken_step = torch.minimum(earlier, broken)
+            if self.args.device.type == "cpu":  # GPU 上等到记日志、存盘与收尾时再查
+                self.check_gradients()
+        return norm
+
+    def check_gradients(self) -> None:
+        """至今有哪一步的梯度不是有限的数，就停下；那以后的权重全坏了，不可存盘。
+
+        Raises:
+            TrainingError: 消息说明是哪一步、多半为什么、怎么办。
+        """
+        if self._broken_step is not None and (step := int(self._broken_step)) < _NEVER:
+            raise _not_finite("梯度", step, self.settings, self.args)
 
     def check_finite(self, nats: float, step: int) -> None:
         """第 `step` 步（从 1 数）的损失不是有限的数时停下。
@@ -114,7 +148,7 @@ class CompanionTrainer(Trainer):
             TrainingError: 消息说明是哪一步、多半为什么、怎么办。
         """
         if not math.isfinite(nats):
-            raise _not_finite(step, self.settings, self.args)
+            raise _not_finite("损失", step, self.settings, self.args)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """学习率曲线；断点续训时由 Trainer 读回进度。"""
@@ -129,12 +163,15 @@ class CompanionTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """存一个检查点；写不下时旧的完好（见 `checkpoints.staged`）。"""
+        self.check_gradients()
+        tally = self.tally.combined(self.team)
         with staged(
-            Path(self.settings.output), self.settings.save_total_limit
+            Path(self.settings.output), self.settings.save_total_limit, self.team
         ) as folder:
             super()._save_checkpoint(model, trial)
-            for checkpoint in folder.iterdir():
-                self.tally.save(checkpoint)
+            if self.team.is_main:
+                for checkpoint in folder.iterdir():
+                    tally.save(checkpoint)
 
     def _get_output_dir(self, trial: Any) -> str:
         """Trainer 把检查点写到 `_get_output_dir()/checkpoint-N`：先写到一旁。"""
@@ -162,15 +199,25 @@ class Tally:
         self.num_targets += len(losses.nats)
         self.total_targets += len(losses.nats)
 
-    def take(self) -> dict[str, float]:
-        """上次以来每个目标的损失（奈特）、准确率与目标数，并清零。"""
-        count = max(1, self.num_targets)
-        taken = {
-            "nats_per_target": float(self.nats) / count,
-            "accuracy": float(self.correct) / count,
-        }
+    def combined(self, team: Team) -> "Tally":
+        """各进程的账合成一份，人人都得到它。"""
+        names = ("nats", "correct", "num_targets", "total_targets")
+        mine = [float(getattr(self, name)) for name in names]
+        nats, *counts = team.total(torch.tensor(mine, dtype=torch.float64)).tolist()
+        whole = Tally()
+        whole.nats = nats
+        whole.correct, whole.num_targets, whole.total_targets = map(int, counts)
+        return whole
+
+    def take(self, team: Team = ALONE) -> dict[str, float]:
+        """上次以来每个目标的损失（奈特）与准确率，合各进程而言；并清零。"""
+        whole = self.combined(team)
+        count = max(1, whole.num_targets)
         self._clear()
-        return taken
+        return {
+            "nats_per_target": float(whole.nats) / count,
+            "accuracy": float(whole.correct) / count,
+        }
 
     def save(self, checkpoint: Path) -> None:
         """随检查点存下：账上的目标总数，与还没写进日志的那几步。"""
@@ -188,7 +235,7 @@ class Tally:
 
 
 def _not_finite(
-    step: int, config: TrainingConfig, arguments: TrainingArguments
+    what: str, step: int, config: TrainingConfig, arguments: TrainingArguments
 ) -> TrainingError:
     precision = "fp16" if arguments.fp16 else "bf16" if arguments.bf16 else "fp32"
     cause = "fp16 溢出" if precision == "fp16" else "学习率太高或预热太短"
@@ -198,9 +245,9 @@ def _not_finite(
         else "把 learning_rate 降到三分之一，或把 warmup_steps 加到 0.1"
     )
     return TrainingError(
-        found=f"第 {step} 步的损失不是有限的数（{precision}，学习率峰值 "
+        found=f"第 {step} 步的{what}不是有限的数（{precision}，学习率峰值 "
         f"{arguments.learning_rate:g}），多半是{cause}",
-        expected="损失是有限的数",
+        expected="损失与梯度都是有限的数",
         remedy=f"{remedy}，换一个 --output 重新训练"
         f"（{config.output} 里的检查点都还在）",
     )

@@ -10,6 +10,7 @@ import pytest
 
 from companion.cli import look
 from companion.cli.console import complain, emit
+from companion.errors import TrainingError
 
 
 def _failing(error: BaseException) -> Callable[..., None]:
@@ -129,7 +130,7 @@ def test_an_interrupted_training_exits_130_and_says_how_to_resume(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """训练收到信号、存好检查点后停下，也是 130，消息照给。"""
-    from companion.training.run import TrainingInterrupted
+    from companion.training import TrainingInterrupted
 
     stopped = TrainingInterrupted(
         found="停在第 3/9 步", expected="走完", remedy="companion train --resume"
@@ -152,6 +153,37 @@ def test_only_the_first_process_prints_the_result(
     assert json.loads(capsys.readouterr().out) == {"a": 1}
 
 
+@pytest.mark.parametrize(("rank", "waited"), [("0", []), ("1", [3.0])])
+def test_the_other_processes_let_the_first_speak(
+    rank: str, waited: list[float], run: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """出错时别的进程先等第 0 个说完；等到最后还在，才自己说，错误因此不会没人说。"""
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    monkeypatch.setenv("RANK", rank)
+    error = TrainingError(found="磁盘满了", expected="放得下", remedy="腾出空间")
+    monkeypatch.setattr(look, "emit", _failing(error))
+    result = run("objectives")
+    assert (result.exit_code, slept) == (1, waited)
+    assert result.stderr.count("磁盘满了") == 1
+
+
+@pytest.mark.parametrize(("rank", "times"), [("0", 1), ("1", 0)])
+def test_an_interruption_is_reported_by_the_first_process_only(
+    rank: str, times: int, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """停下是几个进程一同商定的：第 0 个说一遍就够，退出码都是 130。"""
+    from companion.training import TrainingInterrupted
+
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    monkeypatch.setenv("RANK", rank)
+    stopped = TrainingInterrupted(found="停下", expected="走完", remedy="--resume")
+    monkeypatch.setattr(look, "emit", _failing(stopped))
+    result = run("objectives")
+    assert (result.exit_code, result.stderr.count("停下")) == (130, times)
+
+
 def test_python_dash_m_is_the_same_command(start: Callable[..., Any]) -> None:
     """`python -m companion` 自称 companion。"""
     assert start("--version").stdout.startswith("companion ")
@@ -168,10 +200,12 @@ def test_libraries_are_silenced_without_overriding_the_user(
     from companion.cli.console import silence_libraries
 
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "debug")
-    monkeypatch.setenv("DO_NOT_TRACK", "placeholder")
-    monkeypatch.delenv("DO_NOT_TRACK")
+    for name in ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(name, "placeholder")  # 用后复原
+        monkeypatch.delenv(name)
     monkeypatch.setattr(sys, "warnoptions", ["error"])
     with warnings.catch_warnings():
         silence_libraries()
     assert os.environ["TRANSFORMERS_VERBOSITY"] == "debug"
     assert os.environ["DO_NOT_TRACK"] == "1"
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"

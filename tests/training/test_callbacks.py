@@ -16,6 +16,7 @@ from companion.training import train
 from companion.training.batching import BatchPlan
 from companion.training.callbacks import LogCallback, StopCallback, read_log
 from companion.training.schedule import factor_at
+from companion.training.team import ALONE
 
 FIELDS = [
     "step", "tokens", "loss", "bits_per_target", "accuracy", "learning_rate",
@@ -57,7 +58,9 @@ def logger(tmp_path, console=None):
     callback = LogCallback(tmp_path / "log.jsonl", console)
     callback.trainer = SimpleNamespace(
         data=data,
-        tally=SimpleNamespace(take=lambda: taken),
+        team=ALONE,
+        tally=SimpleNamespace(take=lambda _team: taken),
+        check_gradients=lambda: None,
         check_finite=lambda *_args: None,
     )
     return callback
@@ -95,6 +98,27 @@ def test_a_resumed_log_drops_what_came_after_the_checkpoint(tmp_path):
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[:2] == first.rows[:2]
     assert rows[2]["seconds"] >= rows[1]["seconds"]
+
+
+def test_only_numbers_that_json_can_write_are_logged(tmp_path):
+    """fp16 跳过的一步，梯度范数是无穷大：日志里写 null，每行仍是合法的 JSON。"""
+    callback = logger(tmp_path)
+    callback.on_train_begin(None, SimpleNamespace(global_step=0), None)
+    for step, norm in ((1, math.inf), (2, math.nan), (3, 2.0)):
+        logs = {"loss": 1.0, "learning_rate": 0.1, "grad_norm": norm}
+        callback.on_log(None, SimpleNamespace(global_step=step), None, logs=logs)
+    lines = (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [row["grad_norm"] for row in rows] == [None, None, 2.0]
+
+
+def test_another_process_counts_but_does_not_write(tmp_path):
+    """没有给日志文件的进程：行照样数，盘上什么也没有。"""
+    callback = logger(tmp_path)
+    callback.path = None
+    log(callback, 1, 2)
+    assert [row["step"] for row in callback.rows] == [1, 2]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_there_may_be_no_log_yet(tmp_path):

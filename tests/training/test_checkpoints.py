@@ -1,6 +1,7 @@
 """检查点：写完才改名，写不下时旧的完好。"""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from companion.errors import TrainingError
-from companion.training import train
+from companion.training import checkpoints, train
 from companion.training.checkpoints import (
     STAGING,
     latest_checkpoint,
@@ -19,6 +20,8 @@ from companion.training.checkpoints import (
 FULL = {
     "操作系统": OSError(errno.ENOSPC, "No space left on device"),
     "配额": OSError(errno.EDQUOT, "Disk quota exceeded"),
+    "坏盘": OSError(errno.EIO, "Input/output error"),
+    "文件夹没了": FileNotFoundError(errno.ENOENT, "No such file or directory"),
     "safetensors": SafetensorError(
         "Error while serializing: I/O error: No space left on device (os error 28)"
     ),
@@ -82,6 +85,45 @@ def test_remains_of_a_killed_save_are_cleared(tmp_path):
     with staged(tmp_path, limit=2) as folder:
         write(folder, 4)
     assert names(tmp_path) == ["checkpoint-4"]
+
+
+def test_the_new_one_is_on_disk_before_the_old_one_goes(tmp_path, monkeypatch):
+    """删旧的之前，新检查点的每个文件、每层文件夹都已落盘，改名也落了盘。"""
+    write(tmp_path, 2, "旧")
+    (tmp_path / "checkpoint-2" / "留个记号").touch()
+    happened = []
+    real = checkpoints.shutil.rmtree
+
+    def remove(path, *args, **kwargs):
+        happened.append(f"删 {Path(path).name}")
+        real(path, *args, **kwargs)
+
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", remove)
+    monkeypatch.setattr(
+        checkpoints, "flush", lambda path: happened.append(f"落盘 {path.name}")
+    )
+    with staged(tmp_path, limit=1) as folder:
+        write(folder, 4)
+        (folder / "checkpoint-4" / "里层").mkdir()
+        (folder / "checkpoint-4" / "里层" / "权重").touch()
+        happened.clear()
+    removed = happened.index("删 checkpoint-2")
+    names = ("trainer_state.json", "里层", "权重", "checkpoint-4", tmp_path.name)
+    for name in names:
+        assert happened.index(f"落盘 {name}") < removed, name
+    assert happened.index(f"落盘 {tmp_path.name}") > happened.index("落盘 checkpoint-4")
+
+
+def test_flushing_really_reaches_the_disk(tmp_path, monkeypatch):
+    """落盘就是 fsync，文件与文件夹都算。"""
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number)))
+    with staged(tmp_path, limit=1) as folder:
+        write(folder, 4)
+    inodes = {status.st_ino for status in synced}
+    target = tmp_path / "checkpoint-4"
+    for path in (target, target / "trainer_state.json", tmp_path):
+        assert path.stat().st_ino in inodes
 
 
 @pytest.mark.parametrize("where", FULL)

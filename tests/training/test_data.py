@@ -177,7 +177,7 @@ def test_a_causal_document_ends_with_eos(tmp_path, configure):
 
 
 def test_only_whole_word_masking_cuts_words(tmp_path, configure):
-    """整词粒度才有 word_ids。"""
+    """全词掩码才有 word_ids。"""
     assert "word_ids" not in prepared(tmp_path, configure).rows[0, 0]
     feature = prepared(tmp_path, configure, granularity="whole_word").rows[0, 0]
     words = feature["word_ids"]

@@ -1,6 +1,7 @@
 """训练器：累积与大批相等，损失坏了就停下并说清缘由。"""
 
 import math
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,7 @@ from companion.models.target_head import TargetLosses
 from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.models.tiny_tokenizers import TINY_TEXT
 from companion.objectives import get_objective
-from companion.training import train
+from companion.training import loop, train
 from companion.training import trainer as trainer_module
 from companion.training.arguments import training_arguments
 from companion.training.batching import BatchPlan
@@ -83,7 +84,7 @@ def one_step(kind: str, sizes: list[int], tmp_path, configure, *, accepts: bool)
     trainer = CompanionTrainer(
         model,
         config=config,
-        data=TrainingData(rows, plan, None, 128, False),
+        data=TrainingData(rows, plan, None, 128, False, None),
         collator=collator(kind),
         causal=CAUSAL[kind],
         arguments=training_arguments(
@@ -169,6 +170,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(bad, tmp_path, configure, monke
 
 def test_the_log_notices_what_the_device_hid(tmp_path, configure, monkeypatch):
     """GPU 上不逐步查，记日志时才查：步数仍是当时的那一步。"""
+    monkeypatch.setattr(CompanionTrainer, "check_gradients", lambda _self: None)
     monkeypatch.setattr(trainer_module, "target_losses", bad_after(0, math.nan))
     real = CompanionTrainer.check_finite
     calls = []
@@ -183,10 +185,85 @@ def test_the_log_notices_what_the_device_hid(tmp_path, configure, monkeypatch):
         train(configure(tmp_path / "输出"), quiet=True)
 
 
+def bad_gradient_after(steps: int):
+    """前几步照常，然后损失仍是有限的数，梯度却不是：√0 处的斜率是无穷大。"""
+    real, calls = trainer_module.target_losses, []
+
+    def losses(model, batch, *, causal):
+        calls.append(None)
+        found = real(model, batch, causal=causal)
+        if len(calls) <= steps:
+            return found
+        zero = next(model.parameters()).sum() * 0
+        return TargetLosses(found.total_nats + zero.sqrt(), found.nats, found.correct)
+
+    return losses
+
+
+@pytest.mark.parametrize("bad_step", [2, 3])
+def test_a_gradient_that_is_not_finite_stops_the_run(
+    bad_step, tmp_path, configure, monkeypatch
+):
+    """损失有限而梯度不是，哪怕在最后一步：就停在那一步，不等日志与存盘；什么也不存。"""
+    monkeypatch.setattr(
+        trainer_module, "target_losses", bad_gradient_after(bad_step - 1)
+    )
+    output = tmp_path / "输出"
+    config = configure(output, max_steps=3, logging_steps=10, save_steps=10)
+    with pytest.raises(TrainingError) as caught:
+        train(config, quiet=True)
+    assert f"第 {bad_step} 步的梯度不是有限的数" in caught.value.found
+    assert "学习率太高" in caught.value.found
+    assert "learning_rate" in caught.value.remedy
+    assert list_checkpoints(output) == []
+    assert not (output / "model").exists()
+
+
+@pytest.mark.parametrize(("bad_step", "logging_steps"), [(3, 2), (3, 10), (5, 4)])
+def test_the_step_is_remembered_until_someone_looks(
+    bad_step, logging_steps, tmp_path, configure, monkeypatch
+):
+    """GPU 上不逐步查：记日志或存盘时才发现，说的仍是坏掉的那一步，坏权重不存。"""
+    monkeypatch.setattr(
+        trainer_module, "target_losses", bad_gradient_after(bad_step - 1)
+    )
+    monkeypatch.setattr(CompanionTrainer, "check_finite", lambda *_args: None)
+    real = CompanionTrainer.check_gradients
+
+    def late(self):
+        if sys._getframe(1).f_code.co_name != "_clip_grad_norm":
+            real(self)
+
+    monkeypatch.setattr(CompanionTrainer, "check_gradients", late)
+    output = tmp_path / "输出"
+    config = configure(output, max_steps=6, logging_steps=logging_steps)
+    with pytest.raises(TrainingError, match=f"第 {bad_step} 步的梯度"):
+        train(config, quiet=True)
+    assert list_checkpoints(output)[-1].name == f"checkpoint-{bad_step - 1}"
+
+
+def test_fp16_may_skip_a_step_whose_gradient_overflowed(
+    tmp_path, configure, monkeypatch, no_curve
+):
+    """fp16 的损失缩放靠溢出来试探：那一步会跳过，不是坏掉。"""
+    monkeypatch.setattr(trainer_module, "target_losses", bad_gradient_after(0))
+    real = loop.training_arguments
+
+    def half(*args, **kwargs):
+        arguments = real(*args, **kwargs)
+        arguments.fp16 = True
+        return arguments
+
+    monkeypatch.setattr(loop, "training_arguments", half)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_args, **_kwargs: None)
+    result = train(configure(tmp_path / "输出", max_steps=2), quiet=True)
+    assert [row["grad_norm"] for row in result.log] == [None, None]
+
+
 def test_fp16_is_blamed_for_its_overflow(tmp_path, configure):
     """fp16 的缘由与办法不同于学习率太高。"""
     arguments = SimpleNamespace(fp16=True, bf16=False, learning_rate=1e-3)
-    error = trainer_module._not_finite(7, configure(tmp_path), arguments)
+    error = trainer_module._not_finite("损失", 7, configure(tmp_path), arguments)
     assert "fp16 溢出" in error.found
     assert "bf16" in error.remedy
 

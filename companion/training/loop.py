@@ -1,0 +1,111 @@
+"""真正训练的一段：把设置、模型与排定的数据交给 Trainer，走完，或体面地停下。"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from companion.config import TrainingConfig
+from companion.errors import TrainingError
+from companion.models.device import Device
+from companion.models.loading import Checkpoint, quiet_transformers
+from companion.objectives import Objective
+from companion.training.arguments import (
+    add_lora,
+    recompute_activations,
+    training_arguments,
+)
+from companion.training.callbacks import LOG_FILE, LogCallback, StopCallback
+from companion.training.checkpoints import latest_checkpoint
+from companion.training.data import TrainingData
+from companion.training.team import Team, train_command
+
+
+class TrainingInterrupted(TrainingError):  # noqa: N818 - 它不是过错
+    """收到 Ctrl-C 或 SIGTERM 而停下；检查点已存好。"""
+
+
+@dataclass(frozen=True)
+class LoopResult:
+    """Trainer 跑完之后要留下的。"""
+
+    model: Any
+    """训练好的模型；用了 LoRA 时还没有并回底座。"""
+    rows: list[dict[str, Any]]
+    """`log.jsonl` 的各行。"""
+    targets: int
+    """开训以来的目标数，合各进程而言。"""
+
+
+def run_loop(
+    config: TrainingConfig,
+    objective: Objective,
+    checkpoint: Checkpoint,
+    data: TrainingData,
+    device: Device,
+    team: Team,
+    resume: bool,
+    console: Console | None,
+) -> LoopResult:
+    """训练到排定的最后一步。
+
+    Raises:
+        TrainingInterrupted: 收到信号，存盘后停下。
+        TrainingError: 损失或梯度坏了，或写不下。
+    """
+    from transformers import set_seed
+    from transformers.trainer_callback import PrinterCallback
+
+    from companion.training.trainer import CompanionTrainer
+
+    output = Path(config.output)
+    set_seed(config.seed)  # LoRA 的随机初始化也由种子决定
+    model = add_lora(checkpoint.model, config) if config.lora_rank else checkpoint.model
+    if config.gradient_checkpointing:
+        recompute_activations(model)
+    keep_cache = getattr(checkpoint.model.config, "use_cache", None)
+    log_file = output / LOG_FILE if team.is_main else None
+    logging, stopping = LogCallback(log_file, console), StopCallback(team)
+    trainer = CompanionTrainer(
+        model,
+        config=config,
+        data=data,
+        collator=data.collator,
+        causal=objective.causal,
+        arguments=training_arguments(
+            config,
+            num_steps=data.plan.num_steps,
+            learning_rate=config.learning_rate or 0.0,
+            precision=config.precision,
+            device_kind=device.kind,
+        ),
+        callbacks=[logging, stopping],
+        team=team,
+    )
+    trainer.remove_callback(PrinterCallback)
+    logging.trainer = trainer
+    resume_from = None
+    if resume:
+        resume_from = latest_checkpoint(output)
+        if team.is_main:  # 存下的是各进程之和
+            trainer.tally.load(resume_from)
+    try:
+        with stopping.listening(), quiet_transformers():
+            trainer.train(
+                resume_from_checkpoint=str(resume_from) if resume_from else None
+            )
+    finally:
+        logging.close()
+        if keep_cache is not None:  # Trainer 关了它；存盘的检查点应与原来一样
+            checkpoint.model.config.use_cache = keep_cache
+    if stopping.stopped:
+        raise TrainingInterrupted(
+            found=f"收到信号，停在第 {trainer.state.global_step} 步"
+            f"（共 {data.plan.num_steps} 步）",
+            expected="训练走完",
+            remedy=f"检查点已存好，{train_command(team.size)} --resume "
+            f"--output {output} 接着训练",
+        )
+    targets = trainer.tally.combined(team).total_targets
+    return LoopResult(model, logging.rows, targets)

@@ -1,0 +1,119 @@
+"""名册里的每个目标：几个小批累积，与一个大批的损失、梯度相等。"""
+
+import itertools
+from functools import cache
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from companion.corpus.packing import BlockDataset, plan_packing
+from companion.corpus.store import TokenStore
+from companion.errors import CompanionError
+from companion.models.running import model_options, special_edges
+from companion.models.tiny import tiny_model, tiny_tokenizer
+from companion.models.tiny_tokenizers import TINY_TEXT
+from companion.objectives import OBJECTIVES, Objective
+from companion.training.arguments import training_arguments
+from companion.training.batching import BatchPlan
+from companion.training.data import JoinedRows, TrainingData
+from companion.training.trainer import CompanionTrainer
+
+KINDS = {
+    "AutoModelForCausalLM": ("gpt2", "llama"),
+    "AutoModelForMaskedLM": ("bert",),
+    "AutoModelForSeq2SeqLM": ("t5", "bart"),
+}
+"""每类模型试哪几种，取整理器造得出的头一种。"""
+SPLITS = ([8], [1, 5, 2])
+"""八行怎样分成微批量。"""
+
+tokenizer_of = cache(tiny_tokenizer)
+
+
+class KeepGradients(TrainerCallback):
+    """更新之前，抄下每个参数的梯度。"""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+        self.gradients = {
+            name: parameter.grad.clone()
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None
+        }
+
+
+def fitting(objective: Objective):
+    """合这个目标的极小模型（没有随机失活）、整理器，以及各行。"""
+    for kind in KINDS[objective.auto_class]:
+        tokenizer, model = tokenizer_of(kind), tiny_model(kind, tokenizer_of(kind))
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            elif isinstance(getattr(module, "dropout", None), float):
+                module.dropout = 0.0  # BART 写成一个数
+        try:
+            collator = objective.make_collator(
+                tokenizer, **model_options(model, objective)
+            )
+        except CompanionError:
+            continue
+        return model, collator, eight_rows(tokenizer)
+    pytest.skip(f"没有现成的极小分词器合 {objective.key}")
+
+
+def eight_rows(tokenizer) -> JoinedRows:
+    """八篇长短不一的文字，一篇一行，各有两三句。"""
+    texts = [a + b for a, b in zip(TINY_TEXT[:8], TINY_TEXT[4:12], strict=True)]
+    ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    store = TokenStore.from_ids(ids)
+    prefix, suffix = special_edges(tokenizer)
+    edges = len(prefix) + len(suffix)
+    plan = plan_packing(store.lengths, 128, pack=False, overhead_per_piece=edges)
+    return JoinedRows([BlockDataset(store, plan, prefix_ids=prefix, suffix_ids=suffix)])
+
+
+def one_step(objective: Objective, sizes: list[int], tmp_path, configure):
+    """走一步；返回每目标的损失、目标数与梯度。"""
+    model, collator, rows = fitting(objective)
+    ends = [sum(sizes[:n]) for n in range(len(sizes) + 1)]
+    batches = [[(0, row) for row in range(a, b)] for a, b in itertools.pairwise(ends)]
+    config = configure(
+        tmp_path / str(len(sizes)),
+        max_grad_norm=1e9,
+        gradient_accumulation_steps=len(sizes),
+    )
+    keep = KeepGradients()
+    plan = BatchPlan(batches, 1, 1.0, int(rows.lengths.sum()), 0, 0)
+    trainer = CompanionTrainer(
+        model,
+        config=config,
+        data=TrainingData(rows, plan, None, 128, False, collator),
+        collator=collator,
+        causal=objective.causal,
+        arguments=training_arguments(
+            config,
+            num_steps=1,
+            learning_rate=1e-3,
+            precision="fp32",
+            device_kind="cpu",
+        ),
+        callbacks=[keep],
+    )
+    trainer.train()
+    targets = trainer.tally.num_targets
+    return trainer.tally.take()["nats_per_target"], targets, keep.gradients
+
+
+@pytest.mark.parametrize("key", OBJECTIVES)
+def test_accumulated_batches_equal_one_large_batch(key, tmp_path, configure):
+    """不等分的 1 + 5 + 2 等于一批 8：损失、目标数与每个参数的梯度。"""
+    objective = OBJECTIVES[key]
+    whole, parts = (one_step(objective, s, tmp_path, configure) for s in SPLITS)
+    assert whole[1] == parts[1] > 8
+    assert parts[0] == pytest.approx(whole[0], rel=1e-5)
+    assert parts[2].keys() == whole[2].keys()
+    for name, gradient in whole[2].items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(
+            parts[2][name], gradient, rtol=1e-5, atol=1e-5 * scale + 1e-8, msg=name
+        )

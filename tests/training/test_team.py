@@ -1,0 +1,238 @@
+"""几个进程一同训练：结果与一个进程相同，只有第 0 个动手，话只说一遍。"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from companion.config import TrainingConfig
+from companion.errors import TrainingError
+from companion.training import train
+from companion.training.callbacks import StopCallback, read_log
+from companion.training.checkpoints import list_checkpoints
+from companion.training.team import ALONE, Team, join_team
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_gloo_available(), reason="这个 torch 没有 gloo"
+)
+
+SAMPLE = {
+    "objective": "masked_lm",
+    "model": "starter:bert",
+    "corpus": "sample:classical",
+    "max_steps": 3,
+    "block_size": 64,
+    "tokens_per_batch": 256,
+    "eval_max_chars": 200,
+    "logging_steps": 1,
+    "save_steps": 2,
+    "precision": "fp32",
+}
+
+
+@pytest.fixture(scope="module")
+def torchrun(root: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`torchrun --nproc-per-node 2 …`；端口由它自己找。"""
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone",
+             "--nproc-per-node", "2", *map(str, words)],
+            env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def pair(torchrun, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """两个进程在随包的样本上训练起步模型，带评估与报告。"""
+    output = tmp_path_factory.mktemp("两个") / "输出"
+    words = [f"--set={name}={value}" for name, value in SAMPLE.items()]
+    done = torchrun("-m", "companion", "train", *words, "--output", output, "--json")
+    assert done.returncode == 0, done.stderr
+    return output, done
+
+
+def test_two_processes_equal_one_that_accumulates_twice_as_much(pair, tmp_path):
+    """两个进程一步两批，等于一个进程累积两批：损失、准确率、梯度范数与账本都相同。"""
+    output, _ = pair
+    alone = train(
+        TrainingConfig(
+            **SAMPLE, output=str(tmp_path / "一个"), gradient_accumulation_steps=2
+        ),
+        quiet=True,
+    )
+    timing = ("seconds", "tokens_per_second")
+    rows = read_log(output / "log.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    for found, expected in zip(rows, alone.log, strict=True):
+        for name in found.keys() - set(timing):
+            assert found[name] == pytest.approx(expected[name], rel=1e-4), name
+    ledgers = [(each / "ledger.json").read_bytes() for each in (output, alone.output)]
+    assert ledgers[0] == ledgers[1]
+    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    for when in ("before", "after"):
+        assert metrics[when]["domain"]["bits_per_char"] == pytest.approx(
+            alone.metrics[when]["domain"]["bits_per_char"], rel=1e-4
+        )
+
+
+def test_only_the_first_process_writes_and_speaks(pair):
+    """一个干净的输出文件夹，每步一行日志；JSON 一份，账本与“训练前评估”各一遍。"""
+    output, done = pair
+    assert {path.name for path in output.iterdir()} == {
+        "model", "config.yaml", "metrics.json", "ledger.json", "log.jsonl",
+        "report.html", "report.md", "curve.png", "checkpoint-2", "checkpoint-3",
+    }  # fmt: skip
+    assert done.stdout.count("\n") == 1
+    assert json.loads(done.stdout)["steps"] == 3
+    for said in ("词元账本", "训练前评估", "进程：2 个", "训练后评估"):
+        assert done.stderr.count(said) == 1, said
+    saved = TrainingConfig.from_sources(output / "config.yaml", {})
+    assert saved.gradient_accumulation_steps == 1
+
+
+def test_bad_input_is_said_once_and_ends_with_1(pair, torchrun):
+    """输出文件夹已有一次运行：两个进程都碰上，话只说一遍，退出码 1，旧结果不动。"""
+    output, _ = pair
+    before = {p: p.stat().st_mtime_ns for p in output.rglob("*")}
+    words = [f"--set={name}={value}" for name, value in SAMPLE.items()]
+    done = torchrun("-m", "companion", "train", *words, "--output", output)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("已有另一次运行") == 1
+    assert "程序内部出错" not in done.stderr
+    assert before == {p: p.stat().st_mtime_ns for p in output.rglob("*")}
+
+
+def test_another_number_of_processes_cannot_resume(pair):
+    """两个进程训练的，一个进程接不上：说出两个数，给出走得通的命令。"""
+    output, _ = pair
+    config = TrainingConfig(**SAMPLE, output=str(output))
+    with pytest.raises(TrainingError, match="用 2 个进程训练，这次是 1 个") as caught:
+        train(config, resume=True, quiet=True)
+    assert "torchrun --nproc-per-node 2 -m companion train" in caught.value.remedy
+
+
+@pytest.fixture(scope="module")
+def seen(root, tmp_path_factory, checkpoints, corpus) -> tuple[Path, list[Any]]:
+    """两个进程各自所见（two_processes.py）；环境变量照 torchrun 的样子给。"""
+    folder = tmp_path_factory.mktemp("所见")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = {"PYTHONPATH": str(root), "MASTER_ADDR": "localhost",
+              "MASTER_PORT": str(port), "WORLD_SIZE": "2"}  # fmt: skip
+    script = Path(__file__).with_name("two_processes.py")
+    started = [
+        subprocess.Popen(
+            [sys.executable, script, checkpoints / "bert", corpus, folder],
+            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        assert [process.wait(timeout=300) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
+    reports = [(folder / f"看见-{rank}.json") for rank in (0, 1)]
+    return folder, [json.loads(each.read_text(encoding="utf-8")) for each in reports]
+
+
+def test_everyone_gets_the_answer_of_the_first(seen):
+    """求和人人有份；第 0 个的结果与错误人人有份；建缓存的事它先做。"""
+    _, (zero, one) = seen
+    for each in (zero, one):
+        assert each["size"] == 2
+        assert each["total"] == [3.0, 20.0]
+        assert each["asked"] == 0
+        assert each["refused"][0] == "TrainingError"
+        assert "不行" in each["refused"][1]
+    assert (zero["rank"], one["rank"]) == (0, 1)
+    assert (zero["first"], one["first"]) == (True, False)
+
+
+def test_bad_input_stops_everyone_before_anything_is_written(seen):
+    """语料不在：两个进程抛出同一个错误，输出文件夹不曾出现。"""
+    folder, (zero, one) = seen
+    assert zero["bad_input"] == one["bad_input"]
+    assert zero["bad_input"][0] == "CorpusError"
+    assert not (folder / "不该有").exists()
+
+
+def test_a_signal_to_one_stops_all_at_the_same_step_and_resumes(
+    seen, tmp_path, configure, weights, no_curve
+):
+    """信号只到了 1 号：商量一步，第 3 步一起停，存盘；接上之后与不曾中断的相同。"""
+    folder, (zero, one) = seen
+    assert zero["interrupted"] == one["interrupted"]
+    assert "第 3 步" in zero["interrupted"][1]
+    output = folder / "输出"
+    saved = [path.name for path in list_checkpoints(output)]
+    assert saved == ["checkpoint-3", "checkpoint-7"]
+    assert (zero["log"], zero["targets"]) == (one["log"], one["targets"])
+    assert zero["log"] == read_log(output / "log.jsonl")
+    alone = train(
+        configure(
+            tmp_path / "一个",
+            max_steps=7,
+            logging_steps=3,
+            save_steps=100,
+            gradient_accumulation_steps=2,
+        ),
+        quiet=True,
+    )
+    assert [row["tokens"] for row in zero["log"]] == [r["tokens"] for r in alone.log]
+    assert zero["targets"] == alone.ledger.targets
+
+
+def test_alone_everything_is_done_on_the_spot(monkeypatch):
+    """一个进程：不建进程组，结果原样，错误原样。"""
+    assert join_team() is ALONE
+    values = torch.tensor([1.0])
+    assert ALONE.total(values) is values
+    assert ALONE.ask_main(lambda: 3) == ALONE.main_first(lambda: 3) == 3
+    ALONE.wait()
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_sharded_training_is_refused_rather_than_left_hanging(name, monkeypatch):
+    """FSDP 与 DeepSpeed 还不会：一句话说清，不是干等。"""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(TrainingError, match=name) as caught:
+        join_team()
+    assert "torchrun --nproc-per-node 2" in caught.value.remedy
+
+
+@pytest.mark.parametrize(("rank", "killed"), [(0, False), (1, True)])
+def test_a_process_being_ended_leaves_the_speaking_to_the_first(
+    rank, killed, monkeypatch
+):
+    """第 0 个出错退出，启动器来结束 1 号：1 号不再多话，照信号退出。"""
+    sent = []
+
+    def fail():
+        with StopCallback(Team(rank, 2)).listening():
+            os.kill(os.getpid(), signal.SIGTERM)
+            monkeypatch.setattr(os, "kill", lambda *args: sent.append(args))
+            raise RuntimeError("Connection closed by peer")
+
+    with pytest.raises(RuntimeError, match="closed"):
+        fail()
+    assert sent == ([(os.getpid(), signal.SIGTERM)] if killed else [])
