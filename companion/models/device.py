@@ -3,7 +3,7 @@
 | 设备 | 精度 | 缘由 |
 |---|---|---|
 | NVIDIA，计算能力 ≥ 8.0（A100、RTX 30 以后） | bf16 | 有原生单元 |
-| NVIDIA，更早（T4、V100） | fp16 | 有原生单元；T5、Gemma 会溢出，用 fp32 |
+| NVIDIA，更早（T4、V100） | fp16 | 有原生单元；会溢出的架构用 fp32 |
 | Apple（MPS） | fp32 | 半精度的算子还不全 |
 | CPU | bf16 或 fp32 | 赛跑决定：有 AMX 的快数倍，AVX2 靠模拟，慢数倍 |
 
@@ -21,7 +21,11 @@ _RACE_SECONDS = 0.05
 _RACE_SIZE = 256
 _CLEARLY_FASTER = 1.2
 """bf16 至少快这么多倍才用它：损失一点精度要换得值。"""
-_OVERFLOWS_IN_FP16 = ("t5", "mt5", "umt5", "gemma", "gemma2", "gemma3_text")
+_OVERFLOWS_IN_FP16 = (
+    *("t5", "mt5", "umt5", "longt5", "switch_transformers"),
+    *("gemma", "gemma2", "gemma3_text", "t5gemma"),
+)
+"""以 bf16 预训练的架构：激活会超过 fp16 的上限 65,504，变成 inf，再变成 NaN。"""
 _FIRST_WITH_BF16 = (8, 0)
 _CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -80,6 +84,11 @@ def best_device(model_type: str | None = None) -> Device:
     return Device("cpu", name, dtype, memory_limit(), verdict)
 
 
+def overflows_in_fp16(model_type: str | None) -> bool:
+    """这种架构的激活在 fp16 下会不会溢出。"""
+    return model_type in _OVERFLOWS_IN_FP16
+
+
 def _cuda(model_type: str | None) -> Device:
     import torch
 
@@ -88,7 +97,7 @@ def _cuda(model_type: str | None) -> Device:
     # 不问 is_bf16_supported：它把模拟也算作支持
     if (major, minor) >= _FIRST_WITH_BF16:
         dtype, reason = torch.bfloat16, f"计算能力 {major}.{minor}，原生支持 bf16"
-    elif model_type in _OVERFLOWS_IN_FP16:
+    elif overflows_in_fp16(model_type):
         dtype = torch.float32
         reason = f"计算能力 {major}.{minor} 没有 bf16，{model_type} 在 fp16 下会溢出"
     else:

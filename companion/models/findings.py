@@ -1,12 +1,15 @@
 """体检的结果与受检者：各项检查共用的两个数据类。"""
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from companion.errors import ModelError, ObjectiveError
 from companion.models.device import Device
 
 if TYPE_CHECKING:
     from companion.models.loading import Checkpoint
+    from companion.models.trial import Trial
     from companion.objectives import Objective
 
 Severity = Literal["ok", "notice", "warning", "error"]
@@ -52,3 +55,15 @@ class Subject:
     def tokenizer(self) -> Any:
         """受检的分词器。"""
         return self.checkpoint.tokenizer
+
+    @cached_property
+    def trial(self) -> "Trial | ModelError | ObjectiveError":
+        """试读的题；出不了时是缘由。"""
+        from companion.models.trial import make_trial
+
+        try:
+            return make_trial(
+                self.model, self.tokenizer, self.goal, self.texts, self.block_size
+            )
+        except (ModelError, ObjectiveError) as error:
+            return error

@@ -12,7 +12,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from companion.batch import IGNORE_INDEX
 from companion.models.probing import adapt_batch, evaluation_mode, is_causal, takes
 
 _NEVER = {
@@ -21,10 +20,10 @@ _NEVER = {
     "flaubert": "只收二维掩码，四维掩码触发断言",
     "funnel": "逐层池化把相邻词元并在一起，无从分开文档",
     "convbert": "卷积越过任何掩码，相邻文档互相渗透",
-    "bart": "编码器的四维掩码会被当成交叉注意力的掩码",
-    "mbart": "编码器的四维掩码会被当成交叉注意力的掩码",
-    "t5": "编码器的四维掩码会被当成交叉注意力的掩码",
-    "mt5": "编码器的四维掩码会被当成交叉注意力的掩码",
+    **dict.fromkeys(
+        ("bart", "mbart", "pegasus", "marian", "blenderbot", "m2m_100"),
+        "解码器的位置从行首数起，不收 position_ids，第二篇文档与单独成行时不同",
+    ),
 }
 """已知永远装不得的架构及其缘由；其余的都当场试。"""
 
@@ -71,7 +70,7 @@ def can_pack(model: Any, block_size: int | None = None) -> PackingVerdict:
     known = _NEVER.get(model.config.model_type)
     if known is not None:
         return PackingVerdict(False, f"{model.config.model_type}：{known}")
-    window = _local_window(model.config)
+    window = local_window(model.config)
     if window is not None and (block_size is None or block_size > window):
         return PackingVerdict(
             False,
@@ -103,7 +102,7 @@ def packing_leak(model: Any) -> float:
         Exception: 模型不收四维掩码时，原样抛出它的异常。
     """
     first, second = _LENGTHS
-    ids = _plain_ids(model.config, 2 * (first + second))
+    ids = plain_ids(model.config, 2 * (first + second))
     a, b = ids[:first], ids[first : first + second]
     other_a, other_b = ids[-first:], ids[-first - second : -first]
     with evaluation_mode(model):
@@ -144,37 +143,42 @@ def _logits(model: Any, *documents: Any) -> Any:
     """把文档装进一行，走整理器的那条路，返回 (L, V) float32。"""
     import torch
 
-    from companion.objectives.rows import Row, assemble
+    from companion.models.target_head import cross_attention
+    from companion.objectives.example import Example
+    from companion.objectives.pairs import collate_pairs
+    from companion.objectives.rows import assemble
 
     ids = torch.cat(documents)
-    ends = torch.tensor([len(document) for document in documents]).cumsum(0)
-    row = Row(
+    sizes = torch.tensor([len(document) for document in documents])
+    places = torch.arange(len(documents)).repeat_interleave(sizes)
+    pair = bool(model.config.is_encoder_decoder)
+    example = Example(
         input_ids=ids,
-        document_starts=torch.cat([ends.new_zeros(1), ends[:-1]]),
-        special=torch.zeros_like(ids, dtype=torch.bool),
-        word_ids=None,
-        example_id=None,
-        epoch=0,
+        labels=ids,
+        origin=torch.arange(len(ids)),
+        hidden=torch.ones_like(ids, dtype=torch.bool),
+        documents=places,
+        decoder_input_ids=ids if pair else None,
+        decoder_documents=places if pair else None,
     )
-    batch = assemble(
-        [row],
-        [ids],
-        [ids],
-        pad_token_id=0,
-        ignore_index=IGNORE_INDEX,
-        causal=is_causal(model),
-        pad_to_multiple_of=None,
-    )
+    if pair:
+        batch = collate_pairs([example], 0)
+    else:
+        batch = assemble(
+            [example], pad_token_id=0, causal=is_causal(model), pad_to_multiple_of=None
+        )
     inputs = {
         name: tensor.to(model.device)
         for name, tensor in adapt_batch(model, batch).items()
         if name != "labels"
     }
+    mask = inputs.pop("cross_attention_mask", None)
     cache = {"use_cache": False} if takes(model, "use_cache") else {}
-    return model(**inputs, **cache).logits[0].float()
+    with cross_attention(model, mask):
+        return model(**inputs, **cache).logits[0].float()
 
 
-def _plain_ids(config: Any, count: int) -> Any:
+def plain_ids(config: Any, count: int) -> Any:
     """`count` 个普通词元的编号，避开特殊词元，(count,) int64；只由词表大小决定。"""
     import torch
 
@@ -184,7 +188,7 @@ def _plain_ids(config: Any, count: int) -> Any:
     return torch.tensor([plain[7 * i % len(plain)] for i in range(count)])
 
 
-def _local_window(config: Any) -> int | None:
+def local_window(config: Any) -> int | None:
     """有局部层的模型，一个词元处处都能看全的行长；全局模型为 None。"""
     layers = getattr(config, "layer_types", None)
     if layers is not None and "sliding_attention" not in layers:

@@ -93,6 +93,31 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
     return _read_tokenizer(locate(name, revision, weights=False).folder, name)[0]
 
 
+def load_model_options(
+    name: str, objective: "Objective", *, revision: str | None = None
+) -> dict[str, Any]:
+    """整理器的参数里只有模型知道的几项（`model_options`），由 config.json 看出。
+
+    照设置搭一个没有权重的空壳来问，所以与训练时问真模型的答案相同；权重不下载。
+
+    Raises:
+        ModelError: 找不到，设置读不懂，或与训练目标不合。
+    """
+    if not objective.model_options:
+        return {}
+    import torch
+    import transformers
+
+    from companion.models.running import model_options
+
+    folder = locate(name, revision, weights=False).folder
+    config = _read_config(folder, name)
+    _check_family(config, objective, name)
+    with quiet_transformers(), torch.device("meta"):
+        hull = getattr(transformers, objective.auto_class).from_config(config)
+    return model_options(hull, objective)
+
+
 @contextlib.contextmanager
 def quiet_transformers() -> Generator[None]:
     """期间 transformers 不打进度条与英文报告：该说的由我们用中文说。"""
@@ -165,8 +190,12 @@ def _check_family(config: Any, goal: "Objective", name: str) -> None:
     }[goal.auto_class]
     if kind == needed and type(config) in wanted._model_mapping:
         return
-    other = {"编码器": "masked_lm", "解码器": "causal_lm"}.get(kind)
-    change = f"，或改用目标 {other}" if other not in (None, goal.key) else ""
+    other = {
+        "编码器": "masked_lm",
+        "解码器": "causal_lm",
+        "编码器–解码器": "span_corruption（T5 类）、text_infilling（BART 类）",
+    }[kind]
+    change = f"，或改用目标 {other}" if kind != needed else ""
     raise ModelError(
         found=f"{name} 是{kind}（model_type：{config.model_type}）",
         expected=f"{goal.key} 用{needed}：{goal.family}",

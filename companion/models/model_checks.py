@@ -1,33 +1,34 @@
 """体检之模型：输出头学过没有，填充与打包会不会渗，放不放得下。"""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
-from companion.models.device import Device
+from companion.errors import CompanionError
+from companion.models.device import Device, overflows_in_fp16
 from companion.models.findings import Finding, Subject
 from companion.models.leaks import can_pack
-from companion.models.probing import evaluation_mode, is_causal, position_table
+from companion.models.probing import evaluation_mode, position_table
 
-_MASK_EVERY = 7
-"""试读时每隔几个词元遮一个，约合 15%。"""
 _NO_BETTER_THAN_GUESSING = 0.9
 """损失达到 ln V 的这一比例，就算没有学过。"""
 _PADDING_TOLERANCE = 1e-4
 """相对于输出幅度；float32 的舍入在 1e-6 左右。"""
-_NUM_PADS = 6
 _TOKENS_PER_BATCH, _ROW = 4096, 512
 """估计激活时设想的批量与行长，词元数。"""
 _MEMORY_SHARE = 0.9
-_MAX_SENTENCES, _MAX_TOKENS = 16, 64
-"""试读的句数与每句的词元数。"""
 
 
 def check_head(subject: Subject) -> Finding:
     """输出头学过没有：看它比瞎猜（ln V）强多少。"""
     loss = _mean_loss(subject)
     if loss is None:
-        return Finding("notice", "head", "句子太短，量不出输出头学过没有")
+        return Finding(
+            "notice",
+            "head",
+            "没有试读，不知道输出头学过没有",
+            "造不出试读的题，或句子太短，没有可考的词元",
+            "先改正上面的错误，或换长些的文字",
+        )
     guessing = math.log(subject.model.config.vocab_size)
     message = f"试读损失 {loss:.2f} 奈特，瞎猜是 {guessing:.2f}"
     lost = subject.checkpoint.missing_keys
@@ -66,6 +67,14 @@ def check_tied_weights(subject: Subject) -> Finding:
 def check_padding(subject: Subject) -> Finding:
     """补上填充，真词元的输出应当不变。"""
     change = _padding_change(subject)
+    if change is None:
+        return Finding(
+            "notice",
+            "padding",
+            "没有试读，不知道填充渗不渗",
+            "造不出试读的题",
+            "先改正上面的错误",
+        )
     if change <= _PADDING_TOLERANCE:
         return Finding("ok", "padding", f"填充不影响输出（相对差 {change:.0e}）")
     kind = subject.model.config.model_type
@@ -123,6 +132,20 @@ def check_block_size(subject: Subject) -> Finding:
     )
 
 
+def check_precision(subject: Subject) -> Finding:
+    """这种架构在设备的精度下会不会溢出。"""
+    family, precision = subject.model.config.model_type, subject.device.precision
+    if precision != "fp16" or not overflows_in_fp16(family):
+        return Finding("ok", "precision", f"以 {precision} 计算")
+    return Finding(
+        "error",
+        "precision",
+        f"{family} 在 fp16 下会溢出",
+        "激活超过 fp16 的上限 65,504，损失变成 NaN；它是用 bf16 预训练的",
+        "用 --set precision=bf16；没有 bf16 单元的显卡用 --set precision=fp32",
+    )
+
+
 def check_memory(subject: Subject) -> Finding:
     """权重、梯度、Adam 状态与激活，设备装不装得下。"""
     size = subject.block_size or _ROW
@@ -155,7 +178,8 @@ def training_memory(
 
     参数、梯度与两个动量都是 float32，每个参数 16 字节。激活在半精度下每层每词元约占
     34 × 宽度字节（Korthikanti 等，2023，§4.1），float32 加倍；注意力矩阵只有 eager
-    实现才存。输出头按块计算，不计。
+    实现才存。解码器还要看编码器，每层多一次注意力与一次归一化，占 13 × 宽度；它的行按与
+    编码器一样长估计，是 BART 的实情、T5 的上限。输出头按块计算，不计。
 
     Args:
         model: 已打开的模型。
@@ -164,58 +188,57 @@ def training_memory(
         block_size: 行长，词元数。
     """
     config = model.config
-    layers, width = config.num_hidden_layers, config.hidden_size
     scale = 2 if device.precision == "fp32" else 1
-    activations = 34 * tokens_per_batch * layers * width * scale
+    single, double = _layers(config)
+    per_token = (34 * single + 47 * double) * config.hidden_size
     if config._attn_implementation == "eager":
-        heads = config.num_attention_heads
-        activations += 5 * tokens_per_batch * block_size * layers * heads * scale
-    return 16 * sum(p.numel() for p in model.parameters()) + activations
+        per_token += 5 * block_size * (single + 2 * double) * config.num_attention_heads
+    return (
+        16 * sum(p.numel() for p in model.parameters())
+        + tokens_per_batch * per_token * scale
+    )
+
+
+def _layers(config: Any) -> tuple[int, int]:
+    """一次注意力的层数，与两次注意力的（看编码器的解码器）层数。"""
+    if not config.is_encoder_decoder:
+        return config.num_hidden_layers, 0
+    decoder = getattr(config, "num_decoder_layers", None)  # T5
+    if decoder is None:
+        decoder = config.decoder_layers  # BART 一族
+    return config.num_hidden_layers, decoder
 
 
 def _mean_loss(subject: Subject) -> float | None:
-    """在句子上试读，每个目标的平均损失，奈特；没有可考的词元则为 None。"""
-    from torch.nn.functional import cross_entropy
+    """试读时每个目标的平均损失，奈特；出不了题或没有目标时为 None。"""
+    from companion.models.target_head import target_losses
+    from companion.models.trial import trial_batch
 
-    total, count = 0.0, 0
+    trial = subject.trial
+    if isinstance(trial, CompanionError) or not trial.examples:
+        return None
+    batch = trial_batch(subject.model, trial, trial.examples)
     with evaluation_mode(subject.model):
-        for inputs, rows, targets in _questions(subject):
-            logits = subject.model(input_ids=inputs[None]).logits[0, rows].float()
-            total += cross_entropy(logits, targets, reduction="sum").item()
-            count += len(targets)
-    return total / count if count else None
+        losses = target_losses(subject.model, batch, causal=subject.goal.causal)
+    return float(losses.nats.mean()) if len(losses.nats) else None
 
 
-def _questions(subject: Subject) -> Iterator[tuple[Any, Any, Any]]:
-    """逐句的 (输入 (T,)、作答的行 (N,)、答案 (N,))，都是 int64。"""
-    import torch
+def _padding_change(subject: Subject) -> float | None:
+    """右侧补上填充后，真词元的输出的最大相对差；出不了题时为 None。"""
+    from companion.models.trial import trial_batch
 
-    tokenizer = subject.tokenizer
-    for text in subject.texts[:_MAX_SENTENCES]:
-        encoded = tokenizer(text, truncation=True, max_length=_MAX_TOKENS)
-        ids = torch.tensor(encoded["input_ids"], device=subject.model.device)
-        if is_causal(subject.model):
-            yield ids, torch.arange(len(ids) - 1, device=ids.device), ids[1:]
-            continue
-        special = torch.tensor(sorted(tokenizer.all_special_ids), device=ids.device)
-        plain = (~torch.isin(ids, special)).nonzero()[:, 0]
-        hidden = plain[_MASK_EVERY // 2 :: _MASK_EVERY]
-        yield ids.index_fill(0, hidden, tokenizer.mask_token_id), hidden, ids[hidden]
-
-
-def _padding_change(subject: Subject) -> float:
-    """右侧补上填充后，真词元的输出的最大相对差。"""
-    import torch
-
-    model, tokenizer = subject.model, subject.tokenizer
-    encoded = tokenizer(subject.texts[0], truncation=True, max_length=_MAX_TOKENS)
-    ids = torch.tensor([encoded["input_ids"]], device=model.device)  # (1, T)
-    pad = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    pads = ids.new_full((1, _NUM_PADS), pad)
-    padded = torch.cat([ids, pads], dim=1)
-    mask = torch.cat([torch.ones_like(ids), torch.zeros_like(pads)], dim=1)
-    with evaluation_mode(model):
-        alone = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        beside = model(input_ids=padded, attention_mask=mask).logits
-    change = (beside[:, : ids.shape[1]] - alone).abs().max()
+    trial = subject.trial
+    if isinstance(trial, CompanionError) or trial.longer is None:
+        return None
+    first = trial.examples[0]
+    with evaluation_mode(subject.model):
+        alone, beside = (
+            subject.model(**_inputs(trial_batch(subject.model, trial, examples))).logits
+            for examples in ([first], [first, trial.longer])
+        )
+    change = (beside[:1, : alone.shape[1]] - alone).abs().max()
     return (change / alone.abs().max().clamp(min=1e-12)).item()
+
+
+def _inputs(batch: Any) -> dict[str, Any]:
+    return {name: value for name, value in batch.items() if name != "labels"}

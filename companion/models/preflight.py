@@ -18,12 +18,13 @@ from companion.models.model_checks import (
     check_memory,
     check_packing,
     check_padding,
+    check_precision,
     check_tied_weights,
 )
 from companion.models.tiny_tokenizers import TINY_TEXT
 from companion.models.tokenizer_checks import (
     check_end_token,
-    check_mask_token,
+    check_needed_tokens,
     check_pad_token,
     check_tokens_per_char,
     check_unknown,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 _MAX_TEXTS, _MAX_CHARS = 200, 500
 
 CHECKS: tuple[Callable[[Subject], Finding], ...] = (
-    check_mask_token,
+    check_needed_tokens,
     check_pad_token,
     check_end_token,
     check_vocabulary,
@@ -48,6 +49,7 @@ CHECKS: tuple[Callable[[Subject], Finding], ...] = (
     check_padding,
     check_packing,
     check_block_size,
+    check_precision,
     check_memory,
 )
 """全部检查，按此次序。"""

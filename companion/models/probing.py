@@ -7,6 +7,9 @@ from typing import Any
 
 from companion.batch import Batch
 
+_POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")
+"""位置表在各架构里的属性名：BERT 一族，GPT-2，BART 与 OPT。"""
+
 
 @contextmanager
 def evaluation_mode(model: Any) -> Generator[None]:
@@ -60,14 +63,28 @@ def position_offset(model: Any) -> int:
 
 
 def position_table(model: Any) -> int | None:
-    """位置嵌入表够一行用多少词元；旋转位置、ALiBi 等没有表的为 None。"""
+    """位置嵌入表够一行用多少词元；旋转位置、相对位置、ALiBi 等没有表的为 None。
+
+    RoBERTa 的位置从 `pad_token_id + 1` 数起，BART 的从 2 数起，开头几行用不上；有几张表
+    时（编码器与解码器）取小的。
+    """
     from torch import nn
 
-    for name, module in model.named_modules():
-        last = name.rpartition(".")[2]
-        if last in ("position_embeddings", "wpe") and isinstance(module, nn.Embedding):
-            return module.num_embeddings - position_offset(model)
-    return None
+    tables = [
+        module.num_embeddings - _unused_rows(module)
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in _POSITION_TABLES
+        and isinstance(module, nn.Embedding)
+    ]
+    return min(tables, default=None)
+
+
+def _unused_rows(table: Any) -> int:
+    """位置表开头用不上的行数。"""
+    offset = getattr(table, "offset", None)  # BART 一族写在模块上
+    if offset is None:
+        offset = 0 if table.padding_idx is None else table.padding_idx + 1
+    return int(offset)
 
 
 def is_causal(model: Any) -> bool:

@@ -2,9 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from torch import nn
-
+from companion.errors import ModelError
+from companion.models.probing import position_table
 from companion.models.target_head import inner_model
+from companion.objectives import Objective
 
 _PROBE = "一"
 
@@ -32,15 +33,44 @@ def special_edges(tokenizer: Any) -> Edges:
     return Edges((), ())
 
 
+def model_options(model: Any, objective: Objective) -> dict[str, Any]:
+    """整理器的参数里只有模型知道的几项。
+
+    - `decoder_start_token_id`：解码器的第一个输入，T5 是填充词元，BART 是 `</s>`。
+    - `keep_positions`：解码器用绝对位置（BART），片段要留在原来的位置上（MASS）。
+    - `type_vocab_size`：段编号有几种。
+
+    Raises:
+        ModelError: 编码器–解码器的设置里没有 `decoder_start_token_id`。
+    """
+    config = inner_model(model).config
+    options: dict[str, Any] = {}
+    if "decoder_start_token_id" in objective.model_options:
+        start = getattr(config, "decoder_start_token_id", None)
+        if start is None:
+            raise ModelError(
+                found=f"{config.model_type} 的设置里没有 decoder_start_token_id",
+                expected="解码器的第一个输入（T5 是 0，facebook/bart 是 2，"
+                "mBART 是语言代码的编号）",
+                remedy="在检查点的 config.json 里补上 decoder_start_token_id，"
+                "值照它预训练时的",
+            )
+        options["decoder_start_token_id"] = start
+    if "keep_positions" in objective.model_options:
+        options["keep_positions"] = position_limit(model) is not None
+    if "type_vocab_size" in objective.model_options:
+        options["type_vocab_size"] = getattr(config, "type_vocab_size", 0) or 0
+    return options
+
+
 def position_limit(model: Any) -> int | None:
     """模型一行至多能读多少词元（含特殊词元）；None 表示没有上限。
 
-    BLOOM 用 ALiBi，没有位置表；RoBERTa 的位置从 `pad_token_id + 1` 数起，位置表因此要少
-    用几行：`max_position_embeddings` 为 514 的只能读 512 个词元。
+    有位置表的看表（`probing.position_table`），旋转位置看预训练时的长度；BLOOM 的 ALiBi
+    与 T5 的相对位置没有上限。
     """
     inner = inner_model(model)
-    for name, module in inner.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            offset = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - offset
+    table = position_table(inner)
+    if table is not None:
+        return table
     return getattr(inner.config, "max_position_embeddings", None)

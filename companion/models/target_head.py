@@ -89,8 +89,39 @@ def target_losses(model: nn.Module, batch: Batch, *, causal: bool) -> TargetLoss
     targets = labels[positions]  # (N,)
     rows = positions.roll(-1, dims=1) if causal else positions  # 预测由哪一行作出
     inputs = {key: value for key, value in batch.items() if key != "labels"}
-    with _scoring_head(inner_model(model), rows, targets) as read:
+    inner = inner_model(model)
+    apart = cross_attention(inner, inputs.pop("cross_attention_mask", None))
+    with apart, _scoring_head(inner, rows, targets) as read:
         return read(model(**inputs))
+
+
+@contextmanager
+def cross_attention(model: Any, mask: Tensor | None) -> Generator[None]:
+    """期间解码器看编码器时另用一张掩码。
+
+    transformers 的编码器–解码器只收一个 `attention_mask`，编码器的自注意力与交叉注意力
+    共用；两个栈不等长时，一张四维掩码顾不了两头。这里让编码器照旧用它，到解码器门口再把传
+    进去的那一份换掉。一切仍在模型自己的 forward 里，DDP、FSDP2 与自动混合精度因此都照管
+    得到。
+
+    Args:
+        model: 编码器–解码器，不带外壳。
+        mask: 加性掩码，(B, 1, K, L)；None 表示不换。
+    """
+    if mask is None:
+        yield
+        return
+
+    def swap(
+        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return args, {**kwargs, "encoder_attention_mask": mask}
+
+    hook = model.get_decoder().register_forward_pre_hook(swap, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def inner_model(model: Any) -> Any:
@@ -137,9 +168,15 @@ def _scoring_head(
     )
     kept: list[TargetLosses] = []
 
+    # BART 一族在线性层之后加一个偏置（缓冲区，不训练）；与线性层自己的偏置是一回事
+    after = getattr(model, "final_logits_bias", None)
+
     def score(input: Tensor) -> Tensor:
+        bias = linear.bias
+        if after is not None:
+            bias = after[0] if bias is None else bias + after[0]
         total, nats, correct = LinearCrossEntropy.apply(
-            input, linear.weight, linear.bias, targets, torch.is_grad_enabled()
+            input, linear.weight, bias, targets, torch.is_grad_enabled()
         )  # type: ignore[misc]
         kept.append(TargetLosses(total, nats, correct))
         return total.view(1, 1)  # 模型把它当作 logits 原样带出

@@ -19,7 +19,10 @@ from companion.errors import ModelError
 from companion.models.tiny_tokenizers import (
     decoder_tokenizer,
     gpt2_tokenizer,
+    mbart_tokenizer,
     modernbert_tokenizer,
+    mt5_tokenizer,
+    pegasus_tokenizer,
     roberta_tokenizer,
     t5_tokenizer,
     word_piece_tokenizer,
@@ -39,12 +42,16 @@ class TinyKind:
         tokenizer: 建分词器的函数。
         model_type: transformers 的 `model_type`，缺省与种类同名。
         config: 配置里除词表与特殊词元外的各项。
+        decoder_start: 编码器–解码器的解码器从哪个词元起头。
+        own_head: 输出头与词嵌入各是一份（mT5）。
     """
 
     auto_class: str
     tokenizer: Callable[[], Any]
     model_type: str
     config: dict[str, Any] = field(default_factory=dict)
+    decoder_start: str | None = None
+    own_head: bool = False
 
 
 def tiny_tokenizer(kind: str) -> Any:
@@ -92,9 +99,9 @@ def tiny_model(
     spec = _kind(kind)
     tokenizer = spec.tokenizer() if tokenizer is None else tokenizer
     fields = _special_ids(tokenizer) | spec.config
-    if spec.auto_class == "AutoModelForSeq2SeqLM":
-        start = "pad_token_id" if spec.model_type == "t5" else "eos_token_id"
-        fields["decoder_start_token_id"] = fields[start]
+    if spec.decoder_start is not None:
+        start = tokenizer.convert_tokens_to_ids(spec.decoder_start)
+        fields["decoder_start_token_id"] = start
     config = AutoConfig.for_model(
         spec.model_type, vocab_size=len(tokenizer), **(fields | overrides)
     )
@@ -102,6 +109,10 @@ def tiny_model(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = auto_class.from_config(config, attn_implementation=attn_implementation)
+        if spec.own_head:  # transformers 5.23 总是共享，读真的检查点时才分开
+            separate = 0.05 * torch.randn_like(model.lm_head.weight)
+            model.lm_head.weight = torch.nn.Parameter(separate)
+            model.config.tie_word_embeddings = False
     return model.eval()
 
 
@@ -146,6 +157,23 @@ _XLM_SIZE = {
     "max_position_embeddings": _POSITIONS,
     "n_langs": 1,
     "mask_index": 4,
+}
+_T5_SIZE = {
+    "d_model": _HIDDEN,
+    "d_kv": _HIDDEN // _HEADS,
+    "d_ff": _INNER,
+    "num_layers": _LAYERS,
+    "num_heads": _HEADS,
+}
+_BART_SIZE = {
+    "d_model": _HIDDEN,
+    "encoder_layers": _LAYERS,
+    "decoder_layers": _LAYERS,
+    "encoder_attention_heads": _HEADS,
+    "decoder_attention_heads": _HEADS,
+    "encoder_ffn_dim": _INNER,
+    "decoder_ffn_dim": _INNER,
+    "max_position_embeddings": _POSITIONS,
 }
 
 _MASKED, _CAUSAL = "AutoModelForMaskedLM", "AutoModelForCausalLM"
@@ -237,32 +265,14 @@ TINY_KINDS: dict[str, TinyKind] = {
         "glm",
         _LLAMA_SIZE,
     ),
-    "t5": TinyKind(
-        _SEQ2SEQ,
-        t5_tokenizer,
-        "t5",
-        {
-            "d_model": _HIDDEN,
-            "d_kv": _HIDDEN // _HEADS,
-            "d_ff": _INNER,
-            "num_layers": _LAYERS,
-            "num_heads": _HEADS,
-        },
+    "t5": TinyKind(_SEQ2SEQ, t5_tokenizer, "t5", _T5_SIZE, "<pad>"),
+    "mt5": TinyKind(_SEQ2SEQ, mt5_tokenizer, "mt5", _T5_SIZE, "<pad>", own_head=True),
+    "bart": TinyKind(_SEQ2SEQ, roberta_tokenizer, "bart", _BART_SIZE, "</s>"),
+    # 中文 BART 用 BERT 的词表与首尾，解码器从 [SEP] 起头
+    "bart-chinese": TinyKind(
+        _SEQ2SEQ, word_piece_tokenizer, "bart", _BART_SIZE, "[SEP]"
     ),
-    "bart": TinyKind(
-        _SEQ2SEQ,
-        roberta_tokenizer,
-        "bart",
-        {
-            "d_model": _HIDDEN,
-            "encoder_layers": _LAYERS,
-            "decoder_layers": _LAYERS,
-            "encoder_attention_heads": _HEADS,
-            "decoder_attention_heads": _HEADS,
-            "encoder_ffn_dim": _INNER,
-            "decoder_ffn_dim": _INNER,
-            "max_position_embeddings": _POSITIONS,
-        },
-    ),
+    "pegasus": TinyKind(_SEQ2SEQ, pegasus_tokenizer, "pegasus", _BART_SIZE, "<pad>"),
+    "mbart": TinyKind(_SEQ2SEQ, mbart_tokenizer, "mbart", _BART_SIZE, "zh_CN"),
 }
 """种类 → 架构。一张看得见的表，没有注册器。"""

@@ -1,7 +1,8 @@
 """极小分词器：与各家真分词器同类，词表取自几句中文，不联网。
 
 三类：一字一元的 WordPiece（BERT 一族）、字节级 BPE（GPT-2、BLOOM、RoBERTa……）、
-Unigram（XLM-R、T5）。都是 transformers 的标准分词器，`AutoTokenizer` 读回同一个。
+Unigram（XLM-R、T5、mT5、Pegasus、mBART）。都是 transformers 的标准分词器，
+`AutoTokenizer` 读回同一个。
 """
 
 import json
@@ -161,10 +162,24 @@ def xlm_roberta_tokenizer() -> Any:
 
 def t5_tokenizer() -> Any:
     """T5：Unigram，结尾加 </s>，词表末尾是哨兵词元 <extra_id_0> …。"""
+    return _t5_style(
+        _unigram_pieces(("<pad>", "</s>", "<unk>")),
+        extra_special_tokens=list(_SENTINELS),
+    )
+
+
+def mt5_tokenizer() -> Any:
+    """MT5：哨兵在 SentencePiece 的词表里头，编号递减，带 ▁，不登记为特殊词元。"""
+    pieces = _unigram_pieces(("<pad>", "</s>", "<unk>"))
+    sentinels = [(f"▁{sentinel}", -20.0) for sentinel in reversed(_SENTINELS)]
+    return _t5_style([*pieces[:100], *sentinels, *pieces[100:]])
+
+
+def _t5_style(pieces: list[tuple[str, float]], **options: Any) -> Any:
+    """T5 与 mT5：Unigram，结尾加 </s>。"""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    pieces = _unigram_pieces(("<pad>", "</s>", "<unk>"))
     unigram = Tokenizer(models.Unigram(pieces, unk_id=2))
     unigram.pre_tokenizer = pre_tokenizers.Metaspace()
     unigram.decoder = decoders.Metaspace()
@@ -176,5 +191,23 @@ def t5_tokenizer() -> Any:
         pad_token="<pad>",
         eos_token="</s>",
         unk_token="<unk>",
-        extra_special_tokens=list(_SENTINELS),
+        **options,
     )
+
+
+def pegasus_tokenizer() -> Any:
+    """Pegasus：整句的掩码是 <mask_1>，词的掩码是 <mask_2>，结尾加 </s>。"""
+    from transformers import PegasusTokenizer
+
+    specials = ("<pad>", "</s>", "<mask_1>", "<mask_2>", "<unk_2>", "<unk>")
+    return PegasusTokenizer(vocab=_unigram_pieces(specials), offset=3)
+
+
+def mbart_tokenizer() -> Any:
+    """MBART：结尾是 </s> 与语言代码，没有开头。"""
+    from transformers import MBartTokenizer
+    from transformers.models.mbart.tokenization_mbart import FAIRSEQ_LANGUAGE_CODES
+
+    pieces = _unigram_pieces(("<s>", "<pad>", "</s>", "<unk>"))
+    last = [(token, 0.0) for token in (*FAIRSEQ_LANGUAGE_CODES, "<mask>")]
+    return MBartTokenizer(vocab=[*pieces, *last], src_lang="zh_CN")

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from companion.errors import CompanionError
 from companion.models.findings import Finding, Subject
 
 _UNKNOWN_SERIOUS, _UNKNOWN_FATAL = 0.01, 0.3
@@ -11,17 +12,18 @@ _TOKENS_PER_CHAR_HIGH = 1.8
 _SHOWN = 8
 
 
-def check_mask_token(subject: Subject) -> Finding:
-    """掩码目标要有掩码词元。"""
-    if subject.goal.causal or subject.tokenizer.mask_token_id is not None:
-        return Finding("ok", "mask_token", "目标所需的掩码词元齐备")
-    return Finding(
-        "error",
-        "mask_token",
-        "分词器没有掩码词元",
-        f"{subject.goal.key} 要把词元换成 mask_token",
-        f"换一个检查点，例如 {subject.goal.starter}",
-    )
+def check_needed_tokens(subject: Subject) -> Finding:
+    """目标要的特殊词元（掩码、哨兵、解码器的第一个输入）齐不齐，够不够。"""
+    trial = subject.trial
+    if isinstance(trial, CompanionError):
+        return Finding(
+            "error",
+            "needed_tokens",
+            trial.found,
+            f"应当：{trial.expected}",
+            trial.remedy,
+        )
+    return Finding("ok", "needed_tokens", "目标所需的特殊词元齐备")
 
 
 def check_pad_token(subject: Subject) -> Finding:

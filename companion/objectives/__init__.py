@@ -28,13 +28,27 @@ class Objective:
     """整理器所在，`模块:类`。"""
     options: tuple[str, ...] = field(default=())
     """设置里属于本目标的字段，原样传给整理器。"""
+    model_options: tuple[str, ...] = field(default=())
+    """整理器的参数里只有模型知道的（`companion.models.running.model_options`）。"""
+    frozen_options: dict[str, Any] = field(default_factory=dict)
+    """评估出题时交给整理器的参数；其余取缺省值，与训练的设置无关。"""
     starter: str
     """离线演示所用的起步模型。"""
+
+    @property
+    def seq2seq(self) -> bool:
+        """是否编码器–解码器。"""
+        return self.auto_class == "AutoModelForSeq2SeqLM"
 
     def make_collator(self, tokenizer: Any, **options: Any) -> Any:
         """建一个整理器；`options` 之外的参数取论文的缺省值。"""
         module, _, name = self.collator.partition(":")
         return getattr(import_module(module), name)(tokenizer, **options)
+
+    def row_capacity(self, collator: Any, block_size: int, num_edges: int) -> int:
+        """原文一行装多少词元：破坏会改变长度的目标，要让破坏之后恰好不超过一行。"""
+        measure = getattr(collator, "row_capacity", None)
+        return block_size if measure is None else measure(block_size, num_edges)
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -52,12 +66,94 @@ OBJECTIVES: dict[str, Objective] = {
         key="masked_lm",
         title="掩码语言建模",
         family="掩码语言模型（BERT、RoBERTa、ALBERT、ERNIE、SikuBERT）",
-        paper="Devlin 等，2019，§3.1；整词：Cui 等，2021，§III",
+        paper="Devlin 等，2019，§3.1；全词掩码：Cui 等，2021，§III",
         auto_class="AutoModelForMaskedLM",
         causal=False,
         collator="companion.objectives.masked_lm:MaskedLMCollator",
         options=("mlm_probability", "granularity", "seed"),
+        frozen_options={
+            "mlm_probability": 0.15,
+            "mask_replace_prob": 1.0,
+            "random_replace_prob": 0.0,
+        },
         starter="starter:bert",
+    ),
+    "span_corruption": Objective(
+        key="span_corruption",
+        title="片段破坏",
+        family="编码器–解码器（T5、mT5、T5 v1.1）",
+        paper="Raffel 等，2020，§3.1.4、§3.3.4",
+        auto_class="AutoModelForSeq2SeqLM",
+        causal=False,
+        collator="companion.objectives.span_corruption:SpanCorruptionCollator",
+        options=(
+            "noise_density",
+            "mean_noise_span_length",
+            "final_sentinel",
+            "span_placement",
+            "seed",
+        ),
+        model_options=("decoder_start_token_id",),
+        starter="starter:bart",
+    ),
+    "text_infilling": Objective(
+        key="text_infilling",
+        title="文本填补",
+        family="编码器–解码器（BART、中文 BART、mBART）",
+        paper="Lewis 等，2020，§2.2",
+        auto_class="AutoModelForSeq2SeqLM",
+        causal=False,
+        collator="companion.objectives.text_infilling:TextInfillingCollator",
+        options=(
+            "noise",
+            "noise_density",
+            "poisson_lambda",
+            "span_placement",
+            "permute_sentences",
+            "rotate",
+            "seed",
+        ),
+        model_options=("decoder_start_token_id",),
+        frozen_options={"permute_sentences": False},
+        starter="starter:bart",
+    ),
+    "masked_seq2seq": Objective(
+        key="masked_seq2seq",
+        title="掩码序列到序列",
+        family="编码器–解码器（MASS 的目标，用于 BART、T5）",
+        paper="Song 等，2019，§3",
+        auto_class="AutoModelForSeq2SeqLM",
+        causal=False,
+        collator="companion.objectives.masked_seq2seq:MaskedSeq2SeqCollator",
+        options=("noise_density", "seed"),
+        model_options=("decoder_start_token_id", "keep_positions"),
+        # 训练时 10% 原样保留；考题里留着，答案就写在题面上
+        frozen_options={"mask_replace_prob": 1.0, "random_replace_prob": 0.0},
+        starter="starter:bart",
+    ),
+    "gap_sentences": Objective(
+        key="gap_sentences",
+        title="缺句生成",
+        family="编码器–解码器（PEGASUS、T5、BART）",
+        paper="Zhang 等，2020，§3.1",
+        auto_class="AutoModelForSeq2SeqLM",
+        causal=False,
+        collator="companion.objectives.gap_sentences:GapSentencesCollator",
+        options=("noise_density", "strategy", "seed"),
+        model_options=("decoder_start_token_id",),
+        starter="starter:bart",
+    ),
+    "mixture_of_denoisers": Objective(
+        key="mixture_of_denoisers",
+        title="混合去噪",
+        family="编码器–解码器（UL2、T5）",
+        paper="Tay 等，2023，§3.1",
+        auto_class="AutoModelForSeq2SeqLM",
+        causal=False,
+        collator="companion.objectives.mixture_of_denoisers:MixtureOfDenoisersCollator",
+        options=("seed",),
+        model_options=("decoder_start_token_id",),
+        starter="starter:bart",
     ),
 }
 

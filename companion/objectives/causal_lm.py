@@ -24,7 +24,13 @@ from typing import Any
 from torch import Tensor
 
 from companion.batch import IGNORE_INDEX, Batch, Feature
-from companion.objectives.rows import assemble, read_row, special_ids_of
+from companion.objectives.example import Example
+from companion.objectives.rows import (
+    assemble,
+    make_example,
+    read_row,
+    special_ids_of,
+)
 
 
 def causal_labels(input_ids: Tensor, document_starts: Tensor) -> Tensor:
@@ -72,15 +78,23 @@ class CausalLMCollator:
 
     def __call__(self, features: Sequence[Feature]) -> Batch:
         """样本 → 批量；不改动样本。"""
+        return self.collate(self.examples(features))
+
+    def examples(self, features: Sequence[Feature]) -> list[Example]:
+        """样本 → 补齐之前的样子；没有噪声。"""
         rows = [read_row(feature, self._special_ids) for feature in features]
-        # GPT-2 没有填充词元，用 0 补：标签与掩码都按位置给，补什么都一样
-        pad = self.tokenizer.pad_token_id
+        return [
+            make_example(
+                row, row.input_ids, causal_labels(row.input_ids, row.document_starts)
+            )
+            for row in rows
+        ]
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """补齐并配上掩码。"""
         return assemble(
-            rows,
-            [row.input_ids for row in rows],
-            [causal_labels(row.input_ids, row.document_starts) for row in rows],
-            pad_token_id=0 if pad is None else pad,
-            ignore_index=IGNORE_INDEX,
+            examples,
+            pad_token_id=self.tokenizer.pad_token_id,
             causal=True,
             pad_to_multiple_of=self.pad_to_multiple_of,
         )

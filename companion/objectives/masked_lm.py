@@ -29,6 +29,7 @@ from torch import Tensor
 
 from companion.batch import IGNORE_INDEX, Batch, Feature
 from companion.errors import ObjectiveError
+from companion.objectives.example import Example
 from companion.objectives.noise import (
     choose_bernoulli,
     choose_tokens,
@@ -38,7 +39,13 @@ from companion.objectives.noise import (
     masking_budget,
     require_probability,
 )
-from companion.objectives.rows import Row, assemble, read_row, special_ids_of
+from companion.objectives.rows import (
+    Row,
+    assemble,
+    make_example,
+    read_row,
+    special_ids_of,
+)
 
 Granularity = Literal["token", "whole_word"]
 Selection = Literal["exact", "bernoulli"]
@@ -59,7 +66,7 @@ class MaskedLMCollator:
     样本有这些项时，要设 `remove_unused_columns=False`。
 
     Raises:
-        ObjectiveError: 分词器没有掩码词元，概率越界，或整词粒度缺少 `word_ids`。
+        ObjectiveError: 分词器没有掩码词元，概率越界，或全词粒度缺少 `word_ids`。
     """
 
     tokenizer: Any
@@ -82,15 +89,18 @@ class MaskedLMCollator:
 
     def __call__(self, features: Sequence[Feature]) -> Batch:
         """样本 → 批量；不改动样本。"""
+        return self.collate(self.examples(features))
+
+    def examples(self, features: Sequence[Feature]) -> list[Example]:
+        """样本 → 破坏之后、补齐之前的样子。"""
         rows = [read_row(feature, self._special_ids) for feature in features]
-        pairs = [self._corrupt(row) for row in rows]
-        pad = self.tokenizer.pad_token_id
+        return [make_example(row, *self._corrupt(row)) for row in rows]
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """补齐并配上掩码。"""
         return assemble(
-            rows,
-            [inputs for inputs, _ in pairs],
-            [labels for _, labels in pairs],
-            pad_token_id=0 if pad is None else pad,
-            ignore_index=IGNORE_INDEX,
+            examples,
+            pad_token_id=self.tokenizer.pad_token_id,
             causal=False,
             pad_to_multiple_of=self.pad_to_multiple_of,
         )
@@ -122,7 +132,7 @@ class MaskedLMCollator:
             if row.word_ids is None:
                 raise ObjectiveError(
                     found="样本里没有 word_ids",
-                    expected="整词掩码需要每个词元所属的词",
+                    expected="全词掩码需要每个词元所属的词",
                     remedy="用 companion.corpus.words.word_ids 由分词结果算出"
                     "（在 Trainer 里还要设 remove_unused_columns=False），"
                     "或改用 granularity=token",
@@ -149,7 +159,7 @@ class MaskedLMCollator:
         if self.granularity == "whole_word" and self.selection == "bernoulli":
             raise ObjectiveError(
                 found="granularity=whole_word 配了 selection=bernoulli",
-                expected="整词掩码按预算选词（selection=exact）",
+                expected="全词掩码按预算选词（selection=exact）",
                 remedy="去掉 selection，或改用 granularity=token",
             )
         if self.tokenizer.mask_token_id is None:

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from companion.batch import Batch, Feature
+from companion.batch import IGNORE_INDEX, Batch, Feature
 from companion.errors import ObjectiveError
 from companion.objectives.attention import (
+    PADDING,
     additive_mask,
+    document_index,
     restarting_positions,
-    stack_documents,
     visible_within_documents,
 )
+from companion.objectives.example import Example
 from companion.objectives.padding import pad_rows, padded_length
 
 _PER_TOKEN = ("input_ids", "attention_mask", "special_tokens_mask", "word_ids")
@@ -137,13 +139,22 @@ def special_ids_of(tokenizer: Any) -> Tensor:
     return torch.tensor(sorted(tokenizer.all_special_ids), dtype=torch.int64)
 
 
+def make_example(row: Row, inputs: Tensor, labels: Tensor) -> Example:
+    """输入与标签逐位对应的一行 → 样本；有标签处都算要考的。"""
+    length = len(inputs)
+    return Example(
+        input_ids=inputs,
+        labels=labels,
+        origin=torch.arange(length),
+        hidden=labels != IGNORE_INDEX,
+        documents=document_index(row.document_starts, length, length),
+    )
+
+
 def assemble(
-    rows: Sequence[Row],
-    inputs: Sequence[Tensor],
-    labels: Sequence[Tensor],
+    examples: Sequence[Example],
     *,
-    pad_token_id: int,
-    ignore_index: int,
+    pad_token_id: int | None,
     causal: bool,
     pad_to_multiple_of: int | None,
 ) -> Batch:
@@ -152,19 +163,27 @@ def assemble(
     每行只有一个文档时给二维掩码（各种模型都认、最快）；有一行装了多个文档，就给四维加性
     掩码与从头数的位置，文档之间互不可见。
 
+    Args:
+        examples: B 个样本。
+        pad_token_id: 补什么；没有填充词元时为 None，用 0 补：标签与掩码都按位置给，补什
+            么都一样。
+        causal: 是否只看左边。
+        pad_to_multiple_of: 把行长补到它的倍数。
+
     Returns:
         `input_ids`、`labels` (B, L) int64；`attention_mask` (B, L) int64 或 (B, 1, L,
         L) float32，后者还带 `position_ids` (B, L) int64。
     """
-    lengths = [len(row.input_ids) for row in rows]
-    length = padded_length(lengths, pad_to_multiple_of)
+    length = padded_length([len(e.input_ids) for e in examples], pad_to_multiple_of)
     batch = {
-        "input_ids": pad_rows(inputs, pad_token_id, length),
-        "labels": pad_rows(labels, ignore_index, length),
+        "input_ids": pad_rows(
+            [e.input_ids for e in examples], pad_token_id or 0, length
+        ),
+        "labels": pad_rows([e.labels for e in examples], IGNORE_INDEX, length),
     }
-    documents = stack_documents([row.document_starts for row in rows], lengths, length)
-    if all(len(row.document_starts) == 1 for row in rows):
-        batch["attention_mask"] = (documents >= 0).long()
+    documents = pad_rows([e.documents for e in examples], PADDING, length)
+    if all(int(each.documents[-1]) == 0 for each in examples):
+        batch["attention_mask"] = (documents != PADDING).long()
     else:
         visible = visible_within_documents(documents, causal=causal)
         batch["attention_mask"] = additive_mask(visible)

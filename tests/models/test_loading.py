@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from model_folders import (
     write_old_checkpoint,
     write_vocabulary,
 )
-from transformers import BertTokenizer
+from transformers import BertForMaskedLM, BertTokenizer
 
 from companion.errors import ModelError
 from companion.models.loading import load_checkpoint, load_tokenizer
@@ -223,6 +224,35 @@ def test_an_old_bin_opens_with_a_notice(tmp_path):
     checkpoint = load_checkpoint(str(folder), "masked_lm")
     assert "weights_only" in "".join(checkpoint.notices)
     assert len(checkpoint.tokenizer) == len(tiny_tokenizer("bert"))
+
+
+def test_another_pickle_protocol_is_no_reason_to_warn(tmp_path, monkeypatch):
+    """用 pickle 第 3 号协议存的 .bin：照常打开，不告警；别的警告照样看得见。"""
+    folder = write_old_checkpoint(tmp_path / "siku")
+    path = folder / "pytorch_model.bin"
+    torch.save(torch.load(path, weights_only=True), path, pickle_protocol=3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_checkpoint(str(folder), "masked_lm")
+    assert not [each for each in caught if "pickle" in str(each.message)]
+    real = BertForMaskedLM.from_pretrained
+
+    def noisy(*args, **kwargs):
+        warnings.warn("别的事", stacklevel=1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(BertForMaskedLM, "from_pretrained", noisy)
+    with pytest.warns(UserWarning, match="别的事"):
+        load_checkpoint(str(folder), "masked_lm")
+
+
+def test_a_pickle_too_new_to_be_read_safely_is_refused_for_that_reason(tmp_path):
+    """第 4 号协议 torch 的安全读法读不懂：说的是协议，不冤枉它不是张量；也不告警。"""
+    folder = write_old_checkpoint(tmp_path / "siku")
+    path = folder / "pytorch_model.bin"
+    torch.save(torch.load(path, weights_only=True), path, pickle_protocol=4)
+    with pytest.raises(ModelError, match=r"较新的 pickle 协议.*没有执行它"):
+        load_checkpoint(str(folder), "masked_lm")
 
 
 def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path):

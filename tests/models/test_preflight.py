@@ -5,14 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from model_folders import write_checkpoint
 
 from companion.models.device import Device
 from companion.models.findings import Finding
-from companion.models.loading import Checkpoint
+from companion.models.loading import Checkpoint, load_checkpoint
 from companion.models.model_checks import training_memory
 from companion.models.preflight import CHECKS, check_checkpoint
+from companion.models.running import model_options
 from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.models.tiny_tokenizers import TINY_TEXT
+from companion.objectives import get_objective
 
 CPU = Device("cpu", "CPU", torch.float32, 8 * 2**30, "测试")
 
@@ -117,10 +120,13 @@ def test_a_decoder_without_an_end_token_is_a_warning():
 
 
 def test_a_missing_mask_token_is_an_error():
-    """掩码目标配了没有掩码词元的分词器。"""
+    """掩码目标配了没有掩码词元的分词器：报错，要试读的几项随之从略。"""
     tokenizer = tiny_tokenizer("bloom")
     checkpoint = Checkpoint(tiny_model("gpt2", tokenizer), tokenizer, "x")
-    assert examine(checkpoint, "masked_lm")["mask_token"].severity == "error"
+    findings = examine(checkpoint, "masked_lm")
+    assert findings["needed_tokens"].severity == "error"
+    assert "掩码词元" in findings["needed_tokens"].message
+    assert {findings[code].severity for code in ("head", "padding")} == {"notice"}
 
 
 def test_ids_beyond_the_embedding_are_an_error():
@@ -238,3 +244,141 @@ def test_the_remarks_of_loading_are_passed_on():
         "loading",
         "权重是旧式的",
     )
+
+
+# ── 编码器–解码器 ───────────────────────────────────────────────────────
+
+PAIRS = [
+    ("t5", "span_corruption"),
+    ("t5", "masked_seq2seq"),
+    ("mt5", "mixture_of_denoisers"),
+    ("bart", "text_infilling"),
+    ("bart-chinese", "masked_seq2seq"),
+    ("pegasus", "gap_sentences"),
+    ("mbart", "text_infilling"),
+]
+
+
+@pytest.mark.parametrize(("kind", "goal"), PAIRS)
+def test_encoder_decoders_can_be_examined(kind, goal):
+    """各家编码器–解码器都检得完：没有 error，填充不渗，随机的输出头看得出。"""
+    findings = examine(opened(kind), goal, block_size=48)
+    assert all(finding.severity != "error" for finding in findings.values())
+    assert findings["padding"].severity == "ok"
+    assert findings["head"].severity == "warning"
+    packs = kind in ("t5", "mt5")
+    assert findings["packing"].severity == ("ok" if packs else "notice")
+
+
+@pytest.mark.parametrize(("kind", "goal"), PAIRS[:4:3])
+def test_an_encoder_decoder_that_learnt_something_passes(kind, goal):
+    """照目标学过几十步：试读走的是同一条路，看得出比瞎猜强。"""
+    checkpoint = opened(kind)
+    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    objective = get_objective(goal)
+    collator = objective.make_collator(tokenizer, **model_options(model, objective))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    rows = [tokenizer(text)["input_ids"] for text in TINY_TEXT]
+    for epoch in range(20):
+        batch = collator(
+            [
+                {"input_ids": ids, "example_id": n, "epoch": epoch}
+                for n, ids in enumerate(rows)
+            ]
+        )
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert examine(checkpoint, goal, block_size=48)["head"].severity == "ok"
+
+
+@pytest.mark.parametrize(
+    ("kind", "goal", "block_size", "said"),
+    [
+        ("bart", "span_corruption", 48, "没有哨兵"),
+        ("t5", "text_infilling", 48, "没有掩码词元"),
+        ("t5", "span_corruption", 512, "哨兵"),
+        ("t5", "mixture_of_denoisers", 512, "哨兵"),
+    ],
+)
+def test_marks_that_are_missing_or_too_few_are_named(kind, goal, block_size, said):
+    """词表里没有哨兵、没有掩码，或哨兵不够一行用：报错，说出缺什么、怎么办。"""
+    finding = examine(opened(kind), goal, block_size=block_size)["needed_tokens"]
+    assert finding.severity == "error"
+    assert said in finding.message
+    assert finding.cause.startswith("应当：")
+    assert finding.remedy
+
+
+@pytest.mark.parametrize(("kind", "goal"), PAIRS[:4:3])
+def test_a_missing_start_of_the_decoder_is_named(kind, goal):
+    """设置里没有 decoder_start_token_id：不猜，报错。"""
+    checkpoint = opened(kind)
+    checkpoint.model.config.decoder_start_token_id = None
+    findings = examine(checkpoint, goal, block_size=48)
+    assert findings["needed_tokens"].severity == "error"
+    assert "decoder_start_token_id" in findings["needed_tokens"].message
+    assert "config.json" in findings["needed_tokens"].remedy
+
+
+def test_text_that_already_contains_a_sentinel_is_named():
+    """语料里写着 <extra_id_0>：训练到那里会停下，体检先说。"""
+    texts = ["良弓藏，<extra_id_0>走狗烹。"]
+    finding = examine(
+        opened("t5"), "span_corruption", block_size=48, corpus_texts=texts
+    )["needed_tokens"]
+    assert finding.severity == "error"
+    assert "已有 <extra_id_0>" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "severity"),
+    [
+        ("t5", torch.float16, "error"),
+        ("mt5", torch.float16, "error"),
+        ("t5", torch.bfloat16, "ok"),
+        ("t5", torch.float32, "ok"),
+        ("bart", torch.float16, "ok"),
+    ],
+)
+def test_architectures_that_overflow_in_fp16_are_told(kind, precision, severity):
+    """T5 一族在 fp16 下会溢出：报错，给出 bf16 与 fp32；BART 无妨。"""
+    goal = "text_infilling" if kind == "bart" else "span_corruption"
+    device = replace(CPU, dtype=precision)
+    findings = check_checkpoint(opened(kind), goal, block_size=48, device=device)
+    finding = next(each for each in findings if each.code == "precision")
+    assert finding.severity == severity
+    if severity == "error":
+        assert "precision=bf16" in finding.remedy
+        assert "precision=fp32" in finding.remedy
+
+
+@pytest.mark.parametrize(("kind", "size", "severity"), [
+    ("bart", 128, "ok"), ("bart", 129, "error"), ("pegasus", 129, "error"),
+    ("t5", 100_000, "ok"),
+])  # fmt: skip
+def test_rows_longer_than_the_positions_of_a_decoder_are_reported(kind, size, severity):
+    """BART 与 Pegasus 的位置表有尽头，T5 的相对位置没有。"""
+    finding = examine(opened(kind), "masked_seq2seq", block_size=size)["block_size"]
+    assert finding.severity == severity
+
+
+def test_a_head_of_its_own_is_no_broken_tie(tmp_path):
+    """真的 mT5：输出头与词嵌入本是两份，读进来之后不再提醒。"""
+    checkpoint = load_checkpoint(
+        str(write_checkpoint(tmp_path, "mt5")), "gap_sentences"
+    )
+    finding = examine(checkpoint, "gap_sentences")["tied_weights"]
+    assert finding.severity == "ok"
+    assert "各是各的" in finding.message
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_both_stacks_are_counted_in_the_memory(kind):
+    """编码器每层 34 × 宽度，解码器每层 47 × 宽度；注意力矩阵只有 eager 才存。"""
+    model = tiny_model(kind, attn_implementation="sdpa")
+    none, some = (training_memory(model, CPU, tokens, 512) for tokens in (0, 100))
+    assert some - none == (34 * 2 + 47 * 2) * 32 * 100 * 2
+    eager = tiny_model(kind, attn_implementation="eager")
+    matrices = 5 * 512 * (2 + 2 * 2) * 4 * 100 * 2
+    assert training_memory(eager, CPU, 100, 512) - some == matrices

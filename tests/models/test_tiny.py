@@ -80,6 +80,36 @@ def test_t5_keeps_its_sentinels_whole():
     assert tokenizer.tokenize("良<extra_id_0>藏")[1:3] == ["良", "<extra_id_0>"]
 
 
+def test_mt5_has_its_sentinels_inside_the_vocabulary():
+    """真 mT5 如此：带 ▁，编号递减，其后还有别的词元，不算特殊词元。"""
+    tokenizer = tiny_tokenizer("mt5")
+    ids = [tokenizer.convert_tokens_to_ids(f"▁<extra_id_{n}>") for n in range(10)]
+    assert ids == list(range(ids[0], ids[0] - 10, -1))
+    assert ids[0] + 1 < len(tokenizer)
+    assert not set(ids) & set(tokenizer.all_special_ids)
+
+
+def test_mt5_has_a_head_of_its_own(tmp_path):
+    """输出头与词嵌入是两份，存盘读回仍是。"""
+    model = tiny_model("mt5")
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    for each in (model, again):
+        assert not torch.equal(each.lm_head.weight, each.shared.weight)
+
+
+def test_encoder_decoders_start_where_the_real_ones_do():
+    """T5、Pegasus 从填充词元起头，BART 从结尾词元，mBART 从语言代码。"""
+    starts = {
+        "t5": "<pad>", "mt5": "<pad>", "pegasus": "<pad>", "bart": "</s>",
+        "bart-chinese": "[SEP]", "mbart": "zh_CN",
+    }  # fmt: skip
+    for kind, token in starts.items():
+        tokenizer = tiny_tokenizer(kind)
+        start = tiny_model(kind, tokenizer).config.decoder_start_token_id
+        assert tokenizer.convert_ids_to_tokens(start) == token
+
+
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_the_attention_implementation_can_be_chosen(implementation):
     """Eager 与 sdpa 都能指定。"""

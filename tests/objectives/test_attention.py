@@ -12,7 +12,6 @@ from companion.objectives.attention import (
     additive_mask,
     document_index,
     restarting_positions,
-    stack_documents,
     visible_within_documents,
 )
 from companion.objectives.causal_lm import CausalLMCollator
@@ -36,8 +35,12 @@ def naive_documents(lengths: list[int], length: int) -> list[int]:
 
 def stacked(layout: list[list[int]], extra: int = 0) -> torch.Tensor:
     length = max(map(sum, layout)) + extra
-    starts = [torch.tensor(starts_of(row)) for row in layout]
-    return stack_documents(starts, [sum(row) for row in layout], length)
+    return torch.stack(
+        [
+            document_index(torch.tensor(starts_of(row)), sum(row), length)
+            for row in layout
+        ]
+    )
 
 
 @given(DOCUMENT_LENGTHS, st.integers(0, 4))

@@ -26,11 +26,17 @@ from companion.batch import IGNORE_INDEX
 from companion.errors import ObjectiveError
 from companion.objectives.attention import (
     additive_mask,
+    document_index,
     restarting_positions,
-    stack_documents,
     visible_within_documents,
 )
-from companion.objectives.rows import Row, assemble, read_row, special_ids_of
+from companion.objectives.rows import (
+    Row,
+    assemble,
+    make_example,
+    read_row,
+    special_ids_of,
+)
 
 SPECIALS = special_ids_of(BERT)
 A, B, C = PLAIN_IDS[:3]
@@ -149,11 +155,8 @@ def build(lengths: list[list[int]], causal: bool, multiple: int | None = None):
         for row in lengths
     ]
     return assemble(
-        rows,
-        [row.input_ids for row in rows],
-        [-row.input_ids for row in rows],
+        [make_example(row, row.input_ids, -row.input_ids) for row in rows],
         pad_token_id=0,
-        ignore_index=IGNORE_INDEX,
         causal=causal,
         pad_to_multiple_of=multiple,
     )
@@ -174,8 +177,12 @@ def test_rows_become_one_batch(lengths, causal):
         assert batch.keys() == {"input_ids", "labels", "attention_mask"}
         assert torch.equal(batch["attention_mask"], real.long())
         return
-    starts = [torch.tensor(starts_of(row)) for row in lengths]
-    documents = stack_documents(starts, sizes, shape[1])
+    documents = torch.stack(
+        [
+            document_index(torch.tensor(starts_of(row)), sum(row), shape[1])
+            for row in lengths
+        ]
+    )
     visible = visible_within_documents(documents, causal=causal)
     assert torch.equal(batch["attention_mask"], additive_mask(visible))
     assert torch.equal(batch["position_ids"], restarting_positions(documents))

@@ -1,0 +1,90 @@
+"""试读：拿几句话照训练时的样子破坏、装批，看整理器造不造得出，模型读不读得通。
+
+体检的几项（特殊词元、输出头、填充）都从这里取批量，所以不管哪个目标、哪种模型，查的就是
+训练时要走的那条路。试读的题是固定的，不碰全局的随机状态。
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from companion.batch import Batch, Feature
+from companion.models.probing import adapt_batch, takes
+from companion.models.running import model_options, position_limit, special_edges
+from companion.objectives import Objective
+from companion.objectives.example import Example
+
+_MAX_SENTENCES, _MAX_TOKENS = 16, 60
+"""试读的句数与每句的词元数。"""
+_DEFAULT_ROW = 512
+
+
+@dataclass(frozen=True)
+class Trial:
+    """试读的题。"""
+
+    collator: Any
+    """配好的整理器，参数同评估出题时。"""
+    examples: list[Example]
+    """每句一个样本。"""
+    longer: Example | None
+    """第一句连写两遍：与它同批，第一句就要填充。没有句子时为 None。"""
+
+
+def make_trial(
+    model: Any,
+    tokenizer: Any,
+    goal: Objective,
+    texts: Sequence[str],
+    block_size: int | None = None,
+) -> Trial:
+    """出试读的题。
+
+    Args:
+        model: 受检的模型。
+        tokenizer: 它的分词器。
+        goal: 训练目标。
+        texts: 语料里的文字。
+        block_size: 打算用的行长；缺省取 512 与模型上限之小者。
+
+    Raises:
+        ObjectiveError: 分词器或文字与目标不合：没有掩码或哨兵，哨兵不够一行用，原文里已
+            有它们。
+        ModelError: 模型的设置里缺了目标要的一项。
+    """
+    collator = goal.make_collator(
+        tokenizer, **goal.frozen_options, **model_options(model, goal)
+    )
+    prefix, suffix = special_edges(tokenizer)
+    limit = position_limit(model)
+    row = block_size or min(_DEFAULT_ROW, limit or _DEFAULT_ROW)
+    goal.row_capacity(collator, row, len(prefix) + len(suffix))
+    # 连写两遍也要放得下
+    room = max(0, min(_MAX_TOKENS, ((limit or row) - len(prefix) - len(suffix)) // 2))
+    bodies = [
+        tokenizer(text, add_special_tokens=False)["input_ids"][:room]
+        for text in texts[:_MAX_SENTENCES]
+    ]
+    bodies = [body for body in bodies if body]
+
+    def feature(number: int, body: list[int]) -> Feature:
+        return {"input_ids": [*prefix, *body, *suffix], "example_id": number}
+
+    features = [feature(number, body) for number, body in enumerate(bodies)]
+    longer: list[Example] = []
+    if bodies:
+        longer = collator.examples([feature(len(bodies), bodies[0] * 2)])
+    return Trial(
+        collator,
+        collator.examples(features) if features else [],
+        longer[0] if longer else None,
+    )
+
+
+def trial_batch(model: Any, trial: Trial, examples: Sequence[Example]) -> Batch:
+    """装成这个模型收得下的批量，在它的设备上，不用键值缓存。"""
+    batch = adapt_batch(model, trial.collator.collate(examples))
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    if takes(model, "use_cache"):
+        batch["use_cache"] = False  # type: ignore[assignment]
+    return batch
