@@ -1,4 +1,4 @@
-"""`fill` 与 `complete`：让检查点填空、续写。"""
+"""`fill`、`complete` 与 `infill`：让检查点填空、续写、填补。"""
 
 from typing import Annotated
 
@@ -88,3 +88,38 @@ def complete(
         *(each.text for each in written),
         as_json=as_json,
     )
+
+
+def infill(
+    text: Annotated[
+        str,
+        typer.Argument(metavar="文字", help="缺处写成 [MASK] 的文字，一处缺几个字都行"),
+    ],
+    model: ModelName = "starter:bart",
+    max_new_tokens: Annotated[
+        int, typer.Option(metavar="整数", help="每处至多写多少词元")
+    ] = 40,
+    as_json: AsJson = False,
+) -> None:
+    """写出每处缺去的文字，由编码器–解码器自己决定写多长。"""
+    from companion.inference import infill as run
+    from companion.models import load_checkpoint
+
+    checkpoint = load_checkpoint(model, "span_corruption")
+    note(*checkpoint.notices)
+    written = run(checkpoint, text, max_new_tokens=max_new_tokens)
+    note(
+        *(
+            f"第 {number} 处写到 {max_new_tokens} 个词元或位置上限还没有写完，已截断"
+            for number, done in enumerate(written.finished, 1)
+            if not done
+        )
+    )
+    payload = {
+        "model": model,
+        "text": text,
+        "filled": written.text,
+        "fills": written.fills,
+        "finished": written.finished,
+    }
+    emit(payload, written.text, as_json=as_json)

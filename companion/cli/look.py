@@ -10,14 +10,17 @@ from companion.cli.options import (
     MODEL_HELP,
     AsJson,
     Seed,
+    key_values,
     objective_names,
     refuse_existing,
 )
-from companion.errors import ConfigError
+from companion.errors import ConfigError, ObjectiveError
 
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from companion.objectives import Objective
+    from companion.plots import AttentionPanel, PairRows
     from companion.show import Example
 
 
@@ -28,6 +31,8 @@ def objectives(as_json: AsJson = False) -> None:
     table = make_table("名字", "说明", title="训练目标")
     for goal in OBJECTIVES.values():
         about = f"{goal.title}\n用于：{goal.family}\n出处：{goal.paper}"
+        if own := _own_options(goal):
+            about += f"\n可设：{' '.join(own)}"
         table.add_row(goal.key, about, end_section=True)
     listed = [
         {
@@ -41,7 +46,17 @@ def objectives(as_json: AsJson = False) -> None:
         }
         for goal in OBJECTIVES.values()
     ]
-    emit({"objectives": listed}, table, as_json=as_json)
+    emit(
+        {"objectives": listed},
+        table,
+        "可设的各项用 --set 名字=值；companion show 名字 一段文字，看它把文字变成什么",
+        as_json=as_json,
+    )
+
+
+def _own_options(goal: "Objective") -> list[str]:
+    """目标自己的设置；种子人人都有，不算。"""
+    return [name for name in goal.options if name != "seed"]
 
 
 def show(
@@ -58,6 +73,15 @@ def show(
         str | None,
         typer.Option(
             metavar="模型", help=f"用谁的分词器：{MODEL_HELP}；缺省用起步模型的"
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="名字=值",
+            help="目标的一项设置，可以写多次，例如 --set noise_density=0.3"
+            " （有哪些：companion objectives）",
         ),
     ] = None,
     granularity: Annotated[
@@ -80,32 +104,46 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """看一个样本：词元、模型的输入、标签、谁预测谁，以及注意力掩码。"""
-    from companion.models.loading import load_tokenizer
+    from companion.models.loading import load_model_options, load_tokenizer
     from companion.objectives import get_objective
     from companion.plots import labels_table
     from companion.show import show_example
 
     goal = get_objective(objective)
-    pictures = _pictures(png, texts, packed)
-    name = model or goal.starter
     given = {"granularity": granularity, "mlm_probability": mlm_probability}
-    options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    flags = {name: value for name, value in given.items() if value is not None}
+    options = _options(goal, flags, settings or [])
+    _one_row_per_picture(png, texts, packed=packed)
+    name = model or goal.starter
     tokenizer = load_tokenizer(name)
+    known = load_model_options(name, goal)
     examples = [
-        show_example(objective, row, tokenizer, seed, epoch=epoch, **options)
+        show_example(
+            objective,
+            row,
+            tokenizer,
+            seed,
+            epoch=epoch,
+            model_options=known,
+            **options,
+        )
         for row in ([texts] if packed else texts)
     ]
+    attention = packed or any(each.explicit for each in examples)
+    pictures = _pictures(png, attention=attention)
     for path in pictures:
         _draw(examples[0], path, attention=path != png)
-    shown: list[Any] = [labels_table(each.rows) for each in examples]
-    if packed:
-        shown.append(attention_text(examples[0]))
+    shown: list[Any] = []
+    for each in examples:
+        shown.append(labels_table(each.rows))
+        if attention:
+            shown.append(attention_text(each))
     emit(
         {
             "objective": objective,
             "model": name,
             "seed": seed,
-            "rows": [_as_dict(each, attention=packed) for each in examples],
+            "rows": [_as_dict(each, attention=attention) for each in examples],
             "files": [str(path) for path in pictures],
         },
         *shown,
@@ -114,28 +152,75 @@ def show(
     )
 
 
-def _pictures(png: Path | None, texts: list[str], packed: bool) -> list[Path]:
-    """要画的文件：标签图，打包时再加一张注意力图。"""
-    if png is None:
-        return []
-    if len(texts) > 1 and not packed:
+def _options(
+    goal: "Objective", flags: dict[str, Any], pairs: list[str]
+) -> dict[str, Any]:
+    """选项与 `--set` 合起来，按训练设置的规矩变成数、真假或名字。
+
+    Raises:
+        ConfigError: 一项给了两次，或值不对。
+        ObjectiveError: 目标没有这一项。
+    """
+    from companion.config import TrainingConfig
+
+    settings = key_values(pairs)
+    for name in settings.keys() & (flags.keys() | {"seed"}):
+        option = "--" + name.replace("_", "-")
+        raise ConfigError(
+            found=f"--set {name}=…",
+            expected=f"{name} 由 {option} 给出，每项只给一次",
+            remedy=f"只写 {option}",
+        )
+    settings |= flags
+    own = _own_options(goal)
+    for name in settings:
+        if name not in own:
+            raise ObjectiveError(
+                found=f"{goal.key} 没有参数 {name}",
+                expected="、".join(own) or "没有可调的参数",
+                remedy=f"去掉 {name}，或照上面的名字改写",
+            )
+    places = dict.fromkeys(("model", "corpus", "output"), "不用")
+    config = TrainingConfig.from_sources(
+        None, {"objective": goal.key, **places, **settings}
+    )
+    return {
+        name: value for name in settings if (value := getattr(config, name)) is not None
+    }
+
+
+def _one_row_per_picture(png: Path | None, texts: list[str], *, packed: bool) -> None:
+    if png is not None and len(texts) > 1 and not packed:
         raise ConfigError(
             found=f"--png 配了 {len(texts)} 段文字",
             expected="一张图画一行",
             remedy="加 --packed 把几段打包成一行，或一次只给一段",
         )
-    attention = png.with_name(f"{png.stem}-attention{png.suffix}")
-    return [refuse_existing(path) for path in ([png, attention] if packed else [png])]
+
+
+def _pictures(png: Path | None, *, attention: bool) -> list[Path]:
+    """要画的文件：标签图；有可见矩阵要看时再加一张注意力图。"""
+    if png is None:
+        return []
+    second = png.with_name(f"{png.stem}-attention{png.suffix}")
+    return [refuse_existing(path) for path in ([png, second] if attention else [png])]
 
 
 def _draw(example: "Example", path: Path, *, attention: bool) -> None:
-    from companion.plots import plot_attention, plot_labels, save_figure
+    from companion.plots import (
+        plot_attention,
+        plot_attention_panels,
+        plot_labels,
+        save_figure,
+    )
 
-    rows = example.rows
-    if attention:
-        figure = plot_attention(example.visible, rows.inputs, documents=rows.document)
+    if not attention:
+        figure = plot_labels(example.rows)
+    elif len(masks := example.masks()) > 1:
+        figure = plot_attention_panels(masks)
     else:
-        figure = plot_labels(rows)
+        [only] = masks
+        figure = plot_attention(only.visible, only.keys, documents=only.key_documents)
     save_figure(figure, path)
 
 
@@ -143,29 +228,74 @@ def attention_text(example: "Example") -> "Text":
     """谁看得见谁，画成字符：■ 看得见，· 看不见；一行是一个查询。"""
     from rich.text import Text
 
-    lines = ["谁看得见谁（行看列，■ 看得见，· 看不见）"]
-    width = len(str(len(example.rows) - 1))
-    for at, (seen, token) in enumerate(
-        zip(example.visible, example.rows.inputs, strict=True)
-    ):
-        cells = " ".join("■" if each else "·" for each in seen)
-        lines.append(f"{at:>{width}} {cells}  {token}")
-    return Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
+    parts: list[str] = []
+    for mask in example.masks():
+        parts.append(f"{mask.title}（行看列，■ 看得见，· 看不见）")
+        parts += _lines(mask)
+    return Text("\n".join(parts), no_wrap=True, overflow="ellipsis")
+
+
+def _lines(mask: "AttentionPanel") -> list[str]:
+    import numpy as np
+
+    seen, tokens = np.asarray(mask.visible), mask.queries or ()
+    width = len(str(len(seen) - 1))
+    return [
+        f"{at:>{width}} {' '.join('■' if each else '·' for each in row)}  {token}"
+        for at, (row, token) in enumerate(zip(seen, tokens, strict=True))
+    ]
 
 
 def _as_dict(example: "Example", *, attention: bool) -> dict[str, Any]:
+    from companion.plots import PairRows
+
     rows = example.rows
     shown: dict[str, Any] = {
         "title": rows.title,
         "tokens": rows.tokens,
         "inputs": rows.inputs,
         "labels": rows.labels,
-        "predicted_by": rows.predicted_by,
         "special": rows.special,
         "document": rows.document,
         "input_ids": example.input_ids,
         "label_ids": example.labels,
     }
+    if isinstance(rows, PairRows):
+        shown |= _pair_as_dict(rows)
+    else:
+        shown["predicted_by"] = rows.predicted_by
+    for name in ("position_ids", "token_type_ids", "decoder_input_ids"):
+        if (value := getattr(example, name)) is not None:
+            shown[name] = value
     if attention:
-        shown["attention"] = example.visible.astype(int).tolist()
+        masks = {
+            "attention": example.visible,
+            "decoder_attention": example.decoder_visible,
+            "cross_attention": example.cross_visible,
+        }
+        shown |= {
+            name: mask.astype(int).tolist()
+            for name, mask in masks.items()
+            if mask is not None
+        }
     return shown
+
+
+def _pair_as_dict(rows: "PairRows") -> dict[str, Any]:
+    """两条行的各项；`spans` 是原文与编码器输入的对齐。"""
+    return {
+        "hidden": rows.hidden,
+        "input_document": rows.input_document,
+        "input_columns": rows.input_columns,
+        "spans": [
+            {"tokens": span.tokens, "inputs": span.inputs, "fate": fate}
+            for span, fate in zip(rows.spans, rows.fates, strict=True)
+        ],
+        "decoder_inputs": rows.decoder_inputs,
+        "decoder_visible": rows.decoder_visible,
+        "decoder_document": rows.decoder_document,
+        "decoder_columns": rows.decoder_columns,
+        "origin": rows.origin,
+        "scored": rows.scored,
+        "targets": rows.targets,
+    }

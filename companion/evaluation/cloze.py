@@ -1,13 +1,13 @@
 """填空题：训练前后各答一遍，看名字、地名、官名记住了没有。
 
 掩码模型看空的两边；答案几个字，题面就有几个 [MASK]，各空独立作答。因果模型只看空左边的
-文字，接着往下写。
+文字，接着往下写。编码器–解码器看空的两边，空里的字由解码器逐个写出。
 
-| | 掩码模型 | 因果模型 |
-|---|---|---|
-| 猜的 | 各空的第一名相接 | 贪心续写，取与答案一样多的字 |
-| 答案的概率 | 各空概率之积 | 逐词元条件概率之积 |
-| 名次 | 各空中最差的名次 | 答案首个词元的名次 |
+| | 掩码模型 | 因果模型 | 编码器–解码器 |
+|---|---|---|---|
+| 猜的 | 各空的第一名相接 | 贪心续写，取与答案一样多的字 | 逐个取第一名 |
+| 答案的概率 | 各空概率之积 | 逐词元条件概率之积 | 逐词元条件概率之积 |
+| 名次 | 各空中最差的名次 | 答案首个词元的名次 | 各空中最差的名次 |
 """
 
 import unicodedata
@@ -23,9 +23,11 @@ from companion.inference.filling import (
     split_at_masks,
     token_text,
 )
+from companion.inference.infilling import require_seq2seq
 from companion.inference.running import require_causal, require_masked
+from companion.inference.token_filling import fill_tokens
 from companion.models.probing import evaluation_mode
-from companion.models.running import special_edges
+from companion.models.running import model_options, special_edges
 from companion.objectives import Objective, get_objective
 
 
@@ -80,12 +82,18 @@ def answer_clozes(
 
     Returns:
         与题目一样多；答不了的题（答案含生字，空的个数与答案的词元数不等，因果模型的空在
-        开头）为 None。
+        开头，编码器–解码器的空不相连）为 None。
 
     Raises:
         ModelError: 检查点与目标不合。
     """
     goal = get_objective(objective) if isinstance(objective, str) else objective
+    if goal.seq2seq:
+        require_seq2seq(checkpoint)
+        collator = goal.make_collator(
+            checkpoint.tokenizer, **model_options(checkpoint.model, goal)
+        )
+        return [_infill(checkpoint, collator, cloze) for cloze in clozes]
     if goal.causal:
         require_causal(checkpoint)
         return [_continue(checkpoint, cloze) for cloze in clozes]
@@ -130,6 +138,35 @@ def _fill(checkpoint: Any, cloze: ClozeLike) -> Answer | None:
         guess_probability=float(best.prod()),
         answer_probability=float(chosen.prod()),
         rank=int((probabilities > chosen).sum(-1).max()) + 1,
+    )
+
+
+def _infill(checkpoint: Any, collator: Any, cloze: ClozeLike) -> Answer | None:
+    tokenizer = checkpoint.tokenizer
+    pieces = split_at_masks(cloze.text, tokenizer)
+    wanted = _single_tokens(tokenizer, cloze.answer)
+    # 几处不相连的空，MASS 遮不了
+    if not wanted or any(pieces[1:-1]) or len(wanted) != len(pieces) - 1:
+        return None
+    head, tail = pieces[0], pieces[-1]
+
+    def encode(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    whole = encode(head + cloze.answer + tail)
+    start = len(encode(head))
+    stop = start + len(wanted)
+    if whole[start:stop] != wanted:
+        return None  # 答案与旁边的字并成了一个词元
+    noise = [start <= at < stop for at in range(len(whole))]
+    filling = fill_tokens(checkpoint, collator, whole, noise)
+    return Answer(
+        text=cloze.text,
+        answer=cloze.answer,
+        guess="".join(token_text(tokenizer, token) for token in filling.guess),
+        guess_probability=filling.guess_probability,
+        answer_probability=filling.answer_probability,
+        rank=filling.rank,
     )
 
 

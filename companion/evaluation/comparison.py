@@ -31,7 +31,8 @@ from companion.evaluation.scoring import (
 )
 from companion.evaluation.targets import Documents, FrozenTargets, build_targets
 from companion.evaluation.verdict import compare_scores
-from companion.inference.filling import mask_randomly, split_at_masks
+from companion.inference.filling import MASK, mask_randomly, split_at_masks
+from companion.models.running import model_options
 from companion.objectives import Objective, get_objective
 
 NUM_SAMPLES = 3
@@ -39,6 +40,8 @@ PROMPT_CHARS = 16
 """因果模型的样张从文档开头的这么多字续写。"""
 SENTENCE_CHARS = (8, 40)
 """掩码模型的样张取这么长的句子。"""
+GAP_CHARS = 4
+"""编码器–解码器的样张从句中挖去这么多字。"""
 
 Say = Callable[[str], None]
 
@@ -114,12 +117,15 @@ def prepare_exam(
             block_size=size,
             max_chars=max_chars,
             cache_dir=cache_dir,
+            model_options=model_options(checkpoint.model, goal),
         )
 
     domain = _kept(domain)
     if texts is None:
         texts = pick_texts(domain, causal=goal.causal)
-    if not goal.causal:
+    if goal.seq2seq:
+        texts = [_with_gap(text, checkpoint.tokenizer) for text in texts]
+    elif not goal.causal:
         texts = _masked(texts, checkpoint.tokenizer, seed)
     return Exam(
         goal,
@@ -282,6 +288,14 @@ def _masked(texts: Sequence[str], tokenizer: Any, seed: int) -> list[str]:
         except ObjectiveError:
             continue
     return found
+
+
+def _with_gap(text: str, tokenizer: Any) -> str:
+    """正中挖去几个字；已有缺处的不动。"""
+    if len(split_at_masks(text, tokenizer)) > 1:
+        return text
+    start = max(0, (len(text) - GAP_CHARS) // 2)
+    return text[:start] + MASK + text[start + GAP_CHARS :]
 
 
 def _kept(documents: Documents) -> Documents:

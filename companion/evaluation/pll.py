@@ -35,6 +35,8 @@ from companion.evaluation.scoring import BATCH_TOKENS, choose_block_size, row_lo
 from companion.evaluation.targets import TargetRow
 from companion.inference.running import require_masked
 from companion.models.running import special_edges
+from companion.objectives import get_objective
+from companion.objectives.example import Example
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,16 @@ def pseudo_log_likelihood(
         dataset = BlockDataset(
             store, plan, prefix_ids=edges.prefix, suffix_ids=edges.suffix
         )
+        collate = get_objective("masked_lm").make_collator(tokenizer).collate
         for number, feature in enumerate(dataset):
             document = plan[number][0].document
             rows = one_mask_rows(feature, tokenizer, document)
             losses, _ = row_losses(
-                checkpoint.model, rows, causal=False, batch_tokens=batch_tokens
+                checkpoint.model,
+                rows,
+                collate,
+                causal=False,
+                batch_tokens=batch_tokens,
             )
             nats[document] += losses.sum()
             chars[document] += sum(
@@ -135,7 +142,20 @@ def one_mask_rows(feature: Feature, tokenizer: Any, document: int) -> list[Targe
     inputs = torch.where(masked, tokenizer.mask_token_id, ids)  # (N, T)
     labels = torch.where(at == targets[:, None], ids, IGNORE_INDEX)
     num_chars = torch.from_numpy(feature["num_chars"])
+    documents = torch.zeros_like(ids)
     return [
-        TargetRow(row, label, num_chars, document, 0)
+        TargetRow(
+            Example(
+                input_ids=row,
+                labels=label,
+                origin=at,
+                hidden=label != IGNORE_INDEX,
+                documents=documents,
+            ),
+            label,
+            num_chars,
+            num_chars.cumsum(0) - num_chars,
+            document,
+        )
         for row, label in zip(inputs, labels, strict=True)
     ]

@@ -1,7 +1,7 @@
 """样张：同样的开头、同样的种子，训练前后各写一遍，给人看。
 
-掩码模型填空（题面没有 [MASK] 就随机遮两个字）；因果模型续写，贪心一段，再以固定的种子
-抽取一段。样张只供感受，好坏以数字为准：挑得出好样张的模型未必好。
+掩码模型填空（题面没有 [MASK] 就随机遮两个字）；编码器–解码器填一段缺文；因果模型续写，
+贪心一段，再以固定的种子抽取一段。样张只供感受，好坏以数字为准：挑得出好样张的模型未必好。
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from companion.inference.filling import (
     mask_randomly,
     split_at_masks,
 )
+from companion.inference.infilling import infill
 from companion.objectives import Objective, get_objective
 
 MAX_NEW_TOKENS = 40
@@ -55,6 +56,8 @@ def build_samples(
         seed: 遮哪两个字、抽取哪些词元，都由它定。
     """
     goal = get_objective(objective) if isinstance(objective, str) else objective
+    if goal.seq2seq:
+        return [_infilled(checkpoint, text) for text in texts]
     if goal.causal:
         return [_continued(checkpoint, text.split(MASK)[0], seed) for text in texts]
     return [_filled(checkpoint, text, seed) for text in texts]
@@ -87,6 +90,11 @@ def _filled(checkpoint: Any, text: str, seed: int) -> Sample:
     whole = "".join(a + b for a, b in zip(pieces, best, strict=True))
     listed = [(f"第 {n} 空", _listed(row)) for n, row in enumerate(guesses, 1)]
     return Sample(MASK.join(pieces), (("填好", whole), *listed))
+
+
+def _infilled(checkpoint: Any, text: str) -> Sample:
+    written = infill(checkpoint, text, MAX_NEW_TOKENS)
+    return Sample(text, (("填好", written.text), ("写出的", "／".join(written.fills))))
 
 
 def _listed(candidates: Sequence[Candidate]) -> str:

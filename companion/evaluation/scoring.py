@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from companion.batch import IGNORE_INDEX, Batch
@@ -34,10 +33,11 @@ from companion.evaluation.targets import (
     TargetRow,
     build_targets,
 )
-from companion.models.probing import evaluation_mode
-from companion.models.running import position_limit
+from companion.models.probing import adapt_batch, evaluation_mode
+from companion.models.running import model_options, position_limit
 from companion.models.target_head import inner_model, target_losses
 from companion.objectives import Objective, get_objective
+from companion.objectives.example import Example
 from companion.objectives.padding import pad_rows
 
 BATCH_TOKENS = 4096
@@ -139,6 +139,7 @@ def evaluate(
         block_size=choose_block_size(checkpoint.model, block_size),
         max_chars=max_chars,
         cache_dir=cache_dir,
+        model_options=model_options(checkpoint.model, goal),
     )
     return score_targets(
         checkpoint.model, targets, batch_tokens=batch_tokens, on_progress=on_progress
@@ -175,6 +176,7 @@ def score_targets(
     nats, correct = row_losses(
         model,
         targets.rows,
+        targets.collate,
         causal=causal,
         batch_tokens=batch_tokens,
         on_progress=on_progress,
@@ -208,6 +210,7 @@ def score_targets(
 def row_losses(
     model: Any,
     rows: Sequence[TargetRow],
+    collate: Callable[[list[Example]], Batch],
     *,
     causal: bool,
     batch_tokens: int = BATCH_TOKENS,
@@ -220,6 +223,7 @@ def row_losses(
     Args:
         model: 带输出头的 transformers 模型。
         rows: 考题的各行。
+        collate: 整理器的补齐。
         causal: 是否因果语言模型。
         batch_tokens: 一批至多多少词元，含填充。
         on_progress: 每批之后得到 (已考的行数, 总行数)。
@@ -229,17 +233,21 @@ def row_losses(
     """
     nats = np.zeros(len(rows), np.float64)
     correct = np.zeros(len(rows), np.int64)
-    config = inner_model(model).config
+    inner = inner_model(model)
     device = next(model.parameters()).device
-    same_length = config.model_type in PADDING_LEAKS
+    same_length = inner.config.model_type in PADDING_LEAKS
     done = 0
-    lengths = [len(row.input_ids) for row in rows]
+    lengths = [max(len(row.input_ids), len(row.labels)) for row in rows]
     with evaluation_mode(model):
         for chosen in batches(lengths, batch_tokens, same_length=same_length):
-            batch = _collate([rows[i] for i in chosen], config.pad_token_id or 0)
+            batch = adapt_batch(inner, collate([rows[i].example for i in chosen]))
+            width = batch["labels"].shape[1]
+            batch["labels"] = pad_rows(
+                [rows[i].labels for i in chosen], IGNORE_INDEX, width
+            )
             counts = [int((rows[i].labels != IGNORE_INDEX).sum()) for i in chosen]
             batch = {key: value.to(device) for key, value in batch.items()}
-            if causal:  # 不续写，键值缓存只会白占显存
+            if causal or "decoder_input_ids" in batch:  # 不续写，键值缓存只会白占显存
                 batch["use_cache"] = False  # type: ignore[assignment]
             losses = target_losses(model, batch, causal=causal)
             for i, loss, hit in zip(
@@ -274,14 +282,3 @@ def batches(
         batch.append(i)
     if batch:
         yield batch
-
-
-def _collate(rows: Sequence[TargetRow], pad_token_id: int) -> Batch:
-    """补齐成 (B, L)；每行一个文档，二维掩码就够，各种模型都认。"""
-    length = max(len(row.input_ids) for row in rows)
-    ones = [torch.ones_like(row.input_ids) for row in rows]
-    return {
-        "input_ids": pad_rows([row.input_ids for row in rows], pad_token_id, length),
-        "labels": pad_rows([row.labels for row in rows], IGNORE_INDEX, length),
-        "attention_mask": pad_rows(ones, 0, length),
-    }

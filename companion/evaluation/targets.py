@@ -3,8 +3,9 @@
 训练前后、这个检查点与那个检查点，只有答同一份卷子，分数才能相减。卷子只由（文字、分词器、
 目标、种子、行长）决定，与模型的权重、批量大小、进程数无关：
 
-- `masked_lm`：每行选 15% 的词元，**全部**换成 [MASK]（不用 80/10/10：随机替换和原样
-  保留是训练时的手段，评估时只会添噪声），种子与轮次固定。
+- 去噪的各个目标：由训练的整理器以论文的缺省设置破坏，种子与轮次固定，考模型**看不见**的
+  词元；照抄看得见的、写对哨兵，都不算本事。`masked_lm` 选中的 15% **全部**换成 [MASK]
+  （不用 80/10/10：随机替换和原样保留是训练时的手段，评估时只会添噪声）。
 - `causal_lm`：文档首个词元之后的每个词元。比一行长的文档用滑动窗口，步长半个窗口，每个
   词元只考一次；除第一个窗口外，前面至少有半个窗口的上文，只作上文的位置标签是 −100。
 
@@ -12,12 +13,12 @@
 模型丢的字越多，分数反而越好看；所以它从不是目标，它占的字数另报为 UNK 率。**文档结尾**
 （EOS）：它不写出任何字，摊不到“每字”里去。
 
-形状字母：T 一行的词元数。
+形状字母：T 一行的词元数，K 一行的标签数。
 """
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from companion.batch import IGNORE_INDEX
+from companion.batch import IGNORE_INDEX, Batch
 from companion.corpus.document import Document
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.store import TokenStore
@@ -36,9 +37,7 @@ from companion.corpus.tokens import tokenize_documents
 from companion.errors import EvaluationError
 from companion.models.running import special_edges
 from companion.objectives import Objective, get_objective
-
-MASK_PROBABILITY = 0.15
-"""评估时遮住的比例，与训练时的无关（Devlin 等，2019，§3.1）。"""
+from companion.objectives.example import Example
 
 DEFAULT_BLOCK_SIZE = 512
 
@@ -47,17 +46,23 @@ Documents = Iterable[Document] | Callable[[], Iterable[Document]]
 
 
 class TargetRow(NamedTuple):
-    """一行考题；三个张量各 (T,) int64。"""
+    """一行考题；K 为标签的长度。"""
 
-    input_ids: Tensor
+    example: Example
+    """模型看到的，标签是全部的（解码器照它移位）。"""
     labels: Tensor
-    """要猜的词元；别处为 −100。位置与 `input_ids` 对齐，因果模型自己移位。"""
+    """要考的词元，(K,) int64；别处为 −100。"""
     num_chars: Tensor
-    """每个词元所占的字数。"""
+    """每个标签所占的字数，(K,) int64。"""
+    starts: Tensor
+    """每个标签在文档里从第几个字起，(K,) int64（分词器丢掉的空白不算）。"""
     document: int
     """出自第几个文档。"""
-    first_char: int
-    """行首在文档里是第几个字（分词器丢掉的空白不算）。"""
+
+    @property
+    def input_ids(self) -> Tensor:
+        """(L,) int64。"""
+        return self.example.input_ids
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,8 @@ class FrozenTargets:
     """由被考的字在原文中的位置定出；分词器不同而考的字相同时，它相同。"""
     text_fingerprint: str
     """由文字定出。"""
+    collate: Callable[[list[Example]], Batch]
+    """把几行补齐成批量；由出题的整理器给出。"""
 
 
 def build_targets(
@@ -89,30 +96,33 @@ def build_targets(
     block_size: int = DEFAULT_BLOCK_SIZE,
     max_chars: int | None = None,
     cache_dir: str | Path | None = None,
+    model_options: Mapping[str, Any] | None = None,
 ) -> FrozenTargets:
     """出一份考题；同样的参数总是同一份。
 
     Args:
         tokenizer: transformers 的分词器。
-        objective: `masked_lm` 或 `causal_lm`。
+        objective: 训练目标或它的键。
         documents: 留出集；句对只用 `text` 一侧。
         seed: 选哪些词元由它定（只用于掩码）。
         block_size: 一行至多多少词元，含特殊词元。
         max_chars: 至多考这么多字的文字；按文档内容的散列排序后取够为止，因此与文档的
             次序无关，也不会只取开头一章。
         cache_dir: 分词的缓存；缺省用完即删。
+        model_options: 只有模型知道的参数（`companion.models.running.model_options`），
+            编码器–解码器要有。
 
     Raises:
-        EvaluationError: 没有评估方法的目标，或一个可考的词元也没有。
+        EvaluationError: 一个可考的词元也没有。
         CorpusError: 语料没有文字，或 `block_size` 太小。
     """
     goal = get_objective(objective) if isinstance(objective, str) else objective
-    if goal.key not in _ROWS:
-        raise EvaluationError(
-            found=f"目标 {goal.key} 没有评估方法",
-            expected=f"{'、'.join(_ROWS)} 之一",
-            remedy="换一个目标",
-        )
+    collator = goal.make_collator(
+        tokenizer,
+        **goal.frozen_options,
+        **({"seed": seed} if "seed" in goal.options else {}),
+        **(model_options or {}),
+    )
     if max_chars is not None:
         documents = sample_documents(documents, max_chars)
     elif isinstance(documents, Iterator):
@@ -120,9 +130,10 @@ def build_targets(
     with _folder(cache_dir) as folder:
         source: Any = documents
         store = tokenize_documents(source, tokenizer, cache_dir=folder)
+        make_rows = causal_rows if goal.key == "causal_lm" else denoising_rows
         rows = [
             row
-            for row in _ROWS[goal.key](store, tokenizer, block_size, seed)
+            for row in make_rows(store, tokenizer, goal, collator, block_size)
             if (row.labels != IGNORE_INDEX).any()
         ]
         unk_rate = _unk_rate(store, tokenizer)
@@ -149,6 +160,7 @@ def build_targets(
             _positions(row, at) for row, at in zip(rows, chosen, strict=True)
         ),
         text_fingerprint=_text_digest(documents),
+        collate=collator.collate,
     )
 
 
@@ -176,51 +188,46 @@ def sample_documents(documents: Documents, max_chars: int) -> list[Document]:
     return chosen
 
 
-def masked_rows(
-    store: TokenStore, tokenizer: Any, block_size: int, seed: int
+def denoising_rows(
+    store: TokenStore, tokenizer: Any, goal: Objective, collator: Any, block_size: int
 ) -> Iterator[TargetRow]:
-    """一片一行，15% 的词元全部换成掩码；同一份文字总是遮同样的位置。"""
+    """一片一行，由整理器破坏，考看不见的词元；同一份文字总是遮同样的位置。"""
     edges = special_edges(tokenizer)
+    num_edges = len(edges.prefix) + len(edges.suffix)
+    capacity = goal.row_capacity(collator, block_size, num_edges)
     plan = plan_packing(
-        store.lengths,
-        block_size,
-        pack=False,
-        overhead_per_piece=len(edges.prefix) + len(edges.suffix),
+        store.lengths, capacity, pack=False, overhead_per_piece=num_edges
     )
     dataset = BlockDataset(
         store, plan, prefix_ids=edges.prefix, suffix_ids=edges.suffix
     )
-    collator = get_objective("masked_lm").make_collator(
-        tokenizer,
-        mlm_probability=MASK_PROBABILITY,
-        mask_replace_prob=1.0,
-        random_replace_prob=0.0,
-        seed=seed,
-    )
-    special_ids = np.array(sorted(tokenizer.all_special_ids), np.int64)  # 含 [UNK]
+    unk = _unk_id(tokenizer)
     for number, feature in enumerate(dataset):
-        feature["special_tokens_mask"] |= np.isin(feature["input_ids"], special_ids)
-        feature["epoch"] = 0
-        batch = collator([feature])
+        [example] = collator.examples([{**feature, "epoch": 0}])
+        scored = example.hidden & (example.labels != unk) & (example.origin >= 0)
         piece = plan[number][0]
+        chars = torch.from_numpy(feature["num_chars"])
+        first = _characters_before(store, piece.document, piece.start)
+        starts = first + chars.cumsum(0) - chars
+        origin = example.origin.clamp(min=0)
         yield TargetRow(
-            batch["input_ids"][0],
-            batch["labels"][0],
-            torch.from_numpy(feature["num_chars"]),
+            example,
+            example.labels.masked_fill(~scored, IGNORE_INDEX),
+            chars[origin].masked_fill(example.origin < 0, 0),
+            starts[origin],
             piece.document,
-            _characters_before(store, piece.document, piece.start),
         )
 
 
 def causal_rows(
-    store: TokenStore, tokenizer: Any, block_size: int, seed: int
+    store: TokenStore, tokenizer: Any, goal: Objective, collator: Any, block_size: int
 ) -> Iterator[TargetRow]:
     """滑动窗口：文档首个词元之后的每个词元恰好考一次。
 
     Raises:
         EvaluationError: 一个窗口里放不下两个词元。
     """
-    del seed  # 因果的考题没有随机性
+    del goal
     prefix = torch.tensor(special_edges(tokenizer).prefix, dtype=torch.int64)
     window = block_size - len(prefix)
     if window < 2:
@@ -237,12 +244,14 @@ def causal_rows(
             labels = ids.masked_fill(ids == _unk_id(tokenizer), IGNORE_INDEX)
             labels[: scored - start] = IGNORE_INDEX
             chars = torch.from_numpy(store.num_chars[span].astype(np.int64))
+            chars = torch.cat([torch.zeros_like(prefix), chars])
+            [example] = collator.examples([{"input_ids": torch.cat([prefix, ids])}])
             yield TargetRow(
-                torch.cat([prefix, ids]),
+                example,
                 torch.cat([torch.full_like(prefix, IGNORE_INDEX), labels]),
-                torch.cat([torch.zeros_like(prefix), chars]),
+                chars,
+                _characters_before(store, document, start) + chars.cumsum(0) - chars,
                 document,
-                _characters_before(store, document, start),
             )
 
 
@@ -258,12 +267,6 @@ def windows(length: int, window: int) -> Iterator[tuple[int, int, int]]:
         stop = min(start + window, length)
         yield start, scored, stop
         start, scored = start + stride, stop
-
-
-_ROWS: dict[str, Callable[[TokenStore, Any, int, int], Iterator[TargetRow]]] = {
-    "masked_lm": masked_rows,
-    "causal_lm": causal_rows,
-}
 
 
 def _characters_before(store: TokenStore, document: int, start: int) -> int:
@@ -285,10 +288,9 @@ def _unk_rate(store: TokenStore, tokenizer: Any) -> float:
 
 def _positions(row: TargetRow, chosen: Tensor) -> Tensor:
     """被考的各词元所占的字在原文中的位置与字数，(3, N) int64。"""
-    starts = row.first_char + row.num_chars.cumsum(0) - row.num_chars
     kept = chosen & (row.num_chars > 0)
-    documents = torch.full_like(starts, row.document)
-    return torch.stack([documents[kept], starts[kept], row.num_chars[kept]])
+    documents = torch.full_like(row.starts, row.document)
+    return torch.stack([documents[kept], row.starts[kept], row.num_chars[kept]])
 
 
 def _digest(arrays: Iterable[Tensor]) -> str:

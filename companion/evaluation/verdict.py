@@ -109,7 +109,7 @@ def _unpaired_note(before: Evaluation, after: Evaluation) -> str:
             "用同一份语料、同一个 max_chars 各评一次",
         )
     old, new = before.scores.num_chars, after.scores.num_chars
-    causal = before.objective != "masked_lm"
+    causal = before.objective == "causal_lm"
     if causal and abs(old - new) > SAME_TEXT_TOLERANCE * max(old, new):
         raise _incomparable(
             f"文字相同，之前考了 {old} 字，之后考了 {new} 字",

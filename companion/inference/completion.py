@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from companion.errors import ConfigError, ModelError, ObjectiveError
+from companion.inference.filling import without_added_spaces
 from companion.inference.running import require_causal
 from companion.models.probing import evaluation_mode
 from companion.models.running import position_limit, special_edges
@@ -143,6 +144,7 @@ def _completion(
         new_text = whole[len(head) :]
     else:
         new_text = tokenizer.decode(kept, skip_special_tokens=True)
+    new_text = without_added_spaces(tokenizer, new_text)
     if not ends:
         new_text = new_text.rstrip(_BROKEN)
     return Completion(text + new_text, new_text, bool(ends))

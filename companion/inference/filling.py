@@ -11,6 +11,7 @@
 """
 
 import random
+import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from companion.models.probing import evaluation_mode
 from companion.models.running import position_limit
 
 MASK = "[MASK]"
+_TWO = "天下"
+"""两个字：解码之后中间有没有空格，就知道分词器加不加。"""
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,9 @@ def mask_probabilities(checkpoint: Any, text: str) -> Any:
 
 def split_at_masks(text: str, tokenizer: Any) -> list[str]:
     """在各掩码处断开；K 个掩码得 K + 1 段。"""
-    return text.replace(tokenizer.mask_token, MASK).split(MASK)
+    if tokenizer.mask_token is not None:
+        text = text.replace(tokenizer.mask_token, MASK)
+    return text.split(MASK)
 
 
 def token_text(tokenizer: Any, token_id: int) -> str:
@@ -142,6 +147,18 @@ def token_text(tokenizer: Any, token_id: int) -> str:
     'a'
     """
     return tokenizer.decode([token_id]).strip().removeprefix("##")
+
+
+def without_added_spaces(tokenizer: Any, text: str) -> str:
+    """去掉 WordPiece 解码时加在汉字两边的空格；别的分词器不加，原样返回。
+
+    >>> from companion.models.tiny import tiny_tokenizer
+    >>> without_added_spaces(tiny_tokenizer("bert"), "良 弓 藏 。 in 三 年")
+    '良弓藏。in三年'
+    """
+    if " " not in tokenizer.decode(tokenizer(_TWO, add_special_tokens=False).input_ids):
+        return text
+    return re.sub(r"(?<=[^\x00-\x7f]) | (?=[^\x00-\x7f])", "", text)
 
 
 def mask_randomly(text: str, tokenizer: Any, count: int, seed: int = 0) -> MaskedText:

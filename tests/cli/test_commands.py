@@ -376,7 +376,7 @@ def test_demo_passes_the_objective_and_the_output(
     run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """演示只是一次调用：目标与输出文件夹原样传下去，结果是 metrics。"""
-    demo = pytest.importorskip("companion.training.demo", reason="演示还没有写好")
+    from companion.training import demo
 
     def run_demo(objective: str, output: Path, **_options: Any) -> Any:
         return SimpleNamespace(

@@ -30,6 +30,7 @@ COMMANDS = [
     "show",
     "fill",
     "complete",
+    "infill",
     "objectives",
     "corpus",
     "corpus list",

@@ -1,0 +1,282 @@
+"""填补：编码器–解码器写出文中缺去的几段，还回完整的文字。
+
+    智伯请[MASK]于韩康子  →  智伯请地于韩康子
+
+一处 `[MASK]` 缺一段，长短不限，由模型自己决定写到哪里为止；相连的几个算一处。T5 一类给
+每处一个哨兵，只写缺的；原来的 T5 写完末一处，还会再写一个哨兵：
+
+    编码器  智伯请<extra_id_0>于韩康子</s>
+    解码器  <extra_id_0>地<extra_id_1></s>
+
+BART 一类把全文重写一遍。重写难免走样，所以看得见的文字逐个词元照抄给解码器，只有缺的地
+方让它写：写到下一个词元恰是后文的第一个，这一处就完了。Pegasus 只写缺的那几句，一次只能
+有一处。
+
+训练时缺处的两边是同一段文字切开的，这里也照样分词：SentencePiece 给一段文字的开头添 ▁，
+缺处之后的文字不能有它。
+
+形状字母：V 词表。
+"""
+
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from companion.errors import ModelError, ObjectiveError
+from companion.inference.filling import (
+    MASK,
+    split_at_masks,
+    without_added_spaces,
+)
+from companion.models.probing import evaluation_mode
+from companion.models.running import position_limit, special_edges
+from companion.models.target_head import inner_model
+
+_ANCHORS = ("。", "一")
+"""缺处之后的文字接在它后面分词，再把它去掉。"""
+
+
+@dataclass(frozen=True)
+class Infilling:
+    """填补的结果。"""
+
+    text: str
+    """填好的全文；看得见的文字原样不动。"""
+    fills: list[str]
+    """每处写了什么，按出现的次序。"""
+    finished: list[bool]
+    """每处是自己写完的（真），还是到了 `max_new_tokens` 被截断的（假）。"""
+
+
+def infill(checkpoint: Any, text: str, max_new_tokens: int = 40) -> Infilling:
+    """写出每处 [MASK] 缺的文字，每步取最可能的词元。
+
+    Args:
+        checkpoint: 编码器–解码器的检查点（T5、mT5、BART、Pegasus）。
+        text: 含一处或几处 [MASK]（或 `<extra_id_0>` …）的文字。
+        max_new_tokens: 每处至多写多少词元。
+
+    Raises:
+        ModelError: 不是编码器–解码器，分词器既没有掩码也没有够用的哨兵，或文字太长。
+        ObjectiveError: 文字里没有缺处，或 `max_new_tokens` 不是正数。
+    """
+    require_seq2seq(checkpoint)
+    if max_new_tokens < 1:
+        raise ObjectiveError(
+            found=f"max_new_tokens = {max_new_tokens}",
+            expected="正整数",
+            remedy="改成例如 max_new_tokens=40",
+        )
+    tokenizer = checkpoint.tokenizer
+    pieces = _pieces(text, tokenizer)
+    task = _make_task(checkpoint, pieces)
+    limit = position_limit(checkpoint.model)
+    room = None
+    if limit is not None:
+        room = limit - 1 - sum(map(len, task.forced))  # 第一个输入也占一个位置
+        if len(task.source) > limit or room < len(pieces) - 1:
+            raise ModelError(
+                found=f"这段文字有 {len(task.source)} 个词元",
+                expected=f"连同填上的，不超过模型的位置上限 {limit}",
+                remedy="分成几段，或换一个能读更长的模型",
+            )
+    written = list(_write_gaps(checkpoint, task, max_new_tokens, room))
+    decoded = [
+        tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids, _ in written
+    ]
+    fills = [without_added_spaces(tokenizer, fill).strip() for fill in decoded]
+    whole = pieces[0] + "".join(
+        fill + piece for fill, piece in zip(fills, pieces[1:], strict=True)
+    )
+    return Infilling(whole, fills, [finished for _, finished in written])
+
+
+def require_seq2seq(checkpoint: Any) -> None:
+    """检查点不是编码器–解码器时报错。
+
+    Raises:
+        ModelError: 模型没有解码器，或没有编码器。
+    """
+    model = inner_model(checkpoint.model)
+    if not getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(
+            found=f"{checkpoint.name} 是 {type(model).__name__}",
+            expected="编码器–解码器（T5、mT5、BART、Pegasus……）",
+            remedy="换一个编码器–解码器（例如 starter:bart），"
+            "或用 fill 填空、complete 续写",
+        )
+
+
+@dataclass(frozen=True)
+class _Task:
+    """交给模型的一份填补。"""
+
+    source: list[int]
+    """编码器的输入。"""
+    forced: list[list[int]]
+    """各处之前（与最后一处之后）照抄给解码器的词元，比缺处多一段。"""
+    stops: set[int]
+    """写到其中之一，这一处就完了；后文的第一个词元另算。"""
+
+
+def _make_task(checkpoint: Any, pieces: list[str]) -> _Task:
+    """缺处用什么标，解码器照抄什么，由模型预训练时的样子定。
+
+    Raises:
+        ModelError: 分词器里没有可用来标缺处的词元，或不够用。
+    """
+    tokenizer, gaps = checkpoint.tokenizer, len(pieces) - 1
+    prefix, suffix = map(list, special_edges(tokenizer))
+    bodies = [_encode(tokenizer, pieces[0])]
+    bodies += [_continued(tokenizer, piece) for piece in pieces[1:]]
+
+    def source(marks: list[int]) -> list[int]:
+        parts = [[mark, *body] for mark, body in zip(marks, bodies[1:], strict=True)]
+        return [*prefix, *bodies[0], *itertools.chain(*parts), *suffix]
+
+    ends = _end_ids(inner_model(checkpoint.model).config)
+    sentinels, mask = _sentinels(tokenizer), tokenizer.mask_token_id
+    relative = position_limit(checkpoint.model) is None  # T5 一族
+    if sentinels and (relative or mask is None):
+        _refuse_more_gaps(checkpoint, gaps, len(sentinels))
+        forced = [[mark] for mark in sentinels[:gaps]]
+        stops = ends | set(sentinels)
+        return _Task(source(sentinels[:gaps]), [*forced, suffix], stops)
+    sentence = tokenizer.get_vocab().get("<mask_1>")
+    if sentence is not None:
+        _refuse_more_gaps(checkpoint, gaps, 1)
+        return _Task(source([sentence]), [[], suffix], ends)
+    if mask is not None:
+        forced = [[*prefix, *bodies[0]], *bodies[1:]]
+        forced[-1] = [*forced[-1], *suffix]
+        return _Task(source([mask] * gaps), forced, ends)
+    raise ModelError(
+        found=f"{checkpoint.name} 的分词器既没有掩码词元，也没有哨兵词元",
+        expected="有 mask_token（BART 的是 <mask>）或 <extra_id_0>（T5）",
+        remedy="换一个编码器–解码器（例如 starter:bart）",
+    )
+
+
+@torch.no_grad()
+def _write_gaps(
+    checkpoint: Any, task: _Task, max_new_tokens: int, room: int | None
+) -> Iterator[tuple[list[int], bool]]:
+    """逐处写：先照抄 `forced[i]`，再写第 i 处，直到最可能的词元是后文的开头。
+
+    Args:
+        checkpoint: 编码器–解码器的检查点。
+        task: 写什么。
+        max_new_tokens: 每处至多多少词元。
+        room: 各处合计至多多少词元；没有位置上限时为 None。
+
+    Yields:
+        每处的词元，与是否自己写完。
+    """
+    model, tokenizer = inner_model(checkpoint.model), checkpoint.tokenizer
+    device = next(model.parameters()).device
+    banned = _never_written(tokenizer, model.config.vocab_size).to(device)
+    with evaluation_mode(model):
+        memory = model.get_encoder()(torch.tensor([task.source], device=device))
+        pending = [model.config.decoder_start_token_id]
+        cache: Any = None
+        for before, after in itertools.pairwise(task.forced):
+            pending += before
+            stops = sorted(task.stops | set(after[:1]))
+            filled: list[int] = []
+            finished = False
+            while len(filled) < max_new_tokens and (room is None or room > 0):
+                outputs = model(
+                    encoder_outputs=memory,
+                    decoder_input_ids=torch.tensor([pending], device=device),
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+                cache = outputs.past_key_values
+                forbidden = banned.clone()
+                forbidden[stops] = not filled  # 一处至少写一个词元：缺了才会挖
+                scores = outputs.logits[0, -1].float()
+                best = int(scores.masked_fill(forbidden, -torch.inf).argmax())
+                if best in stops:
+                    finished = True
+                    pending = []
+                    break
+                filled.append(best)
+                pending = [best]
+                room = None if room is None else room - 1
+            yield filled, finished
+
+
+def _never_written(tokenizer: Any, vocabulary: int) -> Tensor:
+    """特殊词元（哨兵、掩码、填充……）不是文字，(V,) bool。"""
+    banned = torch.zeros(vocabulary, dtype=torch.bool)
+    banned[[*tokenizer.all_special_ids, *_sentinels(tokenizer)]] = True
+    banned[len(tokenizer) :] = True
+    return banned
+
+
+def _pieces(text: str, tokenizer: Any) -> list[str]:
+    """在各缺处断开；相连的几个掩码算一处。"""
+    pieces = split_at_masks(re.sub(r"<extra_id_\d+>|<mask_1>", MASK, text), tokenizer)
+    joined = [pieces[0]]
+    for number, piece in enumerate(pieces[1:], 1):
+        if piece or number == len(pieces) - 1:
+            joined.append(piece)
+    if len(joined) < 2:
+        raise ObjectiveError(
+            found="文字里没有缺处",
+            expected=f"用 {MASK} 标出缺的地方",
+            remedy=f"例如 智伯请{MASK}于韩康子，康子欲弗与。",
+        )
+    return joined
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _continued(tokenizer: Any, text: str) -> list[int]:
+    """接在别的文字后面的一段怎样分词。
+
+    >>> from companion.models.tiny import tiny_tokenizer
+    >>> t5 = tiny_tokenizer("t5")
+    >>> t5.convert_ids_to_tokens(_encode(t5, "良弓")), t5.convert_ids_to_tokens(
+    ...     _continued(t5, "良弓"))
+    (['▁', '良', '弓'], ['良', '弓'])
+    """
+    for anchor in _ANCHORS:
+        head, whole = _encode(tokenizer, anchor), _encode(tokenizer, anchor + text)
+        if whole[: len(head)] == head:
+            return whole[len(head) :]
+    return _encode(tokenizer, text)  # 与两个字都并成了一个词元
+
+
+def _end_ids(config: Any) -> set[int]:
+    """结尾词元；有的检查点写了几个，有的一个也没写。"""
+    end = config.eos_token_id
+    if end is None:
+        return set()
+    return {end} if isinstance(end, int) else set(end)
+
+
+def _sentinels(tokenizer: Any) -> list[int]:
+    """哨兵，按使用的次序；词表里没有时为空。"""
+    from companion.objectives.span_corruption import sentinel_ids_of
+
+    try:
+        return sentinel_ids_of(tokenizer).tolist()
+    except ObjectiveError:
+        return []
+
+
+def _refuse_more_gaps(checkpoint: Any, gaps: int, most: int) -> None:
+    if gaps > most:
+        raise ModelError(
+            found=f"文字里缺 {gaps} 处，{checkpoint.name} 一次至多写 {most} 处",
+            expected=f"至多 {most} 处 {MASK}",
+            remedy="分成几段来填",
+        )
