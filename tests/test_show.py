@@ -128,7 +128,7 @@ def test_whole_words_are_chosen_together(tokenizers: dict[str, Any]) -> None:
             granularity="whole_word",
             mlm_probability=0.3,
         )
-        assert rows.title == "掩码语言建模（整词）"
+        assert rows.title == "掩码语言建模（全词）"
         at = 1  # [CLS]
         for word in words:
             labelled = {rows.labels[at + k] is not None for k in range(len(word))}

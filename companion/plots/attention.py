@@ -1,15 +1,14 @@
-"""注意力图：哪个查询看得见哪个键，以及真实的注意力权重。
+"""注意力图：哪个查询看得见哪个键。
 
 行是查询（正在计算的词元），列是键（它去看的词元），与 (…, Q, K) 张量的最后两维同序。
-看得见的格子涂色，看不见的画斜线，因此黑白打印也分得清。
+看得见的格子涂色，看不见的画斜线，因此黑白打印也分得清。权重的图在 `weights.py`。
 
-形状字母：H 注意力头，Q 查询，K 键，L 词元（自注意力时 Q = K = L）。
+形状字母：Q 查询，K 键；自注意力时 Q = K。
 """
 
 # matplotlib 自带的类型注解不全（**kwargs 没有类型），以下两项因此关掉
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from companion.plots.matrices import (
     name_ticks,
     panels_per_row,
 )
+from companion.plots.panels import AttentionPanel
 from companion.plots.style import WIDTH, Card, drawing, finish, plain, wrap
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 LINED = 48  # 词元再多就不画格线
+TITLE = 1.1  # 再窄的矩阵也给题目留这么宽，英寸
 
 
 def plot_attention(
@@ -57,23 +58,27 @@ def plot_attention(
     Raises:
         ObjectiveError: 不是二维 bool 矩阵，或词元、文档的个数与它不合。
     """
-    mask = _check_mask(visible_mask, title)
-    queries = tokens if query_tokens is None else query_tokens
-    check_length("query_tokens", queries, mask.shape[0])
-    check_length("tokens", tokens, mask.shape[1])
-    _check_documents(documents, mask)
+    panel = AttentionPanel(
+        title=title,
+        visible=visible_mask,
+        queries=tokens if query_tokens is None else query_tokens,
+        keys=tokens,
+        query_documents=documents,
+        key_documents=documents,
+    )
+    mask = _check_panel(panel)
     with drawing():
         side = cell_side(mask, WIDTH - 1.6)
-        names = gutter(queries, mask.shape[0])
+        names = gutter(panel.queries, mask.shape[0])
         width = max(side * mask.shape[1] + names + 0.5, 3.6)
         height = side * mask.shape[0] + gutter(tokens, mask.shape[1]) + 1.2
         card = Card(width, height, constrained=True)
         axes = card.add_subplot()
-        _draw_mask(axes, mask, queries, tokens, documents)
+        _draw_mask(axes, mask, panel)
         _label_axes(axes)
         plain(card.suptitle(wrap(title, width - 0.3, style.MEDIUM), size=style.MEDIUM))
         _add_legend(card)
-        return finish(card, _say_mask(title, mask, documents))
+        return finish(card, _say_mask(panel, mask))
 
 
 def plot_attention_grid(
@@ -94,142 +99,99 @@ def plot_attention_grid(
     Raises:
         ObjectiveError: 一个矩阵也没有，或某个矩阵不合要求。
     """
-    if not masks:
+    panels = [
+        AttentionPanel(
+            title=title,
+            visible=mask,
+            queries=tokens,
+            keys=tokens,
+            query_documents=documents,
+            key_documents=documents,
+        )
+        for title, mask in masks.items()
+    ]
+    return plot_attention_panels(panels, width=width)
+
+
+def plot_attention_panels(
+    panels: Sequence[AttentionPanel], *, width: float = WIDTH
+) -> "Figure":
+    """几个可见矩阵并排，行与列各有各的词元，如编码器、解码器与交叉注意力。
+
+    Args:
+        panels: 各个矩阵。
+        width: 至多多宽，英寸；给手机看的图用 4。
+
+    Raises:
+        ObjectiveError: 一个矩阵也没有，或某个矩阵不合要求。
+    """
+    if not panels:
         raise ObjectiveError(
             found="一个可见矩阵也没有",
             expected="至少一个，如 {'因果': mask}",
             remedy="只画一个时可以用 plot_attention",
         )
-    checked = {title: _check_mask(mask, title) for title, mask in masks.items()}
-    for mask in checked.values():
-        check_length("tokens", tokens, mask.shape[0])
-        check_length("tokens", tokens, mask.shape[1])
-        _check_documents(documents, mask)
+    masks = [_check_panel(panel) for panel in panels]
     with drawing():
-        largest = max(checked.values(), key=lambda mask: max(mask.shape))
-        margin = gutter(tokens, max(largest.shape))
-        columns = panels_per_row(len(checked), max(largest.shape), margin, width)
-        side = cell_side(largest, width / columns - margin - 0.4)
-        panel = side * max(largest.shape)
-        rows = math.ceil(len(checked) / columns)
-        width = max(columns * (panel + margin + 0.4), 3.6)
-        height = rows * (panel + margin + 0.6) + 0.5
+        longest = max(max(mask.shape) for mask in masks)
+        margin = max(
+            gutter(tokens, longest)
+            for panel in panels
+            for tokens in (panel.queries, panel.keys)
+        )
+        columns = panels_per_row(len(panels), longest, margin, width)
+        # 各格一样大，所以每排的高、每列的宽随其中最大的矩阵
+        tall = [max(len(m) for m in masks[k : k + columns])
+                for k in range(0, len(masks), columns)]  # fmt: skip
+        wide = [max(m.shape[1] for m in masks[k::columns]) for k in range(columns)]
+        largest = max(masks, key=lambda mask: max(mask.shape))
+        room = (width - columns * (margin + 0.4)) * longest / sum(wide)
+        side = cell_side(largest, room)
+        wide = [max(side * cells, TITLE) for cells in wide]  # 以下以英寸计
+        tall = [side * cells for cells in tall]
+        width = max(sum(wide) + columns * (margin + 0.4), 3.6)
+        height = sum(tall) + len(tall) * (margin + 0.6) + 0.5
         card = Card(width, height, constrained=True)
-        for place, (title, mask) in enumerate(checked.items(), start=1):
-            axes = card.add_subplot(rows, columns, place)
-            _draw_mask(axes, mask, tokens, tokens, documents)
-            plain(axes.set_title(wrap(title, panel + margin, style.MEDIUM)))
+        grid = card.add_gridspec(
+            len(tall), columns, width_ratios=wide, height_ratios=tall
+        )
+        for place, (panel, mask) in enumerate(zip(panels, masks, strict=True)):
+            axes = card.add_subplot(grid[place])
+            _draw_mask(axes, mask, panel)
+            room = side * mask.shape[1]
+            room = TITLE if room < TITLE else room + margin
+            plain(axes.set_title(wrap(panel.title, room, style.MEDIUM)))
         _add_legend(card)
-        said = [_say_mask(title, mask, documents) for title, mask in checked.items()]
+        said = [
+            _say_mask(panel, mask) for panel, mask in zip(panels, masks, strict=True)
+        ]
         return finish(card, "".join(said))
 
 
-def plot_attention_weights(
-    weights: "ArrayLike",
-    tokens: Sequence[str],
-    *,
-    title: str = "注意力权重",
-    width: float = WIDTH,
-) -> "Figure":
-    """画各个头的注意力权重；每行权重最大的格子加一点。
-
-    Args:
-        weights: (H, L, L) 浮点，每行和为 1，全被遮住的行可以全为 0；也可只给一个头
-            (L, L)。
-        tokens: 词元，(L,)。
-        title: 图题。
-        width: 至多多宽，英寸；给手机看的图用 4。
-
-    Raises:
-        ObjectiveError: 形状不对，有负数或非数，或词元个数不合。
-    """
-    values = np.asarray(weights, dtype=np.float64)
-    values = values[None] if values.ndim == 2 else values
-    if values.ndim != 3 or values.shape[1] != values.shape[2] or not values.size:
-        raise ObjectiveError(
-            found=f"权重的形状是 {np.shape(weights)}",
-            expected="(H, L, L)：各个头的方阵",
-            remedy="取一层、一个样本：attentions[layer][example]",
-        )
-    if not np.isfinite(values).all() or (values < 0).any():
-        raise ObjectiveError(
-            found="权重里有负数、无穷或非数",
-            expected="softmax 之后的权重，在 0 与 1 之间",
-            remedy="用 output_attentions=True 的输出，而不是加性掩码",
-        )
-    check_length("tokens", tokens, values.shape[1])
-    with drawing():
-        heads, length = values.shape[:2]
-        margin = gutter(tokens, length)
-        columns = panels_per_row(heads, length, margin, width)
-        side = cell_side(values[0], width / columns - margin - 0.4)
-        rows = math.ceil(heads / columns)
-        width = max(columns * (side * length + margin + 0.4), 3.6)
-        height = rows * (side * length + margin + 0.6) + 1.1
-        card = Card(width, height, constrained=True)
-        panels: list[Axes] = []
-        top = float(values.max()) or 1.0
-        for head, matrix in enumerate(values):
-            axes = card.add_subplot(rows, columns, head + 1)
-            # cividis：明暗单调，色觉不同的人看到的次序相同
-            image = axes.imshow(matrix, cmap="cividis", vmin=0, vmax=top)
-            image.set_gid(f"weights-{head}")
-            rows_seen = np.flatnonzero(matrix.sum(axis=1) > 0)
-            axes.plot(
-                matrix.argmax(axis=1)[rows_seen],
-                rows_seen,
-                linestyle="none",
-                marker="o",
-                markersize=3.5,
-                markerfacecolor="white",
-                markeredgecolor="black",
-                markeredgewidth=0.7,
-                gid=f"strongest-{head}",
-            )
-            name_ticks(axes, tokens, tokens, length, length)
-            axes.set_title(f"头 {head}")
-            panels.append(axes)
-        card.colorbar(
-            panels[0].images[0],
-            ax=panels,
-            label="权重",
-            location="bottom",
-            shrink=0.6,
-            aspect=30,
-        )
-        heading = wrap(f"{title}（圆点：每行最大处）", width - 0.3, style.MEDIUM)
-        plain(card.suptitle(heading, size=style.MEDIUM))
-        return finish(card, _say_weights(title, values, tokens))
-
-
-def _check_mask(mask: "ArrayLike", title: str) -> "NDArray[np.bool_]":
-    array = np.asarray(mask)
+def _check_panel(panel: AttentionPanel) -> "NDArray[np.bool_]":
+    """面板里的矩阵，核对过。"""
+    array = np.asarray(panel.visible)
     if array.ndim != 2 or array.dtype != np.bool_ or not array.size:
         raise ObjectiveError(
-            found=f"“{title}”的矩阵形状是 {array.shape}，类型是 {array.dtype}",
+            found=f"“{panel.title}”的矩阵形状是 {array.shape}，类型是 {array.dtype}",
             expected="(Q, K) 的 bool 矩阵，真处看得见",
             remedy="加性掩码先变成 bool：(mask == 0)[0, 0]",
         )
-    return array
-
-
-def _check_documents(documents: Sequence[int] | None, mask: "NDArray[Any]") -> None:
-    check_length("documents", documents, mask.shape[1])
-    if documents is not None and mask.shape[0] != mask.shape[1]:
+    documents = panel.key_documents
+    check_length("query_tokens", panel.queries, array.shape[0])
+    check_length("tokens", panel.keys, array.shape[1])
+    check_length("documents", documents, array.shape[1])
+    if documents is panel.query_documents is not None and len(set(array.shape)) > 1:
         raise ObjectiveError(
-            found=f"给了 documents，而矩阵的形状是 {mask.shape}",
+            found=f"给了 documents，而矩阵的形状是 {array.shape}",
             expected="画文档分界时是方阵（自注意力）",
             remedy="去掉 documents",
         )
+    check_length("query_documents", panel.query_documents, array.shape[0])
+    return array
 
 
-def _draw_mask(
-    axes: "Axes",
-    mask: "NDArray[np.bool_]",
-    queries: Sequence[str] | None,
-    keys: Sequence[str] | None,
-    documents: Sequence[int] | None,
-) -> None:
+def _draw_mask(axes: "Axes", mask: "NDArray[np.bool_]", panel: AttentionPanel) -> None:
     num_queries, num_keys = mask.shape
     shown = PolyCollection(_boxes(mask), facecolor=style.SKY, edgecolor="none")
     shown.set_gid("visible")
@@ -250,11 +212,14 @@ def _draw_mask(
         axes.vlines(
             [k + 0.5 for k in range(num_keys - 1)], -0.5, num_queries - 0.5, **grid
         )
-    if documents is not None:
-        for at in np.flatnonzero(np.diff(np.asarray(documents))) + 0.5:
-            for line in (axes.axhline(at), axes.axvline(at)):
-                line.set(color=style.INK, linewidth=2.0, gid=f"boundary-{at:g}")
-    name_ticks(axes, queries, keys, num_queries, num_keys)
+    for documents, draw in (
+        (panel.query_documents, axes.axhline),
+        (panel.key_documents, axes.axvline),
+    ):
+        if documents is not None:
+            for at in np.flatnonzero(np.diff(np.asarray(documents))) + 0.5:
+                draw(at).set(color=style.INK, linewidth=2.0, gid=f"boundary-{at:g}")
+    name_ticks(axes, panel.queries, panel.keys, num_queries, num_keys)
 
 
 def _boxes(mask: "NDArray[np.bool_]") -> "list[NDArray[np.float64]]":
@@ -289,13 +254,11 @@ def _add_legend(card: Card) -> None:
     )
 
 
-def _say_mask(
-    title: str, mask: "NDArray[np.bool_]", documents: Sequence[int] | None
-) -> str:
+def _say_mask(panel: AttentionPanel, mask: "NDArray[np.bool_]") -> str:
     num_queries, num_keys = mask.shape
-    text = f"{prose(title)}：{num_queries} 个查询、{num_keys} 个键，"
+    text = f"{prose(panel.title)}：{num_queries} 个查询、{num_keys} 个键，"
     text += f"{mask.size} 格中 {int(mask.sum())} 格看得见"
-    if num_queries == num_keys:
+    if num_queries == num_keys and not panel.cross:
         lower = np.tri(num_queries, dtype=np.bool_)
         if mask.all():
             text += "，处处双向"
@@ -305,23 +268,11 @@ def _say_mask(
             text += "，没有一个词元看得见右边"
         elif np.array_equal(mask, mask.T):
             text += "，看得见总是相互的"
-    if documents is not None:
-        owner = np.asarray(documents)
-        across = int((mask & (owner[:, None] != owner[None, :])).sum())
+    if panel.query_documents is not None and panel.key_documents is not None:
+        queries, keys = (
+            np.asarray(each) for each in (panel.query_documents, panel.key_documents)
+        )
+        across = int((mask & (queries[:, None] != keys[None, :])).sum())
         where = "互不可见" if not across else f"之间有 {across} 格看得见"
-        text += f"，{len(set(owner.tolist()))} 个文档{where}"
+        text += f"，{len(set(keys.tolist()))} 个文档{where}"
     return text + "。"
-
-
-def _say_weights(
-    title: str, values: "NDArray[np.float64]", tokens: Sequence[str]
-) -> str:
-    heads, length = values.shape[:2]
-    head, query, key = (
-        int(i) for i in np.unravel_index(int(values.argmax()), values.shape)
-    )
-    return (
-        f"{prose(title)}：{heads} 个头，{length} 个词元。权重最大的一格在头 {head}，"
-        f"第 {query} 列“{tokens[query]}”看第 {key} 列“{tokens[key]}”，"
-        f"权重 {values[head, query, key]:.2f}。"
-    )

@@ -1,8 +1,9 @@
-"""标签图的版面：各列多宽，哪里换排，文字用几号。
+"""样本图的版面：各列多宽，哪里换排，文字用几号。
 
 尺寸以英寸计。列宽随本列最宽的文字，因此“[MASK]”与“兔”各得其所；一排放不下就换排。
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from companion.plots.font import text_width, visible
@@ -33,16 +34,32 @@ class Place:
 
 
 def place_columns(rows: LabelRows, *, columns: int, limit: int) -> list[Place]:
-    """把各列排成几排：宽度随最宽的文字，一排至多 `columns` 列。
+    """把一个样本的各列排成几排，至多排 `limit` 列。"""
+    widths = [
+        column_width((token, given, "−100" if label is None else label))
+        for token, given, label in zip(
+            rows.tokens, rows.inputs, rows.labels, strict=True
+        )
+    ]
+    return place(widths[:limit], rows.document, columns)
+
+
+def place(
+    widths: Sequence[float], documents: Sequence[int], columns: int
+) -> list[Place]:
+    """把各列排成几排，一排至多 `columns` 列；换文档处留缝。
+
+    Args:
+        widths: 各列的宽，英寸。
+        documents: 各列属于第几个文档，不少于 `widths`。
+        columns: 一排至多几列。
 
     Returns:
         每列的位置；排数取最少，各排的列数尽量匀。
     """
-    shown = min(len(rows), limit)
-    widths = [_column_width(rows, column) for column in range(shown)]
-    breaks = _break_lines(rows, widths, columns)
+    breaks = _break_lines(widths, documents, columns)
     for fewer in range(columns - 1, 1, -1):
-        narrower = _break_lines(rows, widths, fewer)
+        narrower = _break_lines(widths, documents, fewer)
         if narrower[-1][0] > breaks[-1][0]:
             break
         breaks = narrower
@@ -53,14 +70,14 @@ def place_columns(rows: LabelRows, *, columns: int, limit: int) -> list[Place]:
 
 
 def _break_lines(
-    rows: LabelRows, widths: list[float], columns: int
+    widths: Sequence[float], documents: Sequence[int], columns: int
 ) -> list[tuple[int, float]]:
-    """从左到右排满一排再换下一排；换文档处留缝。"""
+    """从左到右排满一排再换下一排。"""
     room = max(columns * CELL, WIDEST + SEAM)
     result: list[tuple[int, float]] = []
     line, x, count = 0, 0.0, 0
     for column, width in enumerate(widths):
-        changed = column > 0 and rows.document[column] != rows.document[column - 1]
+        changed = column > 0 and documents[column] != documents[column - 1]
         seam = SEAM if changed and count else 0.0
         if count and (count == columns or x + seam + width > room + 1e-9):
             line, x, count, seam = line + 1, 0.0, 0, 0.0
@@ -69,13 +86,8 @@ def _break_lines(
     return result
 
 
-def _column_width(rows: LabelRows, column: int) -> float:
-    label = rows.labels[column]
-    texts = (
-        rows.tokens[column],
-        rows.inputs[column],
-        "−100" if label is None else label,
-    )
+def column_width(texts: Sequence[str]) -> float:
+    """一列的宽：放得下其中最宽的文字。"""
     needed = max(text_width(visible(text), SMALL) for text in texts) + 0.1
     return min(max(CELL, needed), WIDEST)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CELL = (0.17, 0.36)  # 格子边长的下限与上限，英寸；下限放得下 9 点的一个字
 NAMED = 32  # 词元再多就改写列号
+LONGEST = 13  # 词元再长就省略；放得下 <extra_id_10>
 
 
 def check_length(name: str, items: Sequence[Any] | None, length: int) -> None:
@@ -56,7 +57,7 @@ def name_ticks(
 
 def _short(token: str) -> str:
     shown = visible(token).replace("\n", "")
-    return shown if len(shown) <= 8 else shown[:7] + "…"
+    return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
 
 
 def _is_wide(text: str) -> bool:

@@ -1,16 +1,13 @@
-"""“词元 → 输入 → 标签”的行：一个样本在训练目标眼里的样子，以及它的文字说法。
+"""“词元 → 输入 → 标签”的行：一个样本在训练目标眼里的样子。
 
-这里没有图，也不需要 matplotlib。图在 `labels.py`，终端里的表和替代文字在这里。
+这里没有图，也不需要 matplotlib。图在 `labels.py`，终端里的表和替代文字在 `texts.py`；
+编码器–解码器的样本有两条行，在 `pairs.py`。
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from companion.errors import ObjectiveError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
 
 Role = Literal["masked", "replaced", "kept", "next", "dropped", "ignored"]
 """一列在损失里的角色：
@@ -111,71 +108,3 @@ class LabelRows:
             for column, source in enumerate(self.predicted_by)
             if source is not None
         ]
-
-
-def alt_text(rows: LabelRows, *, limit: int = 10) -> str:
-    """标签图的替代文字：不看图也知道哪些列计损失、各由谁预测。
-
-    Args:
-        rows: 一个样本的几行。
-        limit: 至多逐列说出多少个标签，其余只报数目。
-    """
-    arrows = rows.arrows()
-    documents = len({d for d in rows.document if d >= 0})
-    text = f"{rows.title}的标签对齐图：{len(rows)} 列，{documents} 个文档，"
-    text += f"其中 {len(arrows)} 列计损失，"
-    text += f"{rows.labels.count(None)} 列的标签是 −100。"
-    if rows.is_shifted:
-        text += "标签与输入同列，箭头从前一列的输入斜指它所预测的标签。"
-    said = [_say(rows, source, column) for source, column in arrows[:limit]]
-    if said:
-        rest = f"，其余 {len(arrows) - limit} 列从略" if len(arrows) > limit else ""
-        text += f"列号从 0 数起：{'；'.join(said)}{rest}。"
-    return text
-
-
-def _say(rows: LabelRows, source: int, column: int) -> str:
-    role = rows.roles()[column]
-    if role == "next":
-        return f"第 {source} 列“{rows.inputs[source]}”预测“{rows.labels[column]}”"
-    deeds = {
-        "masked": "遮住",
-        "replaced": f"换成“{rows.inputs[column]}”",
-        "kept": "原样留下",
-    }
-    return f"第 {column} 列{deeds[role]}，标签是“{rows.labels[column]}”"
-
-
-def labels_table(rows: LabelRows) -> "Table":
-    """同样的几行，排成终端里的表：一列一行，长文本也不折断。"""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(rows.title))  # Text：标题里的方括号不是样式标记
-    for name in ("列", "文档", "词元", "输入", "标签", "预测者", "说明"):
-        numeric = name in ("列", "文档", "预测者")
-        table.add_column(name, justify="right" if numeric else "left")
-    for column, role in enumerate(rows.roles()):
-        source, label = rows.predicted_by[column], rows.labels[column]
-        document = rows.document[column]
-        last = column + 1 == len(rows) or rows.document[column + 1] != document
-        special = "特殊词元，" if rows.special[column] and role == "ignored" else ""
-        changed = rows.inputs[column] != rows.tokens[column]
-        table.add_row(
-            str(column),
-            str(document + 1) if document >= 0 else "填充",
-            _cell(rows.tokens[column], "dim" if rows.special[column] else ""),
-            _cell(rows.inputs[column], "bold yellow" if changed else ""),
-            Text("−100", style="dim") if label is None else _cell(label, "bold blue"),
-            "" if source is None else str(source),
-            Text(special + ROLE_WORDS[role], style="dim" if label is None else ""),
-            end_section=last,
-        )
-    return table
-
-
-def _cell(token: str, style: str) -> "Text":
-    from rich.text import Text
-
-    shown = token.replace("\n", "↵").replace("\t", "⇥").replace(" ", "␣")
-    return Text(shown or "∅", style=style)

@@ -15,14 +15,18 @@ from PIL import Image
 
 from companion.errors import ConfigError
 from companion.plots import (
+    AttentionPanel,
     LabelRows,
+    PairRows,
     plot_attention,
     plot_attention_grid,
+    plot_attention_panels,
     plot_attention_weights,
     plot_curve,
     plot_labels,
     save_figure,
 )
+from companion.plots.alignment import Span
 from companion.plots.style import WIDTH, wrap
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -52,9 +56,48 @@ def _labels(columns: int) -> Figure:
     return plot_labels(rows, columns=columns)
 
 
+def _pair(columns: int) -> Figure:
+    half = [0] * 5 + [1] * 5
+    rows = PairRows(
+        title=TITLE,
+        tokens=TOKENS,
+        special=[token.startswith("[") for token in TOKENS],
+        document=half,
+        hidden=[n in (1, 2, 6) for n in range(N)],
+        inputs=["[CLS]", "<extra_id_0>", *TOKENS[3:6], "", *TOKENS[7:]],
+        is_mask=[n == 1 for n in range(N - 1)],
+        input_document=[0] * 4 + [1] * 5,
+        spans=[
+            Span((0,), (0,)),
+            Span((1, 2), (1,)),
+            *(Span((at,), (at - 1,)) for at in range(3, N)),
+        ],
+        decoder_inputs=["<pad>", *TOKENS[:-1]],
+        decoder_visible=[n != 4 for n in range(N)],
+        decoder_document=half,
+        labels=[None if n == 4 else token for n, token in enumerate(TOKENS)],
+        origin=[None if n % 3 else n for n in range(N)],
+        scored=[n == 6 for n in range(N)],
+    )
+    return plot_labels(rows, columns=columns)
+
+
+def _panels(width: float) -> Figure:
+    own = {"queries": TOKENS, "query_documents": [0] * 5 + [1] * 5}
+    keys = {"keys": TOKENS[:4], "key_documents": [0, 0, 1, 1]}
+    panels = [
+        AttentionPanel(title="行多列少", visible=TRI[:, :4], **own, **keys),  # type: ignore[arg-type]
+        AttentionPanel(title=TITLE, visible=TRI[:4, :2], queries=TOKENS[:4]),
+        AttentionPanel(title="没有词元", visible=TRI),
+    ]
+    return plot_attention_panels(panels, width=width)
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "labels": lambda: _labels(16),
     "labels_phone": lambda: _labels(6),
+    "pair": lambda: _pair(16),
+    "pair_phone": lambda: _pair(6),
     "attention": lambda: plot_attention(
         TRI, TOKENS, title=TITLE, documents=[0] * 5 + [1] * 5
     ),
@@ -63,6 +106,8 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "grid_phone": lambda: plot_attention_grid(
         {"双向": TRI, TITLE: TRI}, TOKENS, width=4
     ),
+    "panels": lambda: _panels(WIDTH),
+    "panels_phone": lambda: _panels(4),
     "weights": lambda: plot_attention_weights(
         np.stack([TRI / TRI.sum(1, keepdims=True)] * 3), TOKENS, title=TITLE
     ),
@@ -108,7 +153,7 @@ def test_no_glyph_is_missing_and_text_is_whole_large_and_apart(
         assert not a.overlaps(b), (one, other)
 
 
-@pytest.mark.parametrize("name", ["labels", "curve"])
+@pytest.mark.parametrize("name", ["labels", "pair", "curve"])
 def test_settings_are_restored(name: str, tmp_path: Path):
     """画图和存图都不改动你的 rcParams，也不登记到 pyplot。"""
     before = dict(matplotlib.rcParams)

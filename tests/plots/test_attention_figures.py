@@ -11,8 +11,10 @@ from companion.errors import ObjectiveError
 from companion.plots.attention import (
     plot_attention,
     plot_attention_grid,
-    plot_attention_weights,
+    plot_attention_panels,
 )
+from companion.plots.panels import AttentionPanel
+from companion.plots.weights import plot_attention_weights
 
 
 def covered(axes: Any, gid: str, shape: tuple[int, int]) -> np.ndarray:
@@ -102,6 +104,46 @@ def test_grid_draws_one_panel_per_mask():
         assert np.array_equal(covered(axes, "visible", mask.shape), mask.astype(int))
 
 
+def test_panels_of_different_sizes_have_cells_of_one_size():
+    """编码器 6 × 6、解码器 3 × 3、交叉 3 × 6：格子一样大，各有各的词元与分界。"""
+    long, short = list("今天星期五了"), list("甲乙丙")
+    owners = {"l": [0, 0, 0, 0, 1, 1], "s": [0, 0, 1]}
+    encoder, decoder = (
+        np.equal.outer(own, own) for own in map(np.array, owners.values())
+    )
+    cross = np.equal.outer(owners["s"], owners["l"])
+    figure = plot_attention_panels(
+        [
+            AttentionPanel(title="编码器", visible=encoder, queries=long, keys=long,
+                           query_documents=owners["l"], key_documents=owners["l"]),
+            AttentionPanel(title="解码器", visible=decoder, queries=short, keys=short,
+                           query_documents=owners["s"], key_documents=owners["s"]),
+            AttentionPanel(title="交叉", visible=cross, queries=short, keys=long,
+                           query_documents=owners["s"], key_documents=owners["l"],
+                           cross=True),
+        ]
+    )  # fmt: skip
+    sides: set[float] = set()
+    for axes, mask in zip(figure.axes, (encoder, decoder, cross), strict=True):
+        assert np.array_equal(covered(axes, "visible", mask.shape), mask.astype(int))
+        box = axes.get_window_extent()
+        sides |= {round(box.width / mask.shape[1]), round(box.height / mask.shape[0])}
+    assert max(sides) - min(sides) <= 2
+    last = figure.axes[2]
+    assert [label.get_text() for label in last.get_xticklabels()] == long
+    assert [label.get_text() for label in last.get_yticklabels()] == short
+    gids = [line.get_gid() for line in last.lines]
+    assert gids == ["boundary-1.5", "boundary-3.5"]
+    said = "交叉：3 个查询、6 个键，18 格中 10 格看得见，2 个文档互不可见。"
+    assert figure.alt.endswith(said)  # type: ignore[attr-defined]
+
+
+def test_cross_attention_of_equal_lengths_is_not_called_causal():
+    """行与列是两条不同的行时，碰巧是下三角也不叫因果。"""
+    panel = AttentionPanel(title="交叉", visible=np.tri(3, dtype=bool), cross=True)
+    assert "因果" not in plot_attention_panels([panel]).alt  # type: ignore[attr-defined]
+
+
 def test_weights_are_shown_as_given_and_the_strongest_is_marked():
     """每个头一格；图像等于权重，圆点在每行最大处，空行没有圆点。"""
     weights = np.random.default_rng(0).gamma(0.3, size=(3, 5, 5)) * np.tri(5)
@@ -134,6 +176,16 @@ def test_a_narrow_grid_stacks_its_panels():
         (lambda: plot_attention(np.ones((2, 2), bool), ["一"]), "tokens 有 1 个"),
         (lambda: plot_attention(np.ones((2, 3), bool), documents=[0, 0, 1]), "方阵"),
         (lambda: plot_attention_grid({}), "至少一个"),
+        (
+            lambda: plot_attention_panels(
+                [
+                    AttentionPanel(
+                        title="题", visible=np.ones((2, 3), bool), query_documents=[0]
+                    )
+                ]
+            ),
+            "query_documents 有 1 个",
+        ),
         (lambda: plot_attention_weights(np.ones((2, 2, 3)), ["一"] * 2), "权重的形状"),
         (lambda: plot_attention_weights(np.full((1, 1, 1), np.nan), ["一"]), "非数"),
         (lambda: plot_attention_weights(-np.ones((1, 1, 1)), ["一"]), "负数"),

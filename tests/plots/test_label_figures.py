@@ -13,7 +13,8 @@ from rich.console import Console
 from companion.errors import ObjectiveError
 from companion.plots.labels import plot_labels
 from companion.plots.layout import GUTTER, fit, place_columns
-from companion.plots.rows import LabelRows, alt_text, labels_table
+from companion.plots.rows import LabelRows
+from companion.plots.texts import alt_text, labels_table
 
 
 def masked_rows() -> LabelRows:
@@ -254,6 +255,18 @@ def test_the_table_has_one_line_per_column():
     assert [cell.strip() for cell in row.strip("│").split("│")] == [
         "2", "1", "兔", "[MASK]", "兔", "2", "遮住，要还原"
     ]  # fmt: skip
+
+
+def test_a_narrow_terminal_folds_the_table_and_cuts_nothing():
+    """终端再窄，说明也折行而不截断：每个字都在。"""
+    console = Console(width=56, record=True, file=io.StringIO())
+    console.print(labels_table(masked_rows()))
+    text = console.export_text()
+    assert "…" not in text
+    cells = [line.strip("│").split("│") for line in text.splitlines() if "│" in line]
+    notes = "".join(cell[-1].strip() for cell in cells)
+    assert notes.count("换成别的词元，要还原") == 1
+    assert notes.count("特殊词元，不计损失") == 2
 
 
 @pytest.mark.parametrize(

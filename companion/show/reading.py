@@ -1,0 +1,318 @@
+"""批量的第 0 行 → 给人看的几行。
+
+输入与标签同列的目标读成 `LabelRows`，编码器–解码器的读成 `PairRows`；GLM 填空的 A、B
+两部分装在同一行，也读成 `PairRows`。
+
+形状字母：T 原文一行的词元数，L 输入长，K 解码器的行长。
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from companion.batch import IGNORE_INDEX, Batch, Feature
+from companion.errors import ObjectiveError
+from companion.objectives import Objective
+from companion.plots.alignment import Span, align
+from companion.plots.pairs import PairRows
+from companion.plots.panels import AttentionPanel
+from companion.plots.rows import LabelRows
+from companion.show.spelling import token_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from companion.objectives.example import Example as Corrupted
+
+
+@dataclass(frozen=True)
+class Example:
+    """一行样本：给人看的几行，和谁看得见谁。"""
+
+    rows: LabelRows | PairRows
+    visible: "NDArray[np.bool_]"
+    """(L, L) bool，真处表示行号的词元看得见列号的词元；编码器–解码器的是编码器。"""
+    input_ids: list[int]
+    """整理器给出的输入，(L,)。"""
+    labels: list[int]
+    """整理器给出的标签，(L,) 或 (K,)；−100 处不计损失。"""
+    explicit: bool = False
+    """可见矩阵由批量自己给出（四维掩码），不是模型补上的。"""
+    position_ids: list[Any] | None = None
+    """整理器给出的位置，(L,) 或 (2, L)；没有给的由模型从 0 数起。"""
+    token_type_ids: list[int] | None = None
+    """整理器给出的段编号，(L,)。"""
+    decoder_input_ids: list[int] | None = None
+    """(K,)；只有编码器–解码器有，下同。"""
+    decoder_visible: "NDArray[np.bool_] | None" = None
+    """解码器的自注意力，(K, K) bool。"""
+    cross_visible: "NDArray[np.bool_] | None" = None
+    """解码器看编码器，(K, L) bool。"""
+
+    def masks(self) -> list[AttentionPanel]:
+        """谁看得见谁：编码器–解码器有三个矩阵，别的只有一个。"""
+        rows, title = self.rows, "谁看得见谁"
+        if isinstance(rows, LabelRows):
+            return [_panel(title, self.visible, rows.inputs, rows.document)]
+        if self.decoder_visible is None or self.cross_visible is None:
+            return [_panel(title, self.visible, *rows.joined())]
+        encoder = rows.inputs, rows.input_document
+        decoder = rows.decoder_inputs, rows.decoder_document
+        return [
+            _panel("编码器自注意力", self.visible, *encoder),
+            _panel("解码器自注意力", self.decoder_visible, *decoder),
+            AttentionPanel(
+                title="交叉注意力：解码器看编码器",
+                visible=self.cross_visible,
+                queries=decoder[0],
+                query_documents=decoder[1],
+                keys=encoder[0],
+                key_documents=encoder[1],
+                cross=True,
+            ),
+        ]
+
+
+def _panel(
+    title: str, visible: "NDArray[np.bool_]", words: list[str], owners: list[int]
+) -> AttentionPanel:
+    """自注意力：行与列是同一条。"""
+    return AttentionPanel(
+        title=title,
+        visible=visible,
+        queries=words,
+        keys=words,
+        query_documents=owners,
+        key_documents=owners,
+    )
+
+
+@dataclass(frozen=True)
+class Reader:
+    """批量的第 0 行 → 给人看的几行。"""
+
+    goal: Objective
+    title: str
+    feature: Feature
+    example: "Corrupted"
+    batch: "Batch"
+    tokenizer: Any
+
+    def read(self) -> Example:
+        """按目标的种类读。"""
+        if self.example.decoder_input_ids is not None:
+            return self._pair()
+        levels = self.example.position_ids
+        if levels is not None and levels.ndim == 2:  # GLM：B 部分的第二套位置 > 0
+            return self._parted(levels[1] > 0)
+        return self._single(self._label_rows())
+
+    def _single(self, rows: LabelRows | PairRows) -> Example:
+        """只有一个栈的模型。"""
+        from companion.objectives.attention import visible_within_documents
+
+        mask = self.batch["attention_mask"]
+        if mask.ndim == 4:  # 整理器自己给出了谁看得见谁
+            visible = mask[0, 0] == 0  # (L, L)
+        else:  # 一行一个文档：模型自己补上因果的三角
+            visible = visible_within_documents(
+                self.example.documents[None], causal=self.goal.causal
+            )[0]
+        return self._example(rows, visible=visible.numpy())
+
+    def _parted(self, second: "Tensor") -> Example:
+        """GLM 填空：一行分成 A、B 两部分；`second` (L,) 在 B 部分为真。"""
+        first, example = ~second, self.example
+        rows = self._pair_rows(
+            (example.input_ids[first], example.documents[first]),
+            (example.input_ids[second], example.documents[second]),
+            (example.labels[second], example.origin[second], example.hidden[second]),
+            decoder_visible=[True] * int(second.sum()),
+            sides=("A 部分", "B 部分"),
+            input_columns=first.nonzero()[:, 0].tolist(),
+            decoder_columns=second.nonzero()[:, 0].tolist(),
+        )
+        return self._single(rows)
+
+    def _pair(self) -> Example:
+        """编码器–解码器。"""
+        from companion.objectives.attention import (
+            PADDING,
+            visible_between_documents,
+            visible_within_documents,
+        )
+
+        example = self.example
+        given, owners = example.decoder_input_ids, example.decoder_documents
+        assert given is not None  # 编码器–解码器的整理器总是给
+        assert owners is not None
+        seen = example.decoder_visible
+        encoder, decoder = example.documents[None], owners[None]
+        if seen is not None:
+            decoder = decoder.masked_fill(~seen, PADDING)
+        # 一行一个文档时批量只给二维掩码，矩阵由模型补上，补法如下
+        visible = {
+            "attention_mask": visible_within_documents(encoder, causal=False),
+            "decoder_attention_mask": visible_within_documents(decoder, causal=True),
+            "cross_attention_mask": visible_between_documents(decoder, encoder),
+        }
+        for name in visible:
+            if name in self.batch and self.batch[name].ndim == 4:
+                visible[name] = self.batch[name][:, 0] == 0
+        inside, own, across = (each[0].numpy() for each in visible.values())
+        rows = self._pair_rows(
+            (example.input_ids, example.documents),
+            (given, owners),
+            (example.labels, example.origin, example.hidden),
+            decoder_visible=[True] * len(given) if seen is None else seen.tolist(),
+        )
+        return self._example(
+            rows, visible=inside, decoder_visible=own, cross_visible=across
+        )
+
+    def _example(self, rows: LabelRows | PairRows, **visible: Any) -> Example:
+        extra = ("position_ids", "token_type_ids", "decoder_input_ids")
+        return Example(
+            rows,
+            input_ids=self.batch["input_ids"][0].tolist(),
+            labels=self.batch["labels"][0].tolist(),
+            explicit=self.batch["attention_mask"].ndim == 4,
+            **{k: self.batch[k][0].tolist() for k in extra if k in self.batch},
+            **visible,
+        )
+
+    def _label_rows(self) -> LabelRows:
+        """输入与标签同列；原文里没有的列（UniLM 插入的 [SEP]）词元是空的。"""
+        causal, labels = self.goal.causal, self.example.labels.tolist()
+        raw, special = self._words(self.feature["input_ids"]), self._special
+        origin = self.example.origin.tolist()
+        return LabelRows(
+            title=self.title,
+            tokens=[raw[at] if at >= 0 else "" for at in origin],
+            inputs=self._words(self.example.input_ids),
+            labels=self._labels(labels),
+            predicted_by=[
+                None if label == IGNORE_INDEX or (causal and at == 0) else at - causal
+                for at, label in enumerate(labels)
+            ],
+            special=[special[at] if at >= 0 else True for at in origin],
+            document=self.example.documents.tolist(),
+            mask_token=self.tokenizer.mask_token,
+        )
+
+    def _pair_rows(
+        self,
+        encoder: tuple["Tensor", "Tensor"],
+        decoder: tuple["Tensor", "Tensor"],
+        targets: tuple["Tensor", "Tensor", "Tensor"],
+        **shown: Any,
+    ) -> PairRows:
+        """两条行。
+
+        Args:
+            encoder: 输入与它们属于第几个文档，各 (L,) int64。
+            decoder: 解码器的输入与它们属于第几个文档，各 (K,) int64。
+            targets: 标签、出处、看不看得见，各 (K,)。
+            **shown: `PairRows` 的其余各项。
+        """
+        import torch
+
+        from companion.objectives.attention import document_index
+
+        labels, origin, hidden = targets
+        raw = torch.as_tensor(self.feature["input_ids"])
+        starts = torch.as_tensor(self.feature["document_starts"])
+        document = document_index(starts, len(raw), len(raw))  # (T,)
+        unseen = torch.zeros(len(raw), dtype=torch.bool)
+        unseen[origin[hidden & (origin >= 0)]] = True
+        # 评估考的：同 companion.evaluation.targets，看不见的原文，词表外的除外
+        unk = self.tokenizer.unk_token_id
+        scored = hidden & (origin >= 0) & (labels != (-1 if unk is None else unk))
+        given = encoder[0].tolist()
+        masks = self._mask_ids() - set(raw.tolist())
+        return PairRows(
+            title=self.title,
+            tokens=self._words(raw),
+            special=self._special,
+            document=document.tolist(),
+            hidden=unseen.tolist(),
+            inputs=self._words(encoder[0]),
+            is_mask=[each in masks for each in given],
+            input_document=encoder[1].tolist(),
+            spans=_align_documents((raw, document), encoder, unseen, self.tokenizer),
+            decoder_inputs=self._words(decoder[0]),
+            decoder_document=decoder[1].tolist(),
+            labels=self._labels(labels.tolist()),
+            origin=[None if at < 0 else at for at in origin.tolist()],
+            scored=(scored & (labels != IGNORE_INDEX)).tolist(),
+            **shown,
+        )
+
+    @property
+    def _special(self) -> list[bool]:
+        return [bool(each) for each in self.feature["special_tokens_mask"]]
+
+    def _words(self, ids: Any) -> list[str]:
+        return [token_text(self.tokenizer, int(each)) for each in ids]
+
+    def _labels(self, ids: list[int]) -> list[str | None]:
+        return [
+            None if each == IGNORE_INDEX else token_text(self.tokenizer, each)
+            for each in ids
+        ]
+
+    def _mask_ids(self) -> set[int]:
+        """掩码、哨兵与别的特殊词元；UER 的中文 T5 的哨兵不算特殊词元，要另找。"""
+        from companion.objectives.span_corruption import sentinel_ids_of
+
+        special = set(self.tokenizer.all_special_ids)
+        try:
+            return special | set(sentinel_ids_of(self.tokenizer).tolist())
+        except ObjectiveError:  # 没有哨兵的词表
+            return special
+
+
+def _align_documents(
+    raw: tuple["Tensor", "Tensor"],
+    given: tuple["Tensor", "Tensor"],
+    unseen: "Tensor",
+    tokenizer: Any,
+) -> list[Span]:
+    """逐篇对齐；前两项各是编号与它们属于第几个文档。"""
+    from companion.objectives.sentences import sentence_end_ids
+
+    marks = sentence_end_ids(tokenizer)
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    spans: list[Span] = []
+    for number in range(int(raw[1][-1]) + 1):
+        tokens = (raw[1] == number).nonzero()[:, 0]
+        inputs = (given[1] == number).nonzero()[:, 0]
+        ids: list[int] = raw[0][tokens].tolist()
+        body = [at for at, each in enumerate(ids) if each not in special]
+        aligned = align(
+            ids,
+            given[0][inputs].tolist(),
+            unseen[tokens].tolist(),
+            _sentences(ids, range(body[0], body[-1] + 1), marks) if body else (),
+        )
+        first = int(tokens[0]), int(inputs[0])
+        spans += [span.moved(*first) for span in aligned]
+    return spans
+
+
+def _sentences(
+    ids: list[int], body: range, marks: tuple["NDArray[Any]", "NDArray[Any]"]
+) -> list[range]:
+    """正文的各句。"""
+    import numpy as np
+
+    from companion.objectives.ragged import Ragged
+    from companion.objectives.sentences import split_sentences
+
+    found = split_sentences(Ragged.of([np.array(ids[body.start : body.stop])]), *marks)
+    ends = body.start + found.starts + found.lengths
+    return [
+        range(int(stop - size), int(stop))
+        for stop, size in zip(ends, found.lengths, strict=True)
+    ]
