@@ -1,7 +1,6 @@
-"""从零预训练起步模型：`starter:bert` 与 `starter:bloom`。
+"""预训练起步模型：`starter:bert`、`bloom`、`t5`、`bart`。
 
     python experiments/pretrain_starters.py bert --work build/starters
-    python experiments/pretrain_starters.py bloom --work build/starters
 
 环境变量 COMPANION_DATA（或 --data）指语料文件夹，内有 `base/`（《资治通鉴》以外的史籍，
 文白对照）与 `general/`（现代汉语）。起步模型从未见过《资治通鉴》，于是“继续预训练学到了
@@ -16,6 +15,10 @@
 随机频率的正弦，第 h 个头的查询是键转过偏移 o_h 的角度，softmax 因而集中在 i + o_h 上。
 架构仍是原样的 `BertForMaskedLM`，只是起点不同；四十万个词元之后，非标点的命中率已是平台
 的数倍。
+
+**BART 从 BERT 热启动。** BART 也是 post-LN 配学习得来的位置，同样会停在平台上。它的编码
+器三层与词嵌入抄自 `starter:bert`（同一份词表），解码器从零开始；抄法见 Rothe 等（2020，
+§2）。其余照它自己的目标训练。
 """
 
 import argparse
@@ -33,16 +36,23 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForMaskedLM,
     BloomConfig,
     BloomForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.reading import Document, read_documents
 from companion.corpus.tokens import tokenize_documents
+from companion.models.running import model_options, special_edges
+from companion.models.starters import starter_path
 from companion.models.target_head import target_losses
 from companion.objectives import get_objective
 
@@ -56,6 +66,13 @@ EXTRA = (
     *(f"<extra_id_{i}>" for i in range(100)),
 )
 POSITIONS = 256
+WIDTH = 192
+TEMPLATES = {
+    "bert": {"single": "[CLS] $A [SEP]", "pair": "[CLS] $A [SEP] $B:1 [SEP]:1"},
+    "t5": {"single": "$A </s>", "pair": "$A </s> $B:1 </s>:1"},
+    "bart": {"single": "<s> $A </s>", "pair": "<s> $A </s> </s>:1 $B:1 </s>:1"},
+}
+"""分词器在两头加什么；BLOOM 不加。"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +81,12 @@ class Recipe:
 
     objective: str
     shares: dict[str, float]
-    phases: tuple[tuple[float, int, float], ...]
-    """(占全程的比例, 行长, 掩码率)，先短行后长行，先难后易。"""
+    phases: tuple[tuple[float, int, dict[str, Any]], ...]
+    """(占全程的比例, 行长, 整理器的参数)，先短行后长行，遮得先多后少。"""
     tokens: int
     peak_learning_rate: float = 2e-3
+    reading: float = 1.0
+    """T5：编码器在哨兵处猜第一个字，这一项损失的权重。"""
     warmup_tokens: int = 400_000
     decay_share: float = 0.3
     tokens_per_step: int = 2048
@@ -78,14 +97,38 @@ RECIPES = {
     "bert": Recipe(
         objective="masked_lm",
         shares={"classical": 0.5, "modern": 0.25, "general": 0.25},
-        phases=((0.4, 64, 0.3), (0.35, 128, 0.2), (0.25, POSITIONS, 0.15)),
+        phases=(
+            (0.4, 64, {"mlm_probability": 0.3}),
+            (0.35, 128, {"mlm_probability": 0.2}),
+            (0.25, POSITIONS, {"mlm_probability": 0.15}),
+        ),
         tokens=5_500_000,
     ),
     "bloom": Recipe(
         objective="causal_lm",
         shares={"classical": 0.2, "modern": 0.5, "general": 0.3},
-        phases=((0.4, 64, 0.0), (0.35, 128, 0.0), (0.25, POSITIONS, 0.0)),
+        phases=((0.4, 64, {}), (0.35, 128, {}), (0.25, POSITIONS, {})),
         tokens=3_500_000,
+    ),
+    "t5": Recipe(
+        objective="span_corruption",
+        shares={"classical": 0.5, "modern": 0.25, "general": 0.25},
+        phases=(
+            (0.35, 64, {"noise_density": 0.3, "mean_noise_span_length": 1.5}),
+            (0.35, 128, {"noise_density": 0.3}),
+            (0.3, POSITIONS, {"noise_density": 0.15}),
+        ),
+        tokens=3_500_000,
+        tokens_per_step=1024,
+        warmup_tokens=200_000,
+        peak_learning_rate=2e-3,
+    ),
+    "bart": Recipe(
+        objective="text_infilling",
+        shares={"classical": 0.5, "modern": 0.25, "general": 0.25},
+        phases=((0.4, 64, {}), (0.35, 128, {}), (0.25, POSITIONS, {})),
+        tokens=3_500_000,
+        peak_learning_rate=1e-3,
     ),
 }
 
@@ -123,14 +166,21 @@ def build_tokenizer(
     tokenizer.decoder = decoders.Fuse()
     names: dict[str, Any] = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
     if kind == "bert":
-        tokenizer.post_processor = TemplateProcessing(
-            single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-            special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-        )
         names |= {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
     else:
         names |= {"bos_token": "<s>", "eos_token": "</s>"}
+    if kind == "bart":
+        names |= {"mask_token": "[MASK]"}
+    if kind in TEMPLATES:
+        template = TEMPLATES[kind]
+        tokenizer.post_processor = TemplateProcessing(
+            **template,
+            special_tokens=[
+                (word, words.index(word))
+                for word in SPECIAL
+                if word in template["pair"]
+            ],
+        )
     rest = [w for w in (*SPECIAL, *EXTRA) if w not in names.values()]
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -140,38 +190,161 @@ def build_tokenizer(
     )
 
 
-def build_model(kind: str, vocabulary: int, recipe: Recipe) -> torch.nn.Module:
-    """随机初始化的模型；BERT 的前两层对准左右邻。"""
+def build_model(kind: str, vocabulary: int, recipe: Recipe) -> PreTrainedModel:
+    """随机初始化的模型；BERT 的前两层对准左右邻，BART 的编码器抄自 BERT。"""
     torch.manual_seed(recipe.seed)
+    common: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "pad_token_id": 0,
+        "companion_peak_learning_rate": recipe.peak_learning_rate,
+    }
     if kind == "bloom":
+        sizes = {"hidden_size": WIDTH, "n_layer": 4, "n_head": 4}
         return BloomForCausalLM(
-            BloomConfig(
-                vocab_size=vocabulary,
-                hidden_size=192,
-                n_layer=4,
-                n_head=4,
-                bos_token_id=5,
+            BloomConfig(**sizes, bos_token_id=5, eos_token_id=6, **common)
+        )
+    if kind == "t5":
+        model = T5ForConditionalGeneration(
+            T5Config(
+                d_model=WIDTH,
+                d_kv=32,
+                num_heads=6,
+                d_ff=512,
+                num_layers=3,
+                num_decoder_layers=2,
+                dropout_rate=0.0,
                 eos_token_id=6,
-                pad_token_id=0,
-                companion_peak_learning_rate=recipe.peak_learning_rate,
+                decoder_start_token_id=0,
+                **common,
             )
         )
+        aim_t5(model, zipf(vocabulary))
+        return model
+    if kind == "bart":
+        model = BartForConditionalGeneration(
+            BartConfig(
+                d_model=WIDTH,
+                encoder_layers=3,
+                decoder_layers=2,
+                encoder_attention_heads=6,
+                decoder_attention_heads=6,
+                encoder_ffn_dim=768,
+                decoder_ffn_dim=384,
+                max_position_embeddings=POSITIONS,
+                dropout=0.0,
+                bos_token_id=5,
+                eos_token_id=6,
+                decoder_start_token_id=6,
+                forced_eos_token_id=6,
+                **common,
+            )
+        )
+        copy_encoder_from_bert(model)
+        return model
     model = BertForMaskedLM(
         BertConfig(
-            vocab_size=vocabulary,
-            hidden_size=192,
+            hidden_size=WIDTH,
             num_hidden_layers=4,
             num_attention_heads=6,
             intermediate_size=768,
             max_position_embeddings=POSITIONS,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
-            pad_token_id=0,
-            companion_peak_learning_rate=recipe.peak_learning_rate,
+            **common,
         )
     )
     aim_heads_at_neighbours(model)
     return model
+
+
+def zipf(vocabulary: int) -> torch.Tensor:
+    """词表按频率排列，第 r 个字的对数频率约为 −ln(r + 10)，(V,)；哨兵当作常见字。"""
+    ranks = torch.arange(vocabulary) - len(SPECIAL) - len(EXTRA)
+    ranks[: len(SPECIAL)] = vocabulary
+    ranks[SPECIAL.index("</s>")] = 0
+    first = EXTRA.index("<extra_id_0>") + len(SPECIAL)
+    ranks[first : first + 100] = torch.arange(100) * 4
+    return -(ranks.clamp(min=0) + 10.0).log()
+
+
+@torch.no_grad()
+def aim_t5(model: T5ForConditionalGeneration, log_frequency: torch.Tensor) -> None:
+    """T5 也会停在只会猜字频的平台上；几处起点让它走得出去。
+
+    - 相对位置偏置：编码器的各头偏向 ±1、±2、±3，解码器的偏向左边 1 到 3 个，同 BERT 的
+      道理，只是 T5 的偏置就是距离的表，直接填。
+    - 交叉注意力的查询与键取同一个矩阵：解码器读到 <extra_id_3>，自然看向编码器里的
+      <extra_id_3>。
+    - 词嵌入抄自 `starter:bert`（同一份词表），标准差取 0.03；各层的输出缩到 0.02 倍，残
+      差流里仍以词嵌入为主，哨兵认得出哨兵。T5 原来的标准差是 1：输入与输出共用词嵌入，
+      一开始总猜输入的那个字，而 Adam 每步只动千分之二，久久改不过来（原用的 Adafactor
+      的步长与参数的大小成比例）。
+    - 字频：T5 没有一处偏置，字频只能写进残差流的一个固定方向；让它自己去找，编码器会塌
+      成那个方向，不再随输入而变。这里把第 0 维给它：字字都有一份常数，另加对数频率。
+    """
+    for stack, offsets in (
+        (model.encoder, (-1, 1, -2, 2, -3, 3)),
+        (model.decoder, (0, -1, -2, -3, -1, -2)),
+    ):
+        attention = stack.block[0].layer[0].SelfAttention
+        table = attention.relative_attention_bias.weight  # (桶, 头)
+        table.zero_()
+        for head, offset in enumerate(offsets):
+            bucket = attention._relative_position_bucket(
+                torch.tensor([[offset]]),
+                bidirectional=not stack.is_decoder,
+                num_buckets=table.shape[0],
+            )
+            table[bucket.item(), head] = 4.0
+    for block in model.decoder.block:
+        cross = block.layer[1].EncDecAttention
+        cross.q.weight.normal_(0, 0.039)
+        cross.k.weight.copy_(cross.q.weight)
+    for name, parameter in model.named_parameters():
+        if name.endswith((".o.weight", ".wo.weight")):
+            parameter.mul_(0.02)
+    bert = BertForMaskedLM.from_pretrained(starter_path("bert")).float()
+    words = bert.get_input_embeddings().weight
+    words = words - words.mean(0)
+    words = words / words.std(0).clamp(min=1e-3)
+    names = slice(len(SPECIAL), len(SPECIAL) + len(EXTRA))  # 哨兵没有学过
+    words[names] = torch.randn(len(EXTRA), WIDTH)
+    words = 0.03 * words
+    words[:, 0] = 0.6 + 0.08 * (log_frequency - log_frequency.mean())
+    model.shared.weight.copy_(words)
+    model.decoder.final_layer_norm.weight.fill_(15.0)
+
+
+@torch.no_grad()
+def copy_encoder_from_bert(model: BartForConditionalGeneration) -> None:
+    """词嵌入、位置嵌入与前几层抄自 `starter:bert`；两者都是 post-LN，逐项对应。
+
+    BART 的位置表开头多两行；句类嵌入加进词嵌入里，因为 BART 没有。
+    """
+    bert = BertForMaskedLM.from_pretrained(starter_path("bert")).float().bert
+    encoder, decoder = model.model.encoder, model.model.decoder
+    model.model.shared.weight.copy_(
+        bert.embeddings.word_embeddings.weight
+        + bert.embeddings.token_type_embeddings.weight[0]
+    )
+    for stack in (encoder, decoder):
+        stack.embed_positions.weight[2:] = bert.embeddings.position_embeddings.weight
+        stack.layernorm_embedding.load_state_dict(
+            bert.embeddings.LayerNorm.state_dict()
+        )
+    for ours, theirs in zip(encoder.layers, bert.encoder.layer, strict=False):
+        pairs = (
+            (ours.self_attn.q_proj, theirs.attention.self.query),
+            (ours.self_attn.k_proj, theirs.attention.self.key),
+            (ours.self_attn.v_proj, theirs.attention.self.value),
+            (ours.self_attn.out_proj, theirs.attention.output.dense),
+            (ours.self_attn_layer_norm, theirs.attention.output.LayerNorm),
+            (ours.fc1, theirs.intermediate.dense),
+            (ours.fc2, theirs.output.dense),
+            (ours.final_layer_norm, theirs.output.LayerNorm),
+        )
+        for mine, source in pairs:
+            mine.load_state_dict(source.state_dict())
 
 
 @torch.no_grad()
@@ -243,6 +416,23 @@ class Stream:
         return features
 
 
+def read_first(
+    model: T5ForConditionalGeneration, batch: dict[str, Any]
+) -> tuple[dict[str, Any], torch.Tensor]:
+    """编码器在哨兵处就该猜到这一段的第一个字；返回换上编码结果的批量与平均损失。"""
+    rest = dict(batch)
+    inputs, labels = rest.pop("input_ids"), rest["labels"]
+    encoded = model.encoder(input_ids=inputs, attention_mask=rest["attention_mask"])
+    first = len(SPECIAL) + EXTRA.index("<extra_id_0>")
+    asked = (inputs >= first) & (inputs < first + 100)
+    heads = (labels >= first) & (labels < first + 100)
+    answers = labels[heads.roll(1, dims=1)]  # 输入与目标里的哨兵次序相同
+    hidden = model.decoder.final_layer_norm(encoded.last_hidden_state[asked])
+    logits = model.lm_head(hidden * model.config.d_model**-0.5)
+    rest["encoder_outputs"] = encoded
+    return rest, torch.nn.functional.cross_entropy(logits, answers)
+
+
 def scattered_positions(input_ids: torch.Tensor, step: int) -> torch.Tensor:
     """各行的位置从随机处数起，短行也练到全部位置；一半的行仍从 0 起，(B, L) int64。"""
     rows, length = input_ids.shape
@@ -284,30 +474,35 @@ def train(kind: str, data: Path, work: Path, tokens: int | None) -> None:
         step, seen, phase, taken = (
             state[k] for k in ("step", "seen", "phase", "taken")
         )
-    wrap = (
-        {"prefix_ids": [2], "suffix_ids": [3]}
-        if kind == "bert"
-        else {"document_end_ids": [6]}
-    )
+    edges = special_edges(tokenizer)
+    num_edges = len(edges.prefix) + len(edges.suffix)
+    document_end = [tokenizer.eos_token_id] if objective.causal else []
     ends = np.cumsum([share for share, _, _ in recipe.phases]) * recipe.tokens
     start, began = seen, time.monotonic()
     log = (work / f"{kind}.log.jsonl").open("a")
     while seen < recipe.tokens:
         while seen >= ends[phase]:
             phase, taken = phase + 1, {}
-        _, block_size, probability = recipe.phases[phase]
+        _, block_size, options = recipe.phases[phase]
+        seeded = {"seed": recipe.seed} if "seed" in objective.options else {}
+        collator = objective.make_collator(
+            tokenizer, **options, **seeded, **model_options(model, objective)
+        )
+        capacity = objective.row_capacity(collator, block_size, num_edges)
         streams = {
             name: Stream(
                 BlockDataset(
                     store,
                     plan_packing(
                         store.lengths,
-                        block_size,
+                        capacity,
                         pack=False,
-                        overhead_per_piece=2 if kind == "bert" else 0,
-                        overhead_per_document=0 if kind == "bert" else 1,
+                        overhead_per_piece=num_edges,
+                        overhead_per_document=len(document_end),
                     ),
-                    **wrap,
+                    prefix_ids=edges.prefix,
+                    suffix_ids=edges.suffix,
+                    document_end_ids=document_end,
                 ),
                 seed=recipe.seed + phase,
             )
@@ -315,12 +510,6 @@ def train(kind: str, data: Path, work: Path, tokens: int | None) -> None:
         }
         for name, count in taken.items():
             streams[name].taken = count
-        options = (
-            {"mlm_probability": probability, "seed": recipe.seed}
-            if kind == "bert"
-            else {}
-        )
-        collator = objective.make_collator(tokenizer, **options)
         while seen < ends[phase] and seen < recipe.tokens:
             features = [
                 feature
@@ -332,8 +521,11 @@ def train(kind: str, data: Path, work: Path, tokens: int | None) -> None:
             batch = collator(features)
             if kind == "bert":
                 batch["position_ids"] = scattered_positions(batch["input_ids"], step)
+            extra: torch.Tensor | float = 0.0
+            if kind == "t5":
+                batch, extra = read_first(model, batch)
             losses = target_losses(model, batch, causal=objective.causal)
-            loss = losses.total_nats / len(losses.nats)
+            loss = losses.total_nats / len(losses.nats) + recipe.reading * extra
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for group in optimizer.param_groups:
@@ -341,13 +533,14 @@ def train(kind: str, data: Path, work: Path, tokens: int | None) -> None:
             optimizer.step()
             optimizer.zero_grad()
             step += 1
-            seen += int(batch["attention_mask"].sum())
+            seen += sum(len(feature["input_ids"]) for feature in features)
             if step % 50 == 0:
                 row = {
                     "step": step,
                     "tokens": seen,
                     "bits_per_target": round(float(loss.detach()) / math.log(2), 4),
                     "accuracy": round(float(losses.correct.float().mean()), 4),
+                    "reading": round(float(extra) / math.log(2), 4),
                     "tokens_per_second": round(
                         (seen - start) / (time.monotonic() - began)
                     ),

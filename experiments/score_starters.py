@@ -63,6 +63,12 @@ HOW = {
     "bert": "小型 post-LN BERT 会长久停在只会猜标点的平台上；这里前两层的注意力头在"
     "初始化时就对准左右邻（见脚本），架构仍是原样的 `BertForMaskedLM`。",
     "bloom": "ALiBi 天生偏爱近邻，没有平台期的问题。",
+    "t5": "T5 没有偏置，又共用输入与输出的词嵌入，小模型会塌成只猜字频；这里相对位置"
+    "偏置、交叉注意力与词嵌入的起点都安排过，编码器另在哨兵处学着猜第一个字（见脚本的 "
+    "`aim_t5` 与 `read_first`）；词嵌入的起点抄自 starter:bert。"
+    "架构仍是原样的 `T5ForConditionalGeneration`。",
+    "bart": "编码器的三层与词嵌入、位置嵌入抄自 starter:bert（同一份词表），解码器从零"
+    "开始；此后全部参数照文本填补的目标训练。",
 }
 
 
@@ -91,11 +97,14 @@ def score(kind: str, data: Path, work: Path) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("training.json"))
     facts = json.loads((source / "training.json").read_text())
     config = checkpoint.model.config
-    layers = getattr(config, "num_hidden_layers", None)
+    layers = f"{config.num_hidden_layers} 层"
+    if config.is_encoder_decoder:
+        decoder = getattr(config, "num_decoder_layers", None) or config.decoder_layers
+        layers = f"编码器 {config.num_hidden_layers} 层、解码器 {decoder} 层"
     (target / "README.md").write_text(
         README.format(
             kind=kind,
-            architecture=f"`{type(checkpoint.model).__name__}`，{layers} 层，宽 "
+            architecture=f"`{type(checkpoint.model).__name__}`，{layers}，宽 "
             f"{config.hidden_size}，"
             f"{checkpoint.model.num_parameters() / 1e6:.2f} M 参数",
             objective=recipe.objective,
@@ -114,7 +123,7 @@ def score(kind: str, data: Path, work: Path) -> None:
         ),
         encoding="utf-8",
     )
-    main = "base/valid 文言" if recipe.objective == "masked_lm" else "base/valid 白话"
+    main = "base/valid 白话" if recipe.objective == "causal_lm" else "base/valid 文言"
     seal(
         target,
         StarterCard(
