@@ -36,7 +36,9 @@ class LabelTable(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """算出样本，写成 Markdown 的表。"""
-        from companion.models.loading import load_tokenizer
+        from companion.models.loading import load_model_options, load_tokenizer
+        from companion.objectives import get_objective
+        from companion.plots.pairs import PairRows
         from companion.show import example_rows
 
         options: dict[str, Any] = {}
@@ -44,32 +46,62 @@ class LabelTable(SphinxDirective):
             options["granularity"] = self.options["granularity"]
         if "probability" in self.options:
             options["mlm_probability"] = self.options["probability"]
+        name, goal = self.options["tokenizer"], get_objective(self.arguments[0])
         rows = example_rows(
-            self.arguments[0],
+            goal.key,
             list(self.content),
-            load_tokenizer(self.options["tokenizer"]),
+            load_tokenizer(name),
             self.options.get("seed", 0),
+            model_options=load_model_options(name, goal),
             **options,
         )
         labels = [_IGNORED if label is None else label for label in rows.labels]
-        lines = [
-            f"```{{table}} {self.options['caption']}",
-            *([f":name: {self.options['name']}"] if "name" in self.options else []),
-            ":class: label-table",
-            "",
-            _line("列", [str(i) for i in range(len(rows))], code=False),
-            "|".join(["", *[":-:"] * (len(rows) + 1), ""]),
-            _line("`input_ids`", rows.inputs),
-            _line("`labels`", labels),
-            "```",
-        ]
+        if isinstance(rows, PairRows):
+            shown = [
+                word if seen else ""
+                for word, seen in zip(
+                    rows.decoder_inputs, rows.decoder_visible, strict=True
+                )
+            ]
+            lines = [
+                *self._table([("`input_ids`", rows.inputs)], named=True),
+                "",
+                *self._table([("`decoder_input_ids`", shown), ("`labels`", labels)]),
+            ]
+        else:
+            lines = self._table(
+                [("`input_ids`", rows.inputs), ("`labels`", labels)], named=True
+            )
         box = nodes.container()
         self.state.nested_parse(lines, self.content_offset, box)
         return box.children
 
+    def _table(
+        self, rows: list[tuple[str, list[str]]], *, named: bool = False
+    ) -> list[str]:
+        """几行等长的格子写成一张 Markdown 的表；有名字的那张带标题。"""
+        width = len(rows[0][1])
+        caption = f" {self.options['caption']}" if named else ""
+        return [
+            f"```{{table}}{caption}",
+            *(
+                [f":name: {self.options['name']}"]
+                if named and "name" in self.options
+                else []
+            ),
+            ":class: label-table",
+            "",
+            _line("列", [str(i) for i in range(width)], code=False),
+            "|".join(["", *[":-:"] * (width + 1), ""]),
+            *(_line(title, cells) for title, cells in rows),
+            "```",
+        ]
+
 
 def _line(title: str, cells: list[str], *, code: bool = True) -> str:
-    shown = [f"`{cell}`" if code and cell[0] in "<[" else cell for cell in cells]
+    shown = [
+        f"`{cell}`" if code and cell[:1] in tuple("<[") else cell for cell in cells
+    ]
     return "|".join(["", title, *shown, ""])
 
 
