@@ -62,13 +62,6 @@ class Ragged:
         """还原成一个个数组。"""
         return np.split(self.values, self.starts[1:]) if len(self.lengths) else []
 
-    def padded(self, fill: Any, width: int | None = None) -> NDArray[Any]:
-        """右侧补 `fill` 成矩阵，(D, W)。"""
-        wide = int(self.lengths.max(initial=0)) if width is None else width
-        matrix = np.full((len(self.lengths), wide), fill, self.values.dtype)
-        matrix[np.arange(wide) < self.lengths[:, None]] = self.values
-        return matrix
-
     def rolled(self, shifts: NDArray[np.int64]) -> "Ragged":
         """每个数组首尾接成一圈，改从第 `shifts[d]` 个读起；0 ≤ shifts < lengths。
 

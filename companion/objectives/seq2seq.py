@@ -89,12 +89,12 @@ class Seq2SeqCollator(ABC):
             for token in self._special_ids.tolist()
             if token not in (self.tokenizer.unk_token_id, self.tokenizer.mask_token_id)
         }
-        self._reserved_ids = np.empty(0, np.int64)
+        self.reserved_ids = np.empty(0, np.int64)
 
     def reserve(self, ids: Iterable[int]) -> None:
         """这些词元（掩码、哨兵）归本目标用：原文里有就报错，也不算首尾的特殊词元。"""
-        self._reserved_ids = np.array(sorted(ids), np.int64)
-        self._edge_ids -= set(self._reserved_ids.tolist())
+        self.reserved_ids = np.array(sorted(ids), np.int64)
+        self._edge_ids -= set(self.reserved_ids.tolist())
 
     @abstractmethod
     def corrupt_documents(
@@ -236,7 +236,7 @@ class Seq2SeqCollator(ABC):
         self, documents: Ragged, features: Sequence[Feature]
     ) -> None:
         """原文里没有本目标要用的掩码、哨兵；`features` 是各篇所在的样本。"""
-        already = np.isin(documents.values, self._reserved_ids)
+        already = np.isin(documents.values, self.reserved_ids)
         if already.any():
             at = int(np.argmax(already))
             word = self.tokenizer.convert_ids_to_tokens(int(documents.values[at]))

@@ -16,14 +16,17 @@ from companion.corpus.ledger import TokenLedger, ledger_of
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.sources import read_corpus, resolve
 from companion.corpus.splitting import split_corpus
+from companion.corpus.store import TokenStore
 from companion.corpus.tokens import tokenize_documents
 from companion.corpus.words import Segmenter, jieba_segmenter
-from companion.errors import ConfigError
+from companion.errors import ConfigError, CorpusError
 from companion.models.running import model_options, position_limit, special_edges
 from companion.objectives import Objective
 from companion.training.batching import BatchPlan, Replay, plan_batches
 
 DEFAULT_BLOCK_SIZE = 512
+_SCANNED = 1 << 22
+"""一次查多少词元。"""
 
 
 @dataclass(frozen=True)
@@ -165,11 +168,15 @@ def prepare_data(
     capacity = objective.row_capacity(
         collator, block_size, len(edges.prefix) + len(edges.suffix)
     )
-    datasets = [
-        _block_dataset(
-            source, objective, tokenizer, capacity, packed, segmenter, cache_dir
-        )
+    stores = [
+        tokenize_documents(source, tokenizer, cache_dir=cache_dir, segmenter=segmenter)
         for source in sources
+    ]
+    for source, store in zip(sources, stores, strict=True):
+        _require_unreserved(source, store, collator, tokenizer)
+    datasets = [
+        _block_dataset(store, objective, tokenizer, capacity, packed)
+        for store in stores
     ]
     rows = JoinedRows(datasets)
     plan = plan_batches(
@@ -193,18 +200,32 @@ def prepare_data(
     return TrainingData(rows, plan, ledger, block_size, packed, collator)
 
 
+def _require_unreserved(
+    documents: Sequence[Document], store: TokenStore, collator: Any, tokenizer: Any
+) -> None:
+    """原文里没有目标要用的掩码、哨兵；开训之前就查完，不等轮到那一行。"""
+    reserved = getattr(collator, "reserved_ids", ())
+    for start in range(0, len(store.ids) if len(reserved) else 0, _SCANNED):
+        already = np.isin(store.ids[start : start + _SCANNED], reserved)
+        if already.any():
+            at = start + int(np.argmax(already))
+            number = int(np.searchsorted(store.offsets, at, side="right")) - 1
+            word = tokenizer.convert_ids_to_tokens(int(store.ids[at]))
+            raise CorpusError(
+                found=f"{documents[number].id} 的正文里已有 {word}"
+                f"（第 {at - int(store.offsets[number]) + 1} 个词元）",
+                expected=f"正文里没有 {word}，否则分不清它是不是后来换上的",
+                remedy=f"从原文删去 {word} 字样",
+            )
+
+
 def _block_dataset(
-    documents: Sequence[Document],
+    store: TokenStore,
     objective: Objective,
     tokenizer: Any,
     capacity: int,
     packed: bool,
-    segmenter: Segmenter | None,
-    cache_dir: Path,
 ) -> BlockDataset:
-    store = tokenize_documents(
-        documents, tokenizer, cache_dir=cache_dir, segmenter=segmenter
-    )
     prefix, suffix = special_edges(tokenizer)
     ends: tuple[int, ...] = ()
     if objective.causal and tokenizer.eos_token_id is not None:

@@ -14,12 +14,12 @@ TEXT = "狡兔死，[MASK]烹；飞鸟尽，[MASK]藏。"
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """一个文件夹，里面有随机权重的检查点 t5、bart、pegasus。"""
+    """一个文件夹，里面有随机权重的检查点 t5、mt5、bart、pegasus。"""
     from companion.models.saving import save_checkpoint
     from companion.models.tiny import tiny_model, tiny_tokenizer
 
     folder = tmp_path_factory.mktemp("checkpoints")
-    for kind in ("t5", "bart", "pegasus"):
+    for kind in ("t5", "mt5", "bart", "pegasus"):
         tokenizer = tiny_tokenizer(kind)
         save_checkpoint(tiny_model(kind, tokenizer), tokenizer, folder / kind)
     return folder
@@ -97,6 +97,23 @@ def test_check_reads_the_objective_s_own_batches(
         each["code"]: each["severity"] for each in json.loads(bad.stdout)["findings"]
     }
     assert codes["needed_tokens"] == "error"
+
+
+def test_a_text_with_a_sentinel_is_refused_before_the_first_step(
+    run: Callable[..., Any], pairs: Path, tmp_path: Path
+) -> None:
+    """mT5 的正文里会切出哨兵：说出哪一篇、第几个词元，不留输出文件夹。"""
+    corpus = tmp_path / "corpus.txt"
+    lines = ["天下之势分久必合" * 3, "合久 <extra_id_3> 必分", "民为邦本本固邦宁" * 3]
+    corpus.write_text("\n\n".join(lines), "utf-8")
+    result = run(
+        "train", "--objective", "span_corruption", "--model", pairs / "mt5",
+        "--set", "block_size=64",
+        "--corpus", corpus, "--valid", corpus, "--output", tmp_path / "out",
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert "corpus#2 的正文里已有 ▁<extra_id_3>（第 4 个词元）" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_objective_of_an_encoder_decoder_is_guessed(pairs: Path) -> None:
