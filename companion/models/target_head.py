@@ -42,8 +42,8 @@ POST_HEAD_SETTINGS = (
 )
 """在线性层之后还要改 logits 的设置；有它们就不能在线性层里直接求损失。"""
 
-CHUNK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""一块至多多少个 logits：CPU 上留在缓存里（4 MB），GPU 上够大以喂饱矩阵乘。"""
+CHUNK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 26}
+"""一块至多多少个 logits：CPU 上 8 MB，三级缓存装得下；再小，矩阵乘就喂不饱。"""
 
 
 @dataclass(frozen=True)
@@ -235,10 +235,18 @@ class LinearCrossEntropy(torch.autograd.Function):
         matrix = weight.to(hidden.dtype)  # 混合精度下与隐藏状态同类
         limit = CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cuda"])
         size = max(16, limit // len(weight))
+        # 单精度时各块写在同一处：每块新要几兆内存，缺页比矩阵乘还费时
+        single = hidden.dtype == torch.float32 and not torch.is_autocast_enabled(
+            hidden.device.type
+        )
+        block = hidden.new_empty(min(size, len(hidden)) if single else 0, len(weight))
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
             wanted = targets[part, None]  # (C, 1)
-            logits = F.linear(hidden[part], matrix).float()  # (C, V)
+            if single:
+                logits = torch.mm(hidden[part], matrix.T, out=block[: len(wanted)])
+            else:
+                logits = F.linear(hidden[part], matrix).float()  # (C, V)
             if bias is not None:
                 logits += bias
             peak, guess = logits.max(1, keepdim=True)
@@ -254,7 +262,9 @@ class LinearCrossEntropy(torch.autograd.Function):
             slope = logits.to(hidden.dtype)
             if grad_hidden is not None:
                 grad_hidden[part] = slope @ matrix
-            if grad_weight is not None:
+            if grad_weight is not None and single:
+                grad_weight.addmm_(slope.T, hidden[part])
+            elif grad_weight is not None:
                 grad_weight += slope.T @ hidden[part]
             if grad_bias is not None:
                 grad_bias += logits.sum(0)

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from companion.config import TrainingConfig
 from companion.errors import TrainingError
+from companion.models.activations import fused_gelu
 from companion.models.device import Device
 from companion.models.loading import Checkpoint, quiet_transformers
 from companion.objectives import Objective
@@ -91,7 +92,7 @@ def run_loop(
         if team.is_main:  # 存下的是各进程之和
             trainer.tally.load(resume_from)
     try:
-        with stopping.listening(), quiet_transformers():
+        with stopping.listening(), quiet_transformers(), fused_gelu(model):
             trainer.train(
                 resume_from_checkpoint=str(resume_from) if resume_from else None
             )

@@ -404,10 +404,10 @@ def test_the_full_logits_never_exist():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_chunk_stays_within_its_limit(training):
-    """2,048 个目标、4,096 词：整块 logits 有 839 万，产出的张量至多约 105 万。"""
+    """2,048 个目标、8,192 词：整块 logits 有 1,678 万，张量至多约 210 万。"""
     limit = target_head.CHUNK_LOGITS["cpu"]
-    assert 7 * limit < 2048 * 4096
-    assert largest_allocation(4096, 2048, training=training) == limit
+    assert 7 * limit < 2048 * 8192
+    assert largest_allocation(8192, 2048, training=training) == limit
 
 
 def test_evaluation_computes_no_gradients(monkeypatch):
