@@ -2,11 +2,12 @@
 
     python experiments/continue_tongjian.py bert --steps 700
     python experiments/continue_tongjian.py bloom --steps 450
+    python experiments/continue_tongjian.py t5 --steps 400 --keep build/continued
 
 对照组读同样多的词元、用同样的学习率曲线，只是读的是起步模型已读过的别的史书（base）。两组
 之差才是领域语料的功劳；对照组自己的进步，只说明起步模型还没训练够。
 
-每次运行单线程，两个一起跑，正好用满两个核。
+每次运行单线程，`--parallel` 个一起跑，缺省两个。
 """
 
 import argparse
@@ -21,24 +22,30 @@ from typing import Any
 
 from recording import record, spread
 
-SETUPS: dict[str, tuple[str, str]] = {
-    "bert": ("masked_lm", "classical"),
-    "bloom": ("causal_lm", "modern"),
+SETUPS: dict[str, tuple[str, str, str]] = {
+    "bert": ("bert", "masked_lm", "classical"),
+    "bloom": ("bloom", "causal_lm", "modern"),
+    "t5": ("t5", "span_corruption", "classical"),
+    "bart": ("bart", "text_infilling", "classical"),
 }
+"""起步模型、训练目标、读文言还是白话。"""
 
 
-def run(kind: str, corpus: Path, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+def run(
+    kind: str, name: str, corpus: Path, seed: int, args: argparse.Namespace
+) -> dict[str, Any]:
     """一次继续预训练，返回它的 metrics。"""
-    objective, side = SETUPS[kind]
+    starter, objective, side = SETUPS[kind]
     with tempfile.TemporaryDirectory() as folder:
+        output = (args.keep or Path(folder)) / f"{kind}-{name}-{seed}"
         command = [
             sys.executable, "-m", "companion", "train", "--json",
             "--objective", objective,
-            "--model", f"starter:{kind}",
+            "--model", f"starter:{starter}",
             "--corpus", str(corpus),
             "--valid", str(args.data / f"tongjian/valid.{side}.txt"),
             "--general", str(args.data / "general/valid.txt"),
-            "--output", str(Path(folder) / "run"),
+            "--output", str(output),
             "--seed", str(seed),
             "--max-steps", str(args.steps),
             "--set", "block_size=128",
@@ -66,16 +73,20 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--parallel", type=int, default=2)
+    parser.add_argument("--keep", type=Path, help="各次运行留在这个文件夹里")
     args = parser.parse_args()
-    side = SETUPS[args.kind][1]
+    side = SETUPS[args.kind][2]
     corpora = {
         "tongjian": args.data / f"tongjian/train.{side}.txt.gz",
         "control": args.data / f"base/train.{side}.txt.gz",
     }
     jobs = [(name, seed) for seed in args.seeds for name in corpora]
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(args.parallel) as pool:
         finished = list(
-            pool.map(lambda job: run(args.kind, corpora[job[0]], job[1], args), jobs)
+            pool.map(
+                lambda job: run(args.kind, job[0], corpora[job[0]], job[1], args), jobs
+            )
         )
     runs = [
         {"corpus": name, **metrics, "output": None}
