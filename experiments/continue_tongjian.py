@@ -73,14 +73,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--corpora", nargs="+", default=["tongjian", "control"])
     parser.add_argument("--parallel", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="各次运行留在这个文件夹里")
     args = parser.parse_args()
     side = SETUPS[args.kind][2]
-    corpora = {
+    available = {
         "tongjian": args.data / f"tongjian/train.{side}.txt.gz",
         "control": args.data / f"base/train.{side}.txt.gz",
     }
+    corpora = {name: available[name] for name in args.corpora}
     jobs = [(name, seed) for seed in args.seeds for name in corpora]
     with ThreadPoolExecutor(args.parallel) as pool:
         finished = list(
@@ -107,7 +109,8 @@ def main() -> None:
     path = record(
         f"continue_tongjian_{args.kind}",
         {
-            "claim": "继续预训练使 tongjian/valid 的每字比特数下降，多于同样多的 base",
+            "claim": "继续预训练使 tongjian/valid 的每字比特数下降"
+            + ("，多于同样多的 base" if "control" in corpora else ""),
             "relative_change_of_bits_per_char": summary,
             "seconds": spread([r["seconds"] for r in runs]),
             "runs": runs,
