@@ -14,8 +14,14 @@
 - `whole_word`：同属一词的词元同进同退（Cui 等，2021，§III），词由样本的 `word_ids` 给
   出。transformers 的 `whole_word_mask=True` 以字符间隙断词，中文没有间隙，整句就是一个
   “词”，要么全遮、要么一个不遮。
+- `ngram`：一次选相连的一至三个词（ALBERT；`ngram_shares` 可改）。
+- `span`：一次选相连的一至十个词，个数恰好，末一段可能断在词中间（SpanBERT）。
 
-选中的词元各自以 80% 换成 [MASK]、10% 换成随机词元、10% 保留。
+选中的词元各自以 80% 换成 [MASK]、10% 换成随机词元、10% 保留；`span` 是一段一个决定：全
+是 [MASK]，全随机，或全保留。给了 `similar_words`，就逐词决定，以近义词代替 [MASK]
+（MacBERT）。各论文的整套选法见 `companion.objectives.presets`。
+
+SpanBERT 的第二个损失（片段边界目标）要另加一个头，标准检查点里没有，这里不做。
 
 形状字母：B 行数，L 行长，T 一行的词元数。
 """
@@ -29,6 +35,7 @@ from torch import Tensor
 
 from companion.batch import IGNORE_INDEX, Batch, Feature
 from companion.errors import ObjectiveError
+from companion.objectives.attention import document_index
 from companion.objectives.example import Example
 from companion.objectives.noise import (
     choose_bernoulli,
@@ -38,6 +45,7 @@ from companion.objectives.noise import (
     derive_generator,
     masking_budget,
     require_probability,
+    stochastic_budget,
 )
 from companion.objectives.rows import (
     Row,
@@ -46,9 +54,19 @@ from companion.objectives.rows import (
     read_row,
     special_ids_of,
 )
+from companion.objectives.similar_words import SimilarWords, replace_words
+from companion.objectives.word_runs import (
+    ALBERT_SHARES,
+    SPAN_SHARES,
+    adjoining_units,
+    choose_ngrams,
+    choose_spans,
+    read_words,
+)
 
-Granularity = Literal["token", "whole_word"]
+Granularity = Literal["token", "whole_word", "ngram", "span"]
 Selection = Literal["exact", "bernoulli"]
+BudgetRounding = Literal["nearest", "up", "down", "stochastic"]
 
 
 @dataclass
@@ -66,7 +84,7 @@ class MaskedLMCollator:
     样本有这些项时，要设 `remove_unused_columns=False`。
 
     Raises:
-        ObjectiveError: 分词器没有掩码词元，概率越界，或全词粒度缺少 `word_ids`。
+        ObjectiveError: 分词器没有掩码词元，概率越界，或以词选而样本缺少 `word_ids`。
     """
 
     tokenizer: Any
@@ -76,8 +94,15 @@ class MaskedLMCollator:
     granularity: Granularity = "token"
     selection: Selection = "exact"
     """`exact` 个数恰好；`bernoulli` 逐个独立，与库的整理器同一规律，只用于 `token`。"""
+    rounding: BudgetRounding = "nearest"
+    """p·T 怎样取整：舍入、`up`、`down`，或 `stochastic`（⌊p·T + u⌋，平均恰是 p·T）。"""
+    ngram_shares: tuple[float, ...] = ALBERT_SHARES
+    """`ngram`：一个词、两个词……的词组各占多少。"""
     mask_replace_prob: float = 0.8
+    """换成 [MASK] 的比例；给了 `similar_words` 时是换成近义词的比例。"""
     random_replace_prob: float = 0.1
+    similar_words: SimilarWords | None = None
+    """近义词表；给了它，输入里就没有 [MASK]。"""
     seed: int = 0
     pad_to_multiple_of: int | None = None
 
@@ -112,7 +137,30 @@ class MaskedLMCollator:
         else:
             generator = derive_generator(self.seed, row.epoch, row.example_id)
         chosen = self._choose(row, generator)
-        inputs = corrupt_tokens(
+        inputs = self._replace(row, chosen, generator)
+        return inputs, row.input_ids.masked_fill(~chosen, IGNORE_INDEX)
+
+    def _replace(self, row: Row, chosen: Tensor, generator: torch.Generator) -> Tensor:
+        """选中的换成什么，(T,) int64。"""
+        length = len(chosen)
+        if self.similar_words is not None:
+            words = row.word_ids
+            if words is None or self.granularity == "token":
+                words = torch.arange(length)  # 一个词元算一个词
+            return replace_words(
+                row.input_ids,
+                adjoining_units(chosen, words),
+                self.similar_words,
+                random_ids=self._random_ids,
+                similar_prob=self.mask_replace_prob,
+                random_prob=self.random_replace_prob,
+                generator=generator,
+            )
+        units = None
+        if self.granularity == "span":
+            documents = document_index(row.document_starts, length, length)
+            units = adjoining_units(chosen, documents)
+        return corrupt_tokens(
             row.input_ids,
             chosen,
             mask_token_id=self.tokenizer.mask_token_id,
@@ -120,27 +168,43 @@ class MaskedLMCollator:
             mask_replace_prob=self.mask_replace_prob,
             random_replace_prob=self.random_replace_prob,
             generator=generator,
+            units=units,
         )
-        return inputs, row.input_ids.masked_fill(~chosen, IGNORE_INDEX)
 
     def _choose(self, row: Row, generator: torch.Generator) -> Tensor:
         candidates = ~row.special
-        budget = masking_budget(
-            len(row.input_ids), int(candidates.sum()), self.mlm_probability
-        )
-        if self.granularity == "whole_word":
-            if row.word_ids is None:
-                raise ObjectiveError(
-                    found="样本里没有 word_ids",
-                    expected="全词掩码需要每个词元所属的词",
-                    remedy="用 companion.corpus.words.word_ids 由分词结果算出"
-                    "（在 Trainer 里还要设 remove_unused_columns=False），"
-                    "或改用 granularity=token",
-                )
-            return choose_words(row.word_ids, candidates, budget, generator)
         if self.selection == "bernoulli":
             return choose_bernoulli(candidates, self.mlm_probability, generator)
-        return choose_tokens(candidates, budget, generator)
+        budget = self._budget(len(candidates), int(candidates.sum()), generator)
+        if self.granularity == "token":
+            return choose_tokens(candidates, budget, generator)
+        if row.word_ids is None:
+            raise ObjectiveError(
+                found="样本里没有 word_ids",
+                expected=f"granularity={self.granularity} 需要每个词元所属的词",
+                remedy="用 companion.corpus.words.word_ids 由分词结果算出"
+                "（在 Trainer 里还要设 remove_unused_columns=False），"
+                "或改用 granularity=token",
+            )
+        if self.granularity == "whole_word":
+            return choose_words(row.word_ids, candidates, budget, generator)
+        words = read_words(row.word_ids, candidates, row.document_starts)
+        if self.granularity == "ngram":
+            return choose_ngrams(
+                words, len(candidates), budget, self.ngram_shares, generator
+            )
+        return choose_spans(words, len(candidates), budget, SPAN_SHARES, generator)
+
+    def _budget(
+        self, num_tokens: int, num_candidates: int, generator: torch.Generator
+    ) -> int:
+        if self.rounding == "stochastic":
+            return stochastic_budget(
+                num_tokens, num_candidates, self.mlm_probability, generator
+            )
+        return masking_budget(
+            num_tokens, num_candidates, self.mlm_probability, self.rounding
+        )
 
     def _check(self) -> None:
         for name in ("mlm_probability", "mask_replace_prob", "random_replace_prob"):
@@ -149,20 +213,30 @@ class MaskedLMCollator:
             "mask_replace_prob + random_replace_prob",
             self.mask_replace_prob + self.random_replace_prob,
         )
-        for name, kind in (("granularity", Granularity), ("selection", Selection)):
+        for name, kind in (
+            ("granularity", Granularity),
+            ("selection", Selection),
+            ("rounding", BudgetRounding),
+        ):
             if getattr(self, name) not in get_args(kind):
                 raise ObjectiveError(
                     found=f"{name} = {getattr(self, name)!r}",
                     expected=f"{name} 是 {'、'.join(get_args(kind))} 之一",
                     remedy="照上面的名字改写",
                 )
-        if self.granularity == "whole_word" and self.selection == "bernoulli":
+        if self.granularity != "token" and self.selection == "bernoulli":
             raise ObjectiveError(
-                found="granularity=whole_word 配了 selection=bernoulli",
-                expected="全词掩码按预算选词（selection=exact）",
+                found=f"granularity={self.granularity} 配了 selection=bernoulli",
+                expected="以词选的都按预算来（selection=exact）",
                 remedy="去掉 selection，或改用 granularity=token",
             )
-        if self.tokenizer.mask_token_id is None:
+        if min(self.ngram_shares, default=0) < 0 or sum(self.ngram_shares) <= 0:
+            raise ObjectiveError(
+                found=f"ngram_shares = {self.ngram_shares}",
+                expected="每项不小于 0，总和大于 0",
+                remedy="改用例如 ngram_shares=(0.4, 0.3, 0.2, 0.1)",
+            )
+        if self.tokenizer.mask_token_id is None and self.similar_words is None:
             raise ObjectiveError(
                 found=f"分词器 {type(self.tokenizer).__name__} 没有掩码词元",
                 expected="掩码语言建模的分词器有 mask_token（BERT 的是 [MASK]）",

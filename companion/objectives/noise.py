@@ -1,16 +1,28 @@
 """遮哪些词元、换成什么：所有去噪目标共用的纯函数。
 
-形状字母：T 一行的词元数，N 选中的词元数，C 可作随机替换的词元数。
+形状字母：T 一行的词元数，N 选中的词元数，U 单元数，C 可作随机替换的词元数。
 
 随机性全部来自外面传入的 `torch.Generator`。一个样本的噪声只由（种子, 轮次, 样本编号）
 决定，因此与进程数、批量大小、断点续训都无关（做法见 fairseq `denoising_dataset.py`）。
 """
+
+import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from companion.errors import ObjectiveError
 
+Rounding = Literal["nearest", "up", "down"]
+"""p·T 不是整数时怎么取：舍入取偶（BERT），向上（SpanBERT），向下（MacBERT）。"""
+
+_ROUND: dict[Rounding, Callable[[float], int]] = {
+    "nearest": round,
+    "up": math.ceil,
+    "down": math.floor,
+}
 _MASK_64 = (1 << 64) - 1
 
 
@@ -28,7 +40,12 @@ def derive_generator(seed: int, epoch: int, example_id: int) -> torch.Generator:
     return torch.Generator().manual_seed(state)
 
 
-def masking_budget(num_tokens: int, num_candidates: int, probability: float) -> int:
+def masking_budget(
+    num_tokens: int,
+    num_candidates: int,
+    probability: float,
+    rounding: Rounding = "nearest",
+) -> int:
     """一行该选多少个词元：`max(1, round(p·T))`，不超过候选数。
 
     T 含特殊词元，舍入取偶，与 BERT 的发布代码一致（Devlin 等，2019，附录 A.1；
@@ -36,12 +53,29 @@ def masking_budget(num_tokens: int, num_candidates: int, probability: float) -> 
 
     >>> masking_budget(512, 510, 0.15)
     77
+    >>> masking_budget(512, 510, 0.15, "down")
+    76
     >>> masking_budget(3, 1, 0.15)
     1
     >>> masking_budget(2, 0, 0.15)
     0
     """
-    return min(max(1, round(num_tokens * probability)), num_candidates)
+    wanted = _ROUND[rounding](num_tokens * probability)
+    return min(max(1, wanted), num_candidates)
+
+
+def stochastic_budget(
+    num_tokens: int,
+    num_candidates: int,
+    probability: float,
+    generator: torch.Generator,
+) -> int:
+    """RoBERTa 的取法：⌊p·T + u⌋，u 在 [0, 1) 上均匀，平均恰是 p·T。
+
+    至少一个，不超过候选数（Liu 等，2019；fairseq `mask_tokens_dataset.py`）。
+    """
+    lot = float(torch.rand((), generator=generator))
+    return min(max(1, math.floor(num_tokens * probability + lot)), num_candidates)
 
 
 def choose_tokens(
@@ -131,11 +165,13 @@ def corrupt_tokens(
     mask_replace_prob: float,
     random_replace_prob: float,
     generator: torch.Generator,
+    units: Tensor | None = None,
 ) -> Tensor:
     """把选中的词元换成掩码、随机词元，或原样保留。
 
-    逐个词元决定（Devlin 等，2019，§3.1 的 80/10/10）。随机词元只从 `random_ids` 抽取；
-    库的整理器从整个词表抽，会抽到 [PAD]、[CLS]、[MASK]。
+    逐个词元决定（Devlin 等，2019，§3.1 的 80/10/10）；给了 `units`，就逐个单元决定
+    （Joshi 等，2020，§3.1）。随机词元总是逐个抽，且只从 `random_ids` 抽取；库的整理器
+    从整个词表抽，会抽到 [PAD]、[CLS]、[MASK]。
 
     Args:
         input_ids: 原文，(T,) int64，不改动。
@@ -145,13 +181,18 @@ def corrupt_tokens(
         mask_replace_prob: 换成掩码的概率。
         random_replace_prob: 换成随机词元的概率；其余保留原样。
         generator: 随机数来源。
+        units: 选中的词元属于第几个单元，(T,) int64，从 0 编起；没选中的为 −1。
 
     Returns:
         破坏后的输入，(T,) int64。
     """
     corrupted = input_ids.clone()
     num_chosen = int(chosen.sum())
-    lot = torch.rand(num_chosen, generator=generator)  # (N,)
+    if units is None:
+        lot = torch.rand(num_chosen, generator=generator)  # (N,)
+    else:
+        num_units = int(units.max()) + 1 if len(units) else 0
+        lot = torch.rand(num_units, generator=generator)[units[chosen]]  # (U,) → (N,)
     draws = torch.randint(len(random_ids), (num_chosen,), generator=generator)
     replaced = torch.where(
         lot < mask_replace_prob,
