@@ -6,12 +6,13 @@
                                   corpus="sample:classical", output="out"))
 
 公开的名字都在这里，第一次用到时才导入它所在的模块，所以 `import companion` 不加载
-torch、transformers 与 matplotlib。
+torch、transformers 与 matplotlib。它之后，transformers 的 Auto 类打得开 `glm_two_row`
+（两行位置的 GLM，如 `starter:glm`）的检查点。
 """
 
 from typing import TYPE_CHECKING
 
-from companion.lazy import on_first_use
+from companion.lazy import after_import, on_first_use
 
 if TYPE_CHECKING:
     from companion.config import TrainingConfig
@@ -192,3 +193,8 @@ __all__ = [
 ]
 
 __getattr__, __dir__ = on_first_use(__name__, _HOMES)
+
+# 我们自己的架构：从此 transformers 的 Auto 类打得开它的检查点
+after_import(
+    "transformers.models.auto.configuration_auto", "companion.models.two_row_config"
+)

@@ -69,6 +69,10 @@ HOW = {
     "架构仍是原样的 `T5ForConditionalGeneration`。",
     "bart": "编码器的三层与词嵌入、位置嵌入抄自 starter:bert（同一份词表），解码器从零"
     "开始；此后全部参数照文本填补的目标训练。",
+    "glm": "两行位置都取随机频率的正弦，前两层的头对准空的左右邻与片段里刚写的字；层归"
+    "一化在前，对准的两层输出要小，位置才不被淹没；字频写进词嵌入专给的一维；词嵌入的"
+    "其余各维抄自 starter:bert（见 `starters/aim_glm.py`）。架构是本包的 "
+    "`TwoRowGlmForCausalLM`，`import companion` 之后 transformers 也打得开。",
 }
 
 

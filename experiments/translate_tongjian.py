@@ -19,16 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import sacrebleu
-import torch
 from recording import record, spread
-from transformers import get_cosine_schedule_with_warmup, set_seed
 
 from companion.models.loading import load_checkpoint
-from companion.models.target_head import target_losses
-from companion.objectives.padding import pad_rows
+from companion.notebook.translation import TranslationPlan, finetune, translate
 
-MAX_TOKENS = 64
-"""一侧至多多少词元；更长的句对不用。"""
+MAX_CHARS = 64
+"""一侧至多多少字；更长的句对不用。"""
 Pair = tuple[str, str]
 
 
@@ -45,66 +42,8 @@ def read_pairs(data: Path, split: str) -> list[Pair]:
     return [
         (source, target)
         for source, target in zip(*sides, strict=True)
-        if 4 <= len(source) < MAX_TOKENS and 4 <= len(target) < MAX_TOKENS
+        if 4 <= len(source) < MAX_CHARS and 4 <= len(target) < MAX_CHARS
     ]
-
-
-def finetune(
-    checkpoint: Any, pairs: list[Pair], seed: int, args: argparse.Namespace
-) -> float:
-    """在句对上微调，就地改动模型；返回秒数。"""
-    model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    set_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate)
-    schedule = get_cosine_schedule_with_warmup(optimizer, args.steps // 20, args.steps)
-    rng = random.Random(seed)
-    start = model.config.decoder_start_token_id
-    model.train()
-    began = time.monotonic()
-    for _ in range(args.steps):
-        chosen = rng.sample(pairs, args.batch)
-        sources, targets = (
-            [torch.tensor(ids) for ids in tokenizer(list(texts))["input_ids"]]
-            for texts in zip(*chosen, strict=True)
-        )
-        width = max(map(len, targets))
-        length = max(map(len, sources))
-        shifted = [torch.cat([ids.new_tensor([start]), ids[:-1]]) for ids in targets]
-        batch = {
-            "input_ids": pad_rows(sources, 0, length),
-            "attention_mask": pad_rows(
-                [torch.ones_like(ids) for ids in sources], 0, length
-            ),
-            "decoder_input_ids": pad_rows(shifted, 0, width),
-            "labels": pad_rows(targets, -100, width),
-        }
-        losses = target_losses(model, batch, causal=False)
-        (losses.total_nats / len(losses.nats)).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-    return time.monotonic() - began
-
-
-@torch.no_grad()
-def translate(checkpoint: Any, sources: list[str]) -> list[str]:
-    """贪心解码。"""
-    model, tokenizer = checkpoint.model.eval(), checkpoint.tokenizer
-    written: list[str] = []
-    for start in range(0, len(sources), 50):
-        batch = tokenizer(
-            sources[start : start + 50], padding=True, return_tensors="pt"
-        )
-        ids = model.generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            max_new_tokens=MAX_TOKENS + 16,
-            do_sample=False,
-            num_beams=1,
-        )
-        written += tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return written
 
 
 def run(
@@ -116,9 +55,18 @@ def run(
 ) -> dict[str, Any]:
     """微调一次，打分。"""
     checkpoint = load_checkpoint(model, args.objective)
-    seconds = finetune(checkpoint, pairs, seed, args)
+    plan = TranslationPlan(
+        max_chars=MAX_CHARS,
+        num_valid=len(valid),
+        steps=args.steps,
+        batch_size=args.batch,
+        learning_rate=args.learning_rate,
+    )
+    began = time.monotonic()
+    finetune(checkpoint, pairs, plan, seed)
+    seconds = time.monotonic() - began
     sources, references = (list(side) for side in zip(*valid, strict=True))
-    written = translate(checkpoint, sources)
+    written = translate(checkpoint, sources, MAX_CHARS)
     return {
         "start": "starter" if model.startswith("starter:") else "continued",
         "seed": seed,
@@ -140,8 +88,8 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=os.environ.get("COMPANION_DATA"), help="语料文件夹"
     )
-    parser.add_argument("--starter", default="starter:t5")
-    parser.add_argument("--objective", default="span_corruption")
+    parser.add_argument("--starter", default="starter:bart")
+    parser.add_argument("--objective", default="text_infilling")
     parser.add_argument("--continued", nargs="+", required=True, help="一个种子一个")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=16)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from companion.lazy import after_import
+
 PACKAGES = ("corpus", "evaluation", "inference", "models", "notebook", "plots",
             "training")  # fmt: skip
 
@@ -52,3 +54,34 @@ def test_a_module_is_loaded_only_when_one_of_its_names_is_used(root: Path) -> No
         check=True,
     )
     assert found.stdout.split() == ["False", "True"]
+
+
+def test_one_module_is_loaded_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """等着的模块载入之后，另一个接着载入，只一次；已经载入的，立刻接着载入。"""
+    (tmp_path / "awaited_first.py").write_text("ORDER = ['first']\n")
+    for name in ("second", "third"):
+        (tmp_path / f"awaited_{name}.py").write_text(
+            f"import awaited_first\nawaited_first.ORDER.append('{name}')\n"
+        )
+    monkeypatch.syspath_prepend(tmp_path)
+    finders = list(sys.meta_path)
+    after_import("awaited_first", "awaited_second")
+    assert "awaited_first" not in sys.modules
+    first = import_module("awaited_first")
+    assert first.ORDER == ["first", "second"]
+    assert sys.meta_path == finders  # 等到了就退出
+    after_import("awaited_first", "awaited_third")
+    assert first.ORDER == ["first", "second", "third"]
+    for name in ("first", "second", "third"):
+        del sys.modules[f"awaited_{name}"]
+
+
+def test_a_module_that_cannot_be_found_is_still_not_found() -> None:
+    """等着的模块根本没有：导入它照旧是 ModuleNotFoundError，不留下痕迹。"""
+    finders = list(sys.meta_path)
+    after_import("awaited_nowhere", "awaited_never")
+    with pytest.raises(ModuleNotFoundError, match="awaited_nowhere"):
+        import_module("awaited_nowhere")
+    assert sys.meta_path == finders

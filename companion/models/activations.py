@@ -7,10 +7,10 @@ transformers 里 BLOOM 的 GELU 是 2022 年手写的：前向五遍、反向十
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
+from torch import Tensor
 
 
 @contextmanager
@@ -26,9 +26,13 @@ def fused_gelu(model: Any) -> Generator[None]:
 
     swapped = [module for module in model.modules() if type(module) is BloomGelu]
     for module in swapped:
-        module.forward = partial(F.gelu, approximate="tanh")
+        module.forward = _gelu
     try:
         yield
     finally:
         for module in swapped:
             del module.forward  # 露出类里的 forward
+
+
+def _gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")

@@ -112,17 +112,35 @@ def modernbert_tokenizer() -> Any:
 
 def xlm_tokenizer() -> Any:
     """XLM 与 FlauBERT：真分词器要 sacremoses 且没有快速版，这里用一字一元的代替。"""
+    specials = ("<pad>", "<unk>", "<s>", "</s>", "<special1>")
+    order = ("<s>", "</s>", "<pad>", "<unk>", "<special1>")
+    return _wrapped(_one_per_character(order, "<unk>"), *specials)
+
+
+def two_row_tokenizer() -> Any:
+    """两行位置的 GLM：[CLS] … </s>，三种空与片段的首尾各占一个编号。"""
+    specials = ("[PAD]", "[UNK]", "[CLS]", "</s>", "[MASK]")
+    more = ["[sMASK]", "[gMASK]", "[sop]", "[eop]"]
+    backend = _one_per_character((*specials, *more), "[UNK]")
+    tokenizer = _wrapped(backend, *specials, extra_special_tokens=more)
+    tokenizer.eos_token = tokenizer.sep_token
+    return tokenizer
+
+
+def _one_per_character(specials: tuple[str, ...], unk: str) -> Any:
+    """一字一元，特殊词元在前。"""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    specials = ("<s>", "</s>", "<pad>", "<unk>", "<special1>")
     vocab = {piece: i for i, piece in enumerate((*specials, *_characters()))}
-    words = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    words = Tokenizer(models.WordLevel(vocab, unk_token=unk))
     words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     words.decoder = decoders.Fuse()
-    return _wrapped(words, "<pad>", "<unk>", "<s>", "</s>", "<special1>")
+    return words
 
 
-def _wrapped(backend: Any, pad: str, unk: str, cls: str, sep: str, mask: str) -> Any:
+def _wrapped(
+    backend: Any, pad: str, unk: str, cls: str, sep: str, mask: str, **options: Any
+) -> Any:
     """给分词器加上 CLS … SEP 的模板。"""
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
@@ -138,6 +156,7 @@ def _wrapped(backend: Any, pad: str, unk: str, cls: str, sep: str, mask: str) ->
         cls_token=cls,
         sep_token=sep,
         mask_token=mask,
+        **options,
     )
 
 
