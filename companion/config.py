@@ -86,16 +86,16 @@ class TrainingConfig:
     gradient_checkpointing: bool = _setting("以重算换显存", False)
     lora_rank: int = _setting("LoRA 的秩；0 表示全参数训练（需装 peft）", 0)
 
-    mlm_probability: float = _setting("掩码语言建模选中的比例", 0.15)
+    mlm_probability: float = _setting("masked_lm、unified_lm 选中的比例", 0.15)
     granularity: Granularity = _setting("掩码粒度：token 或 whole_word", "token")
     noise_density: float | None = _setting(
-        "序列到序列目标遮住的比例；缺省取各论文的值", None
+        "序列到序列目标与 blank_infilling 遮住的比例；缺省取各论文的值", None
     )
     mean_noise_span_length: float | None = _setting(
         "span_corruption：片段的平均长度，缺省 3", None
     )
     poisson_lambda: float | None = _setting(
-        "text_infilling：片段长度的泊松均值，缺省 3", None
+        "text_infilling、blank_infilling：片段长度的泊松均值，缺省 3", None
     )
     span_placement: SpanPlacement | None = _setting(
         "片段怎样摆：unbiased 不偏不倚，reference 照发布的代码；缺省因目标而异", None
@@ -105,6 +105,16 @@ class TrainingConfig:
     permute_sentences: bool = _setting("text_infilling：打乱句子的次序", True)
     rotate: bool = _setting("text_infilling：从随机的词元处起头", False)
     strategy: GapStrategy = _setting("gap_sentences：怎样挑句子", "principal")
+    fine_tuning: bool = _setting("unified_lm：只遮后一段，连同末尾的 [SEP]", False)
+    target_mask_probability: float | None = _setting(
+        "unified_lm：fine_tuning 时遮住后一段的比例，缺省 0.7", None
+    )
+    sentence_probability: float | None = _setting(
+        "blank_infilling：一篇文档挖整句（[sMASK]）的概率，缺省 0.3", None
+    )
+    document_probability: float | None = _setting(
+        "blank_infilling：一篇文档挖后半篇（[gMASK]）的概率，缺省 0.3", None
+    )
     user_dictionary: str | None = _setting("全词掩码的用户词典，一行一词", None)
 
     eval: bool = _setting("训练前后各评估一次并写报告", True)
@@ -128,10 +138,15 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise _out_of_range(name, value, "至少为 1")
-        for name in ("replay_ratio", "mlm_probability", "noise_density"):
+        for name in ("replay_ratio", "mlm_probability", "noise_density",
+                     "target_mask_probability"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise _out_of_range(name, value, "在 0 与 1 之间")
+        for name in ("sentence_probability", "document_probability"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise _out_of_range(name, value, "不小于 0、不大于 1")
         for name in ("mean_noise_span_length", "poisson_lambda"):
             value = getattr(self, name)
             if value is not None and value <= 0:

@@ -14,13 +14,14 @@ from companion.evaluation.targets import build_targets
 from companion.models.loading import load_model_options
 from companion.models.saving import save_checkpoint
 from companion.models.tiny import tiny_model, tiny_tokenizer
-from companion.objectives import OBJECTIVES, Objective, get_objective
+from companion.objectives import OBJECTIVES, get_objective
 from companion.objectives.span_corruption import SpanCorruptionCollator
 from companion.plots.pairs import PairRows
 from companion.show import show_example
 
 TEXT = "臣光曰：臣闻天子之职莫大于礼。礼莫大于分！分莫大于名？"
 SEQ2SEQ = [key for key, goal in OBJECTIVES.items() if goal.seq2seq]
+BLANKS = ["[MASK]", "[sMASK]", "[gMASK]", "[sop]", "[eop]"]
 KIND = {"text_infilling": "bart"}
 """用哪个分词器；没有写的用 T5 的。"""
 texts = st.text(
@@ -218,22 +219,9 @@ def test_what_only_the_model_knows_comes_from_its_config(
         load_model_options("./没有这个", get_objective("span_corruption"))
 
 
-def _goal(collator: str, **changes: Any) -> Objective:
-    fields: dict[str, Any] = {
-        "key": "试", "title": "试", "family": "", "paper": "", "causal": False,
-        "auto_class": "AutoModelForCausalLM", "options": ("seed",), "starter": "",
-        "collator": f"companion.objectives.{collator}",
-    }  # fmt: skip
-    return Objective(**{**fields, **changes})
-
-
-def test_a_prefix_is_seen_both_ways(
-    tokenizers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_prefix_is_seen_both_ways(tokenizers: dict[str, Any]) -> None:
     """前缀语言模型：可见矩阵照批量给的读；前缀没有标签，其余由前一列预测。"""
-    goal = _goal("prefix_lm:PrefixLMCollator", causal=True)
-    monkeypatch.setitem(OBJECTIVES, "试", goal)
-    given = show_example("试", TEXT, tokenizers["gpt2"], seed=1)
+    given = show_example("prefix_lm", TEXT, tokenizers["gpt2"], seed=1)
     rows = given.rows
     first = rows.labels.index(next(each for each in rows.labels if each))
     assert given.explicit
@@ -241,17 +229,31 @@ def test_a_prefix_is_seen_both_ways(
     later = np.tril(np.ones_like(given.visible))
     assert np.array_equal(given.visible[first:], later[first:])
     assert rows.predicted_by[first] == first - 1  # type: ignore[union-attr]
+    [panel] = given.masks()
+    assert panel.parts == [1] * first + [0] * (len(rows.labels) - first)
+    assert panel.title == "谁看得见谁：前缀双向，其余从左到右"
 
 
-def test_an_inserted_token_has_no_original(
-    tokenizers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_a_prefix_of_an_encoder_decoder_is_what_the_encoder_reads(
+    tokenizers: dict[str, Any],
 ) -> None:
+    """同一个键，配编码器–解码器：前缀进编码器，其余由解码器写，都要考。"""
+    goal = get_objective("prefix_lm").for_config(tiny_model("t5").config)
+    rows: PairRows = show_example(goal, TEXT, tokenizers["t5"]).rows  # type: ignore[assignment]
+    split = len(rows.inputs) - 1
+    assert rows.inputs == [*rows.tokens[:split], "</s>"]
+    assert rows.labels == rows.tokens[split:]
+    assert rows.scored == [True] * (len(rows.labels) - 1) + [False]
+
+
+def test_an_inserted_token_has_no_original(tokenizers: dict[str, Any]) -> None:
     """UniLM 在两段之间插的 [SEP]：原文那一格是空的，其余各列照旧对齐。"""
-    monkeypatch.setitem(OBJECTIVES, "试", _goal("unified_lm:UnifiedLMCollator"))
     inserted = 0
-    for seed in range(6):
-        given = show_example("试", TEXT, tokenizers["bert"], seed=seed)
+    titles = set()
+    for seed in range(12):
+        given = show_example("unified_lm", TEXT, tokenizers["bert"], seed=seed)
         rows = given.rows
+        titles.add(given.masks()[0].title.removeprefix("谁看得见谁："))
         assert [t for t in rows.tokens if t][1:-1] == [*TEXT]
         assert given.token_type_ids is not None
         for at, token in enumerate(rows.tokens):
@@ -259,19 +261,14 @@ def test_an_inserted_token_has_no_original(
                 assert (rows.inputs[at], rows.special[at]) == ("[SEP]", True)
                 inserted += 1
     assert inserted
+    assert titles == {"双向", "从左到右", "从右到左", "前缀双向，其余从左到右"}
 
 
-def test_blank_infilling_is_shown_as_two_parts_of_one_row(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_blank_infilling_is_shown_as_two_parts_of_one_row() -> None:
     """GLM：A 部分像编码器，B 部分像解码器；列号合起来正是整行，B 看得见整个 A。"""
     tokenizer = tiny_tokenizer("bert")
-    tokenizer.add_special_tokens(
-        {"extra_special_tokens": ["[sMASK]", "[gMASK]", "[sop]", "[eop]"]}
-    )
-    goal = _goal("blank_infilling:BlankInfillingCollator")
-    monkeypatch.setitem(OBJECTIVES, "试", goal)
-    given = show_example("试", TEXT, tokenizer, seed=3)
+    tokenizer.add_special_tokens({"extra_special_tokens": BLANKS})
+    given = show_example("blank_infilling", TEXT, tokenizer, seed=3)
     rows: PairRows = given.rows  # type: ignore[assignment]
     words, _ = rows.joined()
     assert words == tokenizer.convert_ids_to_tokens(given.input_ids)
@@ -281,4 +278,6 @@ def test_blank_infilling_is_shown_as_two_parts_of_one_row(
     assert given.visible[np.ix_(rows.decoder_columns, rows.input_columns or [])].all()
     for label, source in zip(rows.labels, rows.origin, strict=True):
         assert label == ("[eop]" if source is None else rows.tokens[source])
-    assert [panel.title for panel in given.masks()] == ["谁看得见谁"]
+    [panel] = given.masks()
+    assert panel.title == "谁看得见谁：A 部分双向，B 部分从左到右"
+    assert panel.parts == [1] * len(rows.inputs) + [0] * len(rows.labels)

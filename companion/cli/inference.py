@@ -1,11 +1,38 @@
 """`fill`、`complete` 与 `infill`：让检查点填空、续写、填补。"""
 
+from collections.abc import Collection
 from typing import Annotated
 
 import typer
 
 from companion.cli.console import emit, make_table, note
-from companion.cli.options import AsJson, ModelName, Seed
+from companion.cli.options import AsJson, ModelName, Seed, objective_names
+from companion.errors import ConfigError
+
+_COMPLETING = ("causal_lm", "prefix_lm", "unified_lm", "blank_infilling")
+"""会续写的目标。"""
+
+TrainedWith = Annotated[
+    str | None,
+    typer.Option(
+        "--objective",
+        metavar="名字",
+        help="它是用哪个目标训练的；缺省是 train 记下的，不知道就看它是怎样的模型",
+        autocompletion=objective_names,
+    ),
+]
+Sample = Annotated[
+    bool, typer.Option("--sample", help="按概率抽样；缺省每步取最可能的词元")
+]
+Temperature = Annotated[
+    float, typer.Option(metavar="数", help="抽样的温度，越高越放得开")
+]
+TopP = Annotated[
+    float, typer.Option(metavar="比例", help="只从累计概率达到它的词元里抽")
+]
+Beams = Annotated[
+    int, typer.Option(metavar="整数", help="束搜索每步留几串；1 就是贪心")
+]
 
 
 def fill(
@@ -45,37 +72,39 @@ def fill(
 def complete(
     text: Annotated[str, typer.Argument(metavar="文字", help="开头，模型接着往下写")],
     model: ModelName = "starter:bloom",
+    objective: TrainedWith = None,
     max_new_tokens: Annotated[
         int, typer.Option(metavar="整数", help="至多续写多少词元")
     ] = 40,
-    sample: Annotated[
-        bool, typer.Option("--sample", help="按概率抽样；缺省每步取最可能的词元")
-    ] = False,
-    temperature: Annotated[
-        float, typer.Option(metavar="数", help="抽样的温度，越高越放得开")
-    ] = 1.0,
-    top_p: Annotated[
-        float, typer.Option(metavar="比例", help="只从累计概率达到它的词元里抽")
-    ] = 1.0,
+    sample: Sample = False,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    num_beams: Beams = 1,
     seed: Seed = 0,
     num_return: Annotated[
-        int, typer.Option(metavar="整数", help="续写几份；多于一份要加 --sample")
+        int,
+        typer.Option(
+            metavar="整数", help="续写几份；多于一份要加 --sample 或 --num-beams"
+        ),
     ] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """接着开头往下写。"""
+    """接着开头往下写；开头双向地读还是从左到右地读，看它是怎样训练的。"""
     from companion.inference import complete as run
     from companion.models import load_checkpoint
 
-    checkpoint = load_checkpoint(model, "causal_lm")
+    goal = objective or _trained_with(model, _COMPLETING, "causal_lm")
+    checkpoint = load_checkpoint(model, goal)
     note(*checkpoint.notices)
     written = run(
         checkpoint,
         text,
         max_new_tokens=max_new_tokens,
+        objective=goal,
         do_sample=sample,
         temperature=temperature,
         top_p=top_p,
+        num_beams=num_beams,
         seed=seed,
         num_return_sequences=num_return,
     )
@@ -84,7 +113,7 @@ def complete(
         for each in written
     ]
     emit(
-        {"model": model, "text": text, "completions": completions},
+        {"model": model, "objective": goal, "text": text, "completions": completions},
         *(each.text for each in written),
         as_json=as_json,
     )
@@ -93,21 +122,47 @@ def complete(
 def infill(
     text: Annotated[
         str,
-        typer.Argument(metavar="文字", help="缺处写成 [MASK] 的文字，一处缺几个字都行"),
+        typer.Argument(
+            metavar="文字",
+            help="缺处写成 [MASK] 的文字，一处缺几个字都行；GLM 另有 \\[sMASK] 缺一句、"
+            "\\[gMASK] 缺一大段",
+        ),
     ],
     model: ModelName = "starter:bart",
+    objective: TrainedWith = None,
     max_new_tokens: Annotated[
         int, typer.Option(metavar="整数", help="每处至多写多少词元")
     ] = 40,
+    sample: Sample = False,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    num_beams: Beams = 1,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """写出每处缺去的文字，由编码器–解码器自己决定写多长。"""
+    """写出每处缺去的文字，由编码器–解码器或 GLM 自己决定写多长。
+
+    抽样与束搜索只有 GLM 可以。
+    """
     from companion.inference import infill as run
     from companion.models import load_checkpoint
+    from companion.objectives import OBJECTIVES
 
-    checkpoint = load_checkpoint(model, "span_corruption")
+    infilling = [key for key, goal in OBJECTIVES.items() if goal.usage == "infill"]
+    goal = objective or _trained_with(model, infilling, "span_corruption")
+    checkpoint = load_checkpoint(model, goal)
     note(*checkpoint.notices)
-    written = run(checkpoint, text, max_new_tokens=max_new_tokens)
+    written = run(
+        checkpoint,
+        text,
+        max_new_tokens=max_new_tokens,
+        objective=goal,
+        do_sample=sample,
+        temperature=temperature,
+        top_p=top_p,
+        num_beams=num_beams,
+        seed=seed,
+    )
     note(
         *(
             f"第 {number} 处写到 {max_new_tokens} 个词元或位置上限还没有写完，已截断"
@@ -117,9 +172,21 @@ def infill(
     )
     payload = {
         "model": model,
+        "objective": goal,
         "text": text,
         "filled": written.text,
         "fills": written.fills,
         "finished": written.finished,
     }
     emit(payload, written.text, as_json=as_json)
+
+
+def _trained_with(model: str, allowed: Collection[str], otherwise: str) -> str:
+    """检查点是用哪个目标训练的；看不出来或不在 `allowed` 里时取 `otherwise`。"""
+    from companion.cli.measuring import guess_objective
+
+    try:
+        found = guess_objective(model)
+    except ConfigError:  # 架构看不出来：打开检查点时自会说明
+        return otherwise
+    return found if found in allowed else otherwise

@@ -33,6 +33,7 @@ def objectives(as_json: AsJson = False) -> None:
         about = f"{goal.title}\n用于：{goal.family}\n出处：{goal.paper}"
         if own := _own_options(goal):
             about += f"\n可设：{' '.join(own)}"
+        about += f"\n练成之后：companion {goal.usage}"
         table.add_row(goal.key, about, end_section=True)
     listed = [
         {
@@ -42,6 +43,7 @@ def objectives(as_json: AsJson = False) -> None:
             "paper": goal.paper,
             "auto_class": goal.auto_class,
             "options": list(goal.options),
+            "usage": goal.usage,
             "starter": goal.starter,
         }
         for goal in OBJECTIVES.values()
@@ -104,7 +106,11 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """看一个样本：词元、模型的输入、标签、谁预测谁，以及注意力掩码。"""
-    from companion.models.loading import load_model_options, load_tokenizer
+    from companion.models.loading import (
+        load_model_options,
+        load_objective,
+        load_tokenizer,
+    )
     from companion.objectives import get_objective
     from companion.plots import labels_table
     from companion.show import show_example
@@ -116,10 +122,11 @@ def show(
     _one_row_per_picture(png, texts, packed=packed)
     name = model or goal.starter
     tokenizer = load_tokenizer(name)
+    goal = load_objective(name, goal)
     known = load_model_options(name, goal)
     examples = [
         show_example(
-            objective,
+            goal,
             row,
             tokenizer,
             seed,
@@ -220,7 +227,13 @@ def _draw(example: "Example", path: Path, *, attention: bool) -> None:
         figure = plot_attention_panels(masks)
     else:
         [only] = masks
-        figure = plot_attention(only.visible, only.keys, documents=only.key_documents)
+        figure = plot_attention(
+            only.visible,
+            only.keys,
+            title=only.title,
+            documents=only.key_documents,
+            parts=only.parts,
+        )
     save_figure(figure, path)
 
 

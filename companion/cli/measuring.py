@@ -131,7 +131,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="名字",
-            help="训练目标；缺省看“之后”是怎样的模型",
+            help="训练目标；缺省是“之后”训练时的，或由架构猜",
             autocompletion=objective_names,
         ),
     ] = None,
@@ -215,15 +215,31 @@ def checkpoint_folder(name: str) -> str:
     return str(inside) if is_run else name
 
 
+def recorded_objective(folder: Path) -> str | None:
+    """`train` 写在 `model/` 旁边的设置里的训练目标；不是它的输出时为 None。"""
+    from companion.config import read_yaml
+    from companion.objectives import OBJECTIVES
+    from companion.training.output import CONFIG_FILE
+
+    record = folder.parent / CONFIG_FILE
+    if folder.name != "model" or not record.is_file():
+        return None
+    written = read_yaml(record).get("objective")
+    return written if written in OBJECTIVES else None
+
+
 def guess_objective(name: str) -> str:
-    """由检查点的架构猜训练目标。
+    """检查点是用哪个目标训练的：`train` 的输出记着；别处来的由架构猜。
 
     Raises:
         ConfigError: 架构没有写，或不止一种可能。
     """
     from companion.models.locating import locate
 
-    path = locate(name, weights=False).folder / "config.json"
+    folder = locate(name, weights=False).folder
+    if (recorded := recorded_objective(folder)) is not None:
+        return recorded
+    path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         listed, family = config.get("architectures"), config.get("model_type")
@@ -233,7 +249,7 @@ def guess_objective(name: str) -> str:
     if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
         return "masked_lm"
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):
-        return "causal_lm"
+        return "blank_infilling" if family == "glm_two_row" else "causal_lm"
     if family in _PRETRAINED_BY:
         return _PRETRAINED_BY[family]
     raise ConfigError(

@@ -1,9 +1,10 @@
 """填空题：训练前后各答一遍，看名字、地名、官名记住了没有。
 
 掩码模型看空的两边；答案几个字，题面就有几个 [MASK]，各空独立作答。因果模型只看空左边的
-文字，接着往下写。编码器–解码器看空的两边，空里的字由解码器逐个写出。
+文字，接着往下写。编码器–解码器与 GLM 看空的两边，空里的字逐个写出；前缀语言模型也逐个
+写，只看空的左边。
 
-| | 掩码模型 | 因果模型 | 编码器–解码器 |
+| | 掩码模型 | 因果模型 | 编码器–解码器、GLM、前缀 |
 |---|---|---|---|
 | 猜的 | 各空的第一名相接 | 贪心续写，取与答案一样多的字 | 逐个取第一名 |
 | 答案的概率 | 各空概率之积 | 逐词元条件概率之积 | 逐词元条件概率之积 |
@@ -22,13 +23,14 @@ from companion.inference.filling import (
     mask_probabilities,
     split_at_masks,
     token_text,
+    without_added_spaces,
 )
 from companion.inference.infilling import require_seq2seq
 from companion.inference.running import require_causal, require_masked
 from companion.inference.token_filling import fill_tokens
 from companion.models.probing import evaluation_mode
-from companion.models.running import model_options, special_edges
-from companion.objectives import Objective, get_objective
+from companion.models.running import fitted_objective, model_options, special_edges
+from companion.objectives import Objective
 
 
 class ClozeLike(Protocol):
@@ -81,24 +83,25 @@ def answer_clozes(
     """逐题作答。
 
     Returns:
-        与题目一样多；答不了的题（答案含生字，空的个数与答案的词元数不等，因果模型的空在
-        开头，编码器–解码器的空不相连）为 None。
+        与题目一样多；答不了的题（答案含生字，空的个数与答案的词元数不等，只看左边的模型
+        空在开头，逐个写的模型空不相连）为 None。
 
     Raises:
         ModelError: 检查点与目标不合。
     """
-    goal = get_objective(objective) if isinstance(objective, str) else objective
-    if goal.seq2seq:
-        require_seq2seq(checkpoint)
-        collator = goal.make_collator(
-            checkpoint.tokenizer, **model_options(checkpoint.model, goal)
-        )
-        return [_infill(checkpoint, collator, cloze) for cloze in clozes]
-    if goal.causal:
+    goal = fitted_objective(checkpoint.model, objective)
+    if goal.usage == "fill":
+        require_masked(checkpoint)
+        return [_fill(checkpoint, cloze) for cloze in clozes]
+    if goal.key == "causal_lm":
         require_causal(checkpoint)
         return [_continue(checkpoint, cloze) for cloze in clozes]
-    require_masked(checkpoint)
-    return [_fill(checkpoint, cloze) for cloze in clozes]
+    (require_seq2seq if goal.seq2seq else require_causal)(checkpoint)
+    collator = goal.make_collator(
+        checkpoint.tokenizer, **model_options(checkpoint.model, goal)
+    )
+    answer = _write_on if goal.usage == "complete" else _infill
+    return [answer(checkpoint, goal, collator, cloze) for cloze in clozes]
 
 
 def pair_clozes(
@@ -141,7 +144,9 @@ def _fill(checkpoint: Any, cloze: ClozeLike) -> Answer | None:
     )
 
 
-def _infill(checkpoint: Any, collator: Any, cloze: ClozeLike) -> Answer | None:
+def _infill(
+    checkpoint: Any, goal: Objective, collator: Any, cloze: ClozeLike
+) -> Answer | None:
     tokenizer = checkpoint.tokenizer
     pieces = split_at_masks(cloze.text, tokenizer)
     wanted = _single_tokens(tokenizer, cloze.answer)
@@ -159,11 +164,39 @@ def _infill(checkpoint: Any, collator: Any, cloze: ClozeLike) -> Answer | None:
     if whole[start:stop] != wanted:
         return None  # 答案与旁边的字并成了一个词元
     noise = [start <= at < stop for at in range(len(whole))]
-    filling = fill_tokens(checkpoint, collator, whole, noise)
+    filling = fill_tokens(checkpoint, collator, whole, noise, causal=goal.causal)
     return Answer(
         text=cloze.text,
         answer=cloze.answer,
         guess="".join(token_text(tokenizer, token) for token in filling.guess),
+        guess_probability=filling.guess_probability,
+        answer_probability=filling.answer_probability,
+        rank=filling.rank,
+    )
+
+
+def _write_on(
+    checkpoint: Any, goal: Objective, collator: Any, cloze: ClozeLike
+) -> Answer | None:
+    """前缀语言模型：空左边的文字作前缀，答案接着写出。"""
+    tokenizer = checkpoint.tokenizer
+    prompt = cloze.text.split(MASK)[0]
+    head, whole = (
+        tokenizer(text, add_special_tokens=False)["input_ids"]
+        for text in (prompt, prompt + cloze.answer)
+    )
+    wanted = whole[len(head) :]
+    if not head or not wanted or whole[: len(head)] != head:
+        return None  # 空在开头，或答案与题面的末字并成了一个词元
+    if tokenizer.unk_token_id in wanted:
+        return None
+    noise = [at >= len(head) for at in range(len(whole))]
+    filling = fill_tokens(checkpoint, collator, whole, noise, causal=goal.causal)
+    guess = without_added_spaces(tokenizer, tokenizer.decode(filling.guess))
+    return Answer(
+        text=cloze.text,
+        answer=cloze.answer,
+        guess=_first_characters(guess, len(cloze.answer)),
         guess_probability=filling.guess_probability,
         answer_probability=filling.answer_probability,
         rank=filling.rank,

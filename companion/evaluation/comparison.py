@@ -32,16 +32,17 @@ from companion.evaluation.scoring import (
 from companion.evaluation.targets import Documents, FrozenTargets, build_targets
 from companion.evaluation.verdict import compare_scores
 from companion.inference.filling import MASK, mask_randomly, split_at_masks
-from companion.models.running import model_options
-from companion.objectives import Objective, get_objective
+from companion.models.mask_support import require_mask
+from companion.models.running import fitted_objective, model_options
+from companion.objectives import Objective
 
 NUM_SAMPLES = 3
 PROMPT_CHARS = 16
-"""因果模型的样张从文档开头的这么多字续写。"""
+"""续写的样张从文档开头的这么多字写起。"""
 SENTENCE_CHARS = (8, 40)
 """掩码模型的样张取这么长的句子。"""
 GAP_CHARS = 4
-"""编码器–解码器的样张从句中挖去这么多字。"""
+"""填补的样张从句中挖去这么多字。"""
 
 Say = Callable[[str], None]
 
@@ -105,8 +106,9 @@ def prepare_exam(
         clozes: 填空题（`companion.corpus.read_cloze`）。
         cache_dir: 分词的缓存。
     """
-    goal = get_objective(objective) if isinstance(objective, str) else objective
+    goal = fitted_objective(checkpoint.model, objective)
     size = choose_block_size(checkpoint.model, block_size)
+    require_mask(checkpoint.model, *goal.masks, block_size=size)
 
     def targets(documents: Documents) -> FrozenTargets:
         return build_targets(
@@ -122,10 +124,10 @@ def prepare_exam(
 
     domain = _kept(domain)
     if texts is None:
-        texts = pick_texts(domain, causal=goal.causal)
-    if goal.seq2seq:
+        texts = pick_texts(domain, causal=goal.usage == "complete")
+    if goal.usage == "infill":
         texts = [_with_gap(text, checkpoint.tokenizer) for text in texts]
-    elif not goal.causal:
+    elif goal.usage == "fill":
         texts = _masked(texts, checkpoint.tokenizer, seed)
     return Exam(
         goal,

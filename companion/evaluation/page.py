@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 CLOZES_SHOWN = 10
 """先摆出这么多题，其余折叠。"""
 
+SCORED = {
+    "causal_lm": "考的是文档首个词元之后的每个字。",
+    "prefix_lm": "考的是前缀之后的每个字；前后切在同样的地方。",
+}
+"""各目标考的是哪些字；没有列出的考遮住的。"""
+_SCORED_HIDDEN = "考的是遮住的字，模型看不见它们；前后遮的位置相同。"
+
 SEALS = {"better": "进", "same": "平", "worse": "退"}
 
 CHART_WIDTH, CHART_LEFT, CHART_RIGHT, CHART_ROW = 340, 56, 320, 46
@@ -70,7 +77,8 @@ def _context(card: "ReportCard") -> dict[str, Any]:
         "clozes": [_cloze_view(pair) for pair in card.clozes],
         "clozes_shown": CLOZES_SHOWN,
         "cloze_summary": cloze_summary(card.clozes),
-        "causal": get_objective(card.objective).causal,
+        "cloze_note": cloze_note(card.objective),
+        "scored": SCORED.get(card.objective, _SCORED_HIDDEN),
         "curve": curve,
         "mask": MASK,
     }
@@ -213,6 +221,12 @@ def cloze_summary(clozes: Sequence[ClozePair]) -> str:
         f"{len(clozes)} 题里，答对的由 {right[0]} 题变为 {right[1]} 题；"
         f"正确答案名次的中位数由第 {ranks[0]:,.0f} 变为第 {ranks[1]:,.0f}。"
     )
+
+
+def cloze_note(objective: str) -> str:
+    """答题的模型看不看得见空右边的字。"""
+    goal = get_objective(objective)
+    return "这类模型只看得见空左边的字。" if goal.usage == "complete" else ""
 
 
 def percent(value: float) -> str:

@@ -1,7 +1,7 @@
 """样张：同样的开头、同样的种子，训练前后各写一遍，给人看。
 
-掩码模型填空（题面没有 [MASK] 就随机遮两个字）；编码器–解码器填一段缺文；因果模型续写，
-贪心一段，再以固定的种子抽取一段。样张只供感受，好坏以数字为准：挑得出好样张的模型未必好。
+掩码模型填空（题面没有 [MASK] 就随机遮两个字）；编码器–解码器与 GLM 填一段缺文；因果与
+前缀模型续写，贪心一段，再以固定的种子抽取一段。样张只供感受，好坏以数字为准：挑得出好样张的模型未必好。
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ from companion.inference.filling import (
     split_at_masks,
 )
 from companion.inference.infilling import infill
-from companion.objectives import Objective, get_objective
+from companion.models.running import fitted_objective
+from companion.objectives import Objective
 
 MAX_NEW_TOKENS = 40
 NUM_MASKS = 2
@@ -52,14 +53,16 @@ def build_samples(
     Args:
         checkpoint: 打开了的检查点。
         objective: 训练目标或它的键。
-        texts: 题面（掩码模型）或开头（因果模型；有 [MASK] 就取它左边）。
+        texts: 题面（填空、填补）或开头（续写；有 [MASK] 就取它左边）。
         seed: 遮哪两个字、抽取哪些词元，都由它定。
     """
-    goal = get_objective(objective) if isinstance(objective, str) else objective
-    if goal.seq2seq:
-        return [_infilled(checkpoint, text) for text in texts]
-    if goal.causal:
-        return [_continued(checkpoint, text.split(MASK)[0], seed) for text in texts]
+    goal = fitted_objective(checkpoint.model, objective)
+    if goal.usage == "infill":
+        return [_infilled(checkpoint, goal, text) for text in texts]
+    if goal.usage == "complete":
+        return [
+            _continued(checkpoint, goal, text.split(MASK)[0], seed) for text in texts
+        ]
     return [_filled(checkpoint, text, seed) for text in texts]
 
 
@@ -92,8 +95,8 @@ def _filled(checkpoint: Any, text: str, seed: int) -> Sample:
     return Sample(MASK.join(pieces), (("填好", whole), *listed))
 
 
-def _infilled(checkpoint: Any, text: str) -> Sample:
-    written = infill(checkpoint, text, MAX_NEW_TOKENS)
+def _infilled(checkpoint: Any, goal: Objective, text: str) -> Sample:
+    written = infill(checkpoint, text, MAX_NEW_TOKENS, objective=goal.key)
     return Sample(text, (("填好", written.text), ("写出的", "／".join(written.fills))))
 
 
@@ -101,12 +104,13 @@ def _listed(candidates: Sequence[Candidate]) -> str:
     return "、".join(f"{each.token} {each.score:.0%}" for each in candidates)
 
 
-def _continued(checkpoint: Any, text: str, seed: int) -> Sample:
-    [greedy] = complete(checkpoint, text, MAX_NEW_TOKENS)
+def _continued(checkpoint: Any, goal: Objective, text: str, seed: int) -> Sample:
+    [greedy] = complete(checkpoint, text, MAX_NEW_TOKENS, objective=goal.key)
     [drawn] = complete(
         checkpoint,
         text,
         MAX_NEW_TOKENS,
+        objective=goal.key,
         do_sample=True,
         temperature=TEMPERATURE,
         top_p=TOP_P,

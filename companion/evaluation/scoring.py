@@ -27,16 +27,21 @@ from companion.batch import IGNORE_INDEX, Batch
 from companion.errors import EvaluationError
 from companion.evaluation.bootstrap import bootstrap_ratio
 from companion.evaluation.targets import (
-    DEFAULT_BLOCK_SIZE,
     Documents,
     FrozenTargets,
     TargetRow,
     build_targets,
 )
-from companion.models.probing import adapt_batch, evaluation_mode
-from companion.models.running import model_options, position_limit
+from companion.models.mask_support import require_mask
+from companion.models.probing import adapt_batch, evaluation_mode, takes
+from companion.models.running import (
+    default_block_size,
+    fitted_objective,
+    model_options,
+    position_limit,
+)
 from companion.models.target_head import inner_model, target_losses
-from companion.objectives import Objective, get_objective
+from companion.objectives import Objective
 from companion.objectives.example import Example
 from companion.objectives.padding import pad_rows
 
@@ -128,15 +133,17 @@ def evaluate(
 
     Raises:
         EvaluationError: `block_size` 超过模型的位置上限，或没有可考的词元。
-        ModelError: 不认识这个架构的输出头。
+        ModelError: 不认识这个架构的输出头，或它用不得这个目标的掩码。
     """
-    goal = get_objective(objective) if isinstance(objective, str) else objective
+    goal = fitted_objective(checkpoint.model, objective)
+    size = choose_block_size(checkpoint.model, block_size)
+    require_mask(checkpoint.model, *goal.masks, block_size=size)
     targets = build_targets(
         checkpoint.tokenizer,
         goal,
         documents,
         seed=seed,
-        block_size=choose_block_size(checkpoint.model, block_size),
+        block_size=size,
         max_chars=max_chars,
         cache_dir=cache_dir,
         model_options=model_options(checkpoint.model, goal),
@@ -154,7 +161,7 @@ def choose_block_size(model: Any, block_size: int | None) -> int:
     """
     limit = position_limit(model)
     if block_size is None:
-        return DEFAULT_BLOCK_SIZE if limit is None else min(limit, DEFAULT_BLOCK_SIZE)
+        return default_block_size(model)
     if limit is not None and block_size > limit:
         raise EvaluationError(
             found=f"block_size = {block_size}",
@@ -172,7 +179,7 @@ def score_targets(
     on_progress: Progress | None = None,
 ) -> Evaluation:
     """让模型答一份出好的考题；训练前后各答一次时，考题只须出一次。"""
-    causal = get_objective(targets.objective).causal
+    causal = fitted_objective(model, targets.objective).causal
     nats, correct = row_losses(
         model,
         targets.rows,
@@ -247,7 +254,7 @@ def row_losses(
             )
             counts = [int((rows[i].labels != IGNORE_INDEX).sum()) for i in chosen]
             batch = {key: value.to(device) for key, value in batch.items()}
-            if causal or "decoder_input_ids" in batch:  # 不续写，键值缓存只会白占显存
+            if takes(inner, "use_cache"):  # 不续写，键值缓存只会白占显存
                 batch["use_cache"] = False  # type: ignore[assignment]
             losses = target_losses(model, batch, causal=causal)
             for i, loss, hit in zip(

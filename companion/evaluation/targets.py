@@ -6,6 +6,7 @@
 - 去噪的各个目标：由训练的整理器以论文的缺省设置破坏，种子与轮次固定，考模型**看不见**的
   词元；照抄看得见的、写对哨兵，都不算本事。`masked_lm` 选中的 15% **全部**换成 [MASK]
   （不用 80/10/10：随机替换和原样保留是训练时的手段，评估时只会添噪声）。
+- `prefix_lm`：切在哪里由种子定，考前缀之后的每个词元。
 - `causal_lm`：文档首个词元之后的每个词元。比一行长的文档用滑动窗口，步长半个窗口，每个
   词元只考一次；除第一个窗口外，前面至少有半个窗口的上文，只作上文的位置标签是 −100。
 
@@ -35,11 +36,9 @@ from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.store import TokenStore
 from companion.corpus.tokens import tokenize_documents
 from companion.errors import EvaluationError
-from companion.models.running import special_edges
+from companion.models.running import DEFAULT_BLOCK_SIZE, special_edges
 from companion.objectives import Objective, get_objective
 from companion.objectives.example import Example
-
-DEFAULT_BLOCK_SIZE = 512
 
 Documents = Iterable[Document] | Callable[[], Iterable[Document]]
 """文档的列表；大语料给一个无参数的函数，每次调用从头产出文档。"""
@@ -204,12 +203,14 @@ def denoising_rows(
     unk = _unk_id(tokenizer)
     for number, feature in enumerate(dataset):
         [example] = collator.examples([{**feature, "epoch": 0}])
+        origin = example.origin.clamp(min=0)
+        edge = torch.from_numpy(feature["special_tokens_mask"])[origin]
         scored = example.hidden & (example.labels != unk) & (example.origin >= 0)
+        scored &= ~edge.bool()  # 前缀语言模型连末尾的 [SEP] 也预测，它不是字
         piece = plan[number][0]
         chars = torch.from_numpy(feature["num_chars"])
         first = _characters_before(store, piece.document, piece.start)
         starts = first + chars.cumsum(0) - chars
-        origin = example.origin.clamp(min=0)
         yield TargetRow(
             example,
             example.labels.masked_fill(~scored, IGNORE_INDEX),

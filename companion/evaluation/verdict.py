@@ -118,9 +118,9 @@ def _unpaired_note(before: Evaluation, after: Evaluation) -> str:
         )
     if not causal and before.coverage != after.coverage:
         raise _incomparable(
-            "两次评估遮住的字不同",
-            "同一个分词器、同样的 seed 与 block_size，遮住同样的字",
-            "用同一个分词器各评一次；掩码模型换了分词器就不可比",
+            "两次评估考的字不同",
+            "同一个分词器、同样的 seed 与 block_size，考同样的字",
+            "用同一个分词器各评一次；除 causal_lm 外，换了分词器就不可比",
         )
     return (
         "两次评估的考题不同（分词器、词元编号或行长不同），被考的字相同：只有每字比特数可比，"

@@ -1,10 +1,13 @@
-"""续写：因果语言模型接着开头往下写。
+"""续写：模型接着开头往下写。
 
     狡兔死，走狗烹；飞鸟尽，良弓  →  藏……
 
 缺省是贪心：每一步取概率最大的词元，没有随机性。`do_sample=True` 按概率抽取，随机数由
-`seed` 定，torch 的全局随机状态不受影响。生成用的是 `model.generate`；检查点自带的生成
-设置（有的缺省就要采样）不起作用，写在参数里的才算数。
+`seed` 定，torch 的全局随机状态不受影响；`num_beams` 大于 1 是束搜索。
+
+因果语言模型的生成用 `model.generate`；检查点自带的生成设置（有的缺省就要采样）不起作
+用，写在参数里的才算数。前缀语言模型、UniLM 与 GLM 的开头是双向地读的，`generate` 做不
+到，另见 `companion.inference.prefix_completion`。
 """
 
 from collections.abc import Generator
@@ -12,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from companion.errors import ConfigError, ModelError, ObjectiveError
+from companion.errors import ModelError, ObjectiveError
+from companion.inference.decoding import Decoding
 from companion.inference.filling import without_added_spaces
 from companion.inference.running import require_causal
 from companion.models.probing import evaluation_mode
@@ -39,28 +43,34 @@ def complete(
     text: str,
     max_new_tokens: int = 40,
     *,
+    objective: str | None = None,
     do_sample: bool = False,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    num_beams: int = 1,
     seed: int = 0,
     num_return_sequences: int = 1,
 ) -> list[Completion]:
     """接着 `text` 往下写。
 
     Args:
-        checkpoint: 因果语言模型的检查点。
+        checkpoint: 检查点，用 `objective` 训练过的。
         text: 开头。
         max_new_tokens: 至多写多少词元；快到模型的位置上限时，写到上限为止。
+        objective: 它是怎样训练的：causal_lm、prefix_lm、unified_lm 或
+            blank_infilling；缺省是 causal_lm，两行位置的 GLM 是 blank_infilling。
         do_sample: 按概率抽取，而不是每步取最大的。
         temperature: 抽取时的温度；小于 1 更稳，大于 1 更散。
         top_p: 抽取时只在概率之和刚够 `top_p` 的词元里选（Holtzman 等，2020）。
+        num_beams: 大于 1 就是束搜索，每步留这么多串。
         seed: 抽取的随机种子。
-        num_return_sequences: 写几段；贪心每次都一样，只能写一段。
+        num_return_sequences: 写几段；贪心每次都一样，只能写一段，束搜索至多
+            `num_beams` 段。
 
     Raises:
-        ModelError: 不是因果语言模型，或开头已占满它的位置上限。
-        ObjectiveError: 开头没有词元。
-        ConfigError: 参数越界，或贪心要写几段。
+        ModelError: 模型与目标不合，不收这个目标的掩码，或开头已占满它的位置上限。
+        ObjectiveError: 开头没有词元，分词器缺这个目标要的词元，或这个目标不会续写。
+        ConfigError: 参数越界或互相矛盾。
 
     >>> from companion.models.loading import Checkpoint
     >>> from companion.models.tiny import tiny_model, tiny_tokenizer
@@ -69,26 +79,52 @@ def complete(
     >>> written.text.startswith("狡兔死，走狗烹；飞鸟尽，良弓")
     True
     """
+    how = Decoding(
+        max_new_tokens=max_new_tokens,
+        do_sample=do_sample,
+        temperature=temperature,
+        top_p=top_p,
+        num_beams=num_beams,
+        num_return_sequences=num_return_sequences,
+        seed=seed,
+    )
+    if objective is None:
+        two_rows = getattr(inner_model(checkpoint.model).config, "position_rows", 1) > 1
+        objective = "blank_infilling" if two_rows else "causal_lm"
+    if objective == "causal_lm":
+        return _generate(checkpoint, text, how)
+    from companion.inference.prefix_completion import complete_after_prefix
+
+    return complete_after_prefix(checkpoint, text, objective, how)
+
+
+def _generate(checkpoint: Any, text: str, how: Decoding) -> list[Completion]:
+    """因果语言模型：交给 `model.generate`。"""
     require_causal(checkpoint)
-    _check(max_new_tokens, do_sample, temperature, top_p, num_return_sequences)
+    max_new_tokens = how.max_new_tokens
+    import torch
+
     model, tokenizer = inner_model(checkpoint.model), checkpoint.tokenizer
     device = next(model.parameters()).device
-    prompt = _encode(checkpoint, text)  # (1, T)
+    prompt = torch.tensor([encode_prompt(checkpoint, text)])  # (1, T)
     limit = position_limit(model)
     if limit is not None:
         max_new_tokens = min(max_new_tokens, limit - prompt.shape[1])
     stops = stop_ids(model, tokenizer)
     sampling = (
-        {"temperature": temperature, "top_p": top_p, "top_k": 0} if do_sample else {}
+        {"temperature": how.temperature, "top_p": how.top_p, "top_k": 0}
+        if how.do_sample
+        else {}
     )
-    with evaluation_mode(model), _seeded(device, seed), _own_settings(model):
+    with evaluation_mode(model), _seeded(device, how.seed), _own_settings(model):
         outputs = model.generate(
             prompt.to(device),
             attention_mask=prompt.new_ones(prompt.shape).to(device),
             generation_config=_generation_config(
-                do_sample=do_sample,
+                do_sample=how.do_sample,
                 max_new_tokens=max_new_tokens,
-                num_return_sequences=num_return_sequences,
+                num_beams=how.num_beams,
+                num_return_sequences=how.num_return_sequences,
                 eos_token_id=stops or None,
                 pad_token_id=_pad_id(tokenizer, stops),
                 use_cache=True,
@@ -109,10 +145,13 @@ def stop_ids(model: Any, tokenizer: Any) -> list[int]:
     return sorted(set(found))
 
 
-def _encode(checkpoint: Any, text: str) -> Any:
-    """开头的编号，(1, T) int64；分词器若自动加文档结尾，这里不要。"""
-    import torch
+def encode_prompt(checkpoint: Any, text: str) -> list[int]:
+    """开头的编号；分词器若自动加文档结尾，这里不要。
 
+    Raises:
+        ObjectiveError: 开头没有词元。
+        ModelError: 开头已占满位置上限。
+    """
     tokenizer = checkpoint.tokenizer
     bare = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     if not bare:
@@ -129,7 +168,7 @@ def _encode(checkpoint: Any, text: str) -> Any:
             expected=f"少于 {checkpoint.name} 的位置上限 {limit}，才有地方续写",
             remedy="截短开头，只留最后几句",
         )
-    return torch.tensor([ids])
+    return ids
 
 
 def _completion(
@@ -137,6 +176,13 @@ def _completion(
 ) -> Completion:
     ends = [at for at, token_id in enumerate(ids) if token_id in stops]
     kept = ids[: ends[0]] if ends else ids
+    return as_completion(tokenizer, text, prompt, kept, finished=bool(ends))
+
+
+def as_completion(
+    tokenizer: Any, text: str, prompt: list[int], kept: list[int], *, finished: bool
+) -> Completion:
+    """写下的词元 `kept`（不含结尾）→ 文字。"""
     # 连着开头一起解码再减去开头：SentencePiece 单独解码会丢掉词首的空格
     whole = tokenizer.decode([*prompt, *kept], skip_special_tokens=True)
     head = tokenizer.decode(prompt, skip_special_tokens=True)
@@ -145,9 +191,9 @@ def _completion(
     else:
         new_text = tokenizer.decode(kept, skip_special_tokens=True)
     new_text = without_added_spaces(tokenizer, new_text)
-    if not ends:
+    if not finished:
         new_text = new_text.rstrip(_BROKEN)
-    return Completion(text + new_text, new_text, bool(ends))
+    return Completion(text + new_text, new_text, finished)
 
 
 def _generation_config(**options: Any) -> Any:
@@ -191,35 +237,3 @@ def _own_settings(model: Any) -> Generator[None]:
             yield
     finally:
         model.generation_config = own
-
-
-def _check(
-    max_new_tokens: int,
-    do_sample: bool,
-    temperature: float,
-    top_p: float,
-    num_return_sequences: int,
-) -> None:
-    rules = {
-        "max_new_tokens": (max_new_tokens, max_new_tokens >= 1, "正整数"),
-        "temperature": (temperature, temperature > 0, "正数；要确定的结果就用贪心"),
-        "top_p": (top_p, 0 < top_p <= 1, "大于 0、不超过 1 的数"),
-        "num_return_sequences": (
-            num_return_sequences,
-            num_return_sequences >= 1,
-            "正整数",
-        ),
-    }
-    for name, (value, good, expected) in rules.items():
-        if not good:
-            raise ConfigError(
-                found=f"{name} = {value}",
-                expected=f"{name} 是{expected}",
-                remedy=f"改正 {name}，或去掉它用缺省值",
-            )
-    if num_return_sequences > 1 and not do_sample:
-        raise ConfigError(
-            found=f"贪心续写却要 {num_return_sequences} 段",
-            expected="贪心每次都写出同一段",
-            remedy="加上 do_sample=True，或改成 num_return_sequences=1",
-        )

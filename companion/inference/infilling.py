@@ -1,9 +1,10 @@
-"""填补：编码器–解码器写出文中缺去的几段，还回完整的文字。
+"""填补：写出文中缺去的几段，还回完整的文字。
 
     智伯请[MASK]于韩康子  →  智伯请地于韩康子
 
-一处 `[MASK]` 缺一段，长短不限，由模型自己决定写到哪里为止；相连的几个算一处。T5 一类给
-每处一个哨兵，只写缺的；原来的 T5 写完末一处，还会再写一个哨兵：
+一处 `[MASK]` 缺一段，长短不限，由模型自己决定写到哪里为止；相连的几个算一处。GLM 见
+`companion.inference.blank_infilling`，这里是编码器–解码器。T5 一类给每处一个哨兵，只写
+缺的；原来的 T5 写完末一处，还会再写一个哨兵：
 
     编码器  智伯请<extra_id_0>于韩康子</s>
     解码器  <extra_id_0>地<extra_id_1></s>
@@ -14,8 +15,6 @@ BART 一类把全文重写一遍。重写难免走样，所以看得见的文字
 
 训练时缺处的两边是同一段文字切开的，这里也照样分词：SentencePiece 给一段文字的开头添 ▁，
 缺处之后的文字不能有它。
-
-形状字母：V 词表。
 """
 
 import itertools
@@ -25,17 +24,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from companion.errors import ModelError, ObjectiveError
+from companion.errors import ConfigError, ModelError, ObjectiveError
+from companion.inference.decoding import Decoding
 from companion.inference.filling import (
     MASK,
     split_at_masks,
     without_added_spaces,
 )
-from companion.models.probing import evaluation_mode
+from companion.inference.writable import never_written, sentinels
+from companion.models.probing import evaluation_mode, is_causal
 from companion.models.running import position_limit, special_edges
 from companion.models.target_head import inner_model
+from companion.objectives.blanks import START_NAMES
 
 _ANCHORS = ("。", "一")
 """缺处之后的文字接在它后面分词，再把它去掉。"""
@@ -53,24 +54,56 @@ class Infilling:
     """每处是自己写完的（真），还是到了 `max_new_tokens` 被截断的（假）。"""
 
 
-def infill(checkpoint: Any, text: str, max_new_tokens: int = 40) -> Infilling:
-    """写出每处 [MASK] 缺的文字，每步取最可能的词元。
+def infill(
+    checkpoint: Any,
+    text: str,
+    max_new_tokens: int = 40,
+    *,
+    objective: str | None = None,
+    do_sample: bool = False,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    num_beams: int = 1,
+    seed: int = 0,
+) -> Infilling:
+    """写出每处 [MASK] 缺的文字，缺省每步取最可能的词元。
 
     Args:
-        checkpoint: 编码器–解码器的检查点（T5、mT5、BART、Pegasus）。
-        text: 含一处或几处 [MASK]（或 `<extra_id_0>` …）的文字。
+        checkpoint: 编码器–解码器（T5、mT5、BART、Pegasus），或用 blank_infilling 训练
+            过的只有解码器的模型（GLM）。
+        text: 含一处或几处 [MASK]（T5 也可写 `<extra_id_0>` …，GLM 还有缺一句的 [sMASK]
+            与缺一大段的 [gMASK]）的文字。
         max_new_tokens: 每处至多写多少词元。
+        objective: 它是怎样训练的；缺省由架构定，只有解码器的是 blank_infilling。
+        do_sample: 按概率抽取；只有 GLM 可以，下同。
+        temperature: 抽取的温度。
+        top_p: 抽取时只在概率之和刚够 `top_p` 的词元里选。
+        num_beams: 大于 1 就是束搜索。
+        seed: 抽取的随机种子。
 
     Raises:
-        ModelError: 不是编码器–解码器，分词器既没有掩码也没有够用的哨兵，或文字太长。
-        ObjectiveError: 文字里没有缺处，或 `max_new_tokens` 不是正数。
+        ModelError: 模型不会填补，分词器既没有掩码也没有够用的哨兵，或文字太长。
+        ObjectiveError: 文字里没有缺处，或分词器缺 GLM 的词元。
+        ConfigError: 参数越界，或编码器–解码器要抽取、束搜索。
     """
+    how = Decoding(
+        max_new_tokens=max_new_tokens,
+        do_sample=do_sample,
+        temperature=temperature,
+        top_p=top_p,
+        num_beams=num_beams,
+        seed=seed,
+    )
+    if objective == "blank_infilling" or _is_decoder(checkpoint):
+        from companion.inference.blank_infilling import infill_blanks
+
+        return infill_blanks(checkpoint, text, how)
     require_seq2seq(checkpoint)
-    if max_new_tokens < 1:
-        raise ObjectiveError(
-            found=f"max_new_tokens = {max_new_tokens}",
-            expected="正整数",
-            remedy="改成例如 max_new_tokens=40",
+    if do_sample or num_beams > 1:
+        raise ConfigError(
+            found=f"{checkpoint.name} 是编码器–解码器，却要抽取或束搜索",
+            expected="编码器–解码器的填补每步取最可能的词元",
+            remedy="去掉 do_sample 与 num_beams，或换 GLM（starter:glm）",
         )
     tokenizer = checkpoint.tokenizer
     pieces = _pieces(text, tokenizer)
@@ -96,6 +129,17 @@ def infill(checkpoint: Any, text: str, max_new_tokens: int = 40) -> Infilling:
     return Infilling(whole, fills, [finished for _, finished in written])
 
 
+def _is_decoder(checkpoint: Any) -> bool:
+    """只有解码器，而且分词器有 GLM 的片段开头（[sop]）。"""
+    model = inner_model(checkpoint.model)
+    names = set(checkpoint.tokenizer.get_vocab())
+    return (
+        not model.config.is_encoder_decoder
+        and is_causal(model)
+        and not names.isdisjoint(START_NAMES)
+    )
+
+
 def require_seq2seq(checkpoint: Any) -> None:
     """检查点不是编码器–解码器时报错。
 
@@ -106,8 +150,9 @@ def require_seq2seq(checkpoint: Any) -> None:
     if not getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(
             found=f"{checkpoint.name} 是 {type(model).__name__}",
-            expected="编码器–解码器（T5、mT5、BART、Pegasus……）",
-            remedy="换一个编码器–解码器（例如 starter:bart），"
+            expected="编码器–解码器（T5、mT5、BART、Pegasus……），"
+            "或用 blank_infilling 训练过的 GLM",
+            remedy="换一个这样的检查点（例如 starter:bart），"
             "或用 fill 填空、complete 续写",
         )
 
@@ -140,13 +185,13 @@ def _make_task(checkpoint: Any, pieces: list[str]) -> _Task:
         return [*prefix, *bodies[0], *itertools.chain(*parts), *suffix]
 
     ends = _end_ids(inner_model(checkpoint.model).config)
-    sentinels, mask = _sentinels(tokenizer), tokenizer.mask_token_id
+    marks_of_gaps, mask = sentinels(tokenizer), tokenizer.mask_token_id
     relative = position_limit(checkpoint.model) is None  # T5 一族
-    if sentinels and (relative or mask is None):
-        _refuse_more_gaps(checkpoint, gaps, len(sentinels))
-        forced = [[mark] for mark in sentinels[:gaps]]
-        stops = ends | set(sentinels)
-        return _Task(source(sentinels[:gaps]), [*forced, suffix], stops)
+    if marks_of_gaps and (relative or mask is None):
+        _refuse_more_gaps(checkpoint, gaps, len(marks_of_gaps))
+        forced = [[mark] for mark in marks_of_gaps[:gaps]]
+        stops = ends | set(marks_of_gaps)
+        return _Task(source(marks_of_gaps[:gaps]), [*forced, suffix], stops)
     sentence = tokenizer.get_vocab().get("<mask_1>")
     if sentence is not None:
         _refuse_more_gaps(checkpoint, gaps, 1)
@@ -179,7 +224,7 @@ def _write_gaps(
     """
     model, tokenizer = inner_model(checkpoint.model), checkpoint.tokenizer
     device = next(model.parameters()).device
-    banned = _never_written(tokenizer, model.config.vocab_size).to(device)
+    banned = never_written(tokenizer, model.config.vocab_size).to(device)
     with evaluation_mode(model):
         memory = model.get_encoder()(torch.tensor([task.source], device=device))
         pending = [model.config.decoder_start_token_id]
@@ -209,14 +254,6 @@ def _write_gaps(
                 pending = [best]
                 room = None if room is None else room - 1
             yield filled, finished
-
-
-def _never_written(tokenizer: Any, vocabulary: int) -> Tensor:
-    """特殊词元（哨兵、掩码、填充……）不是文字，(V,) bool。"""
-    banned = torch.zeros(vocabulary, dtype=torch.bool)
-    banned[[*tokenizer.all_special_ids, *_sentinels(tokenizer)]] = True
-    banned[len(tokenizer) :] = True
-    return banned
 
 
 def _pieces(text: str, tokenizer: Any) -> list[str]:
@@ -261,16 +298,6 @@ def _end_ids(config: Any) -> set[int]:
     if end is None:
         return set()
     return {end} if isinstance(end, int) else set(end)
-
-
-def _sentinels(tokenizer: Any) -> list[int]:
-    """哨兵，按使用的次序；词表里没有时为空。"""
-    from companion.objectives.span_corruption import sentinel_ids_of
-
-    try:
-        return sentinel_ids_of(tokenizer).tolist()
-    except ObjectiveError:
-        return []
 
 
 def _refuse_more_gaps(checkpoint: Any, gaps: int, most: int) -> None:

@@ -38,7 +38,7 @@ def require_causal(checkpoint: Any) -> None:
 
     _require(
         checkpoint,
-        set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()),
+        {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(), "TwoRowGlmForCausalLM"},
         "因果语言模型（GPT、BLOOM、Qwen……）",
         "换一个因果语言模型（例如 starter:bloom），或用 fill 填空",
     )

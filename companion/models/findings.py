@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from companion.models.trial import Trial
     from companion.objectives import Objective
 
+DEFAULT_ROW = 512
+"""没有给行长时设想的行长，词元数。"""
+
 Severity = Literal["ok", "notice", "warning", "error"]
 
 
@@ -55,6 +58,18 @@ class Subject:
     def tokenizer(self) -> Any:
         """受检的分词器。"""
         return self.checkpoint.tokenizer
+
+    @cached_property
+    def refusal(self) -> ModelError | None:
+        """模型用不得这个目标的掩码时的缘由。"""
+        from companion.models.mask_support import require_mask
+
+        size = self.block_size or DEFAULT_ROW
+        try:
+            require_mask(self.model, *self.goal.masks, block_size=size)
+        except ModelError as error:
+            return error
+        return None
 
     @cached_property
     def trial(self) -> "Trial | ModelError | ObjectiveError":

@@ -69,6 +69,7 @@ def load_checkpoint(
     if (location.folder / "adapter_config.json").is_file():
         return _load_adapter(name, location.folder, goal)
     config = _read_config(location.folder, name)
+    goal = goal.for_config(config)
     _check_family(config, goal, name)
     notices = [*location.notices, *check_weight_files(location.folder)]
     with quiet_transformers():
@@ -93,6 +94,20 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
     return _read_tokenizer(locate(name, revision, weights=False).folder, name)[0]
 
 
+def load_objective(
+    name: str, objective: "Objective", *, revision: str | None = None
+) -> "Objective":
+    """训练目标用于这个检查点时的样子，由 config.json 看出；权重不下载。
+
+    Raises:
+        ModelError: 找不到，或设置读不懂。
+    """
+    if objective.encoder_decoder is None:
+        return objective
+    folder = locate(name, revision, weights=False).folder
+    return objective.for_config(_read_config(folder, name))
+
+
 def load_model_options(
     name: str, objective: "Objective", *, revision: str | None = None
 ) -> dict[str, Any]:
@@ -112,6 +127,7 @@ def load_model_options(
 
     folder = locate(name, revision, weights=False).folder
     config = _read_config(folder, name)
+    objective = objective.for_config(config)
     _check_family(config, objective, name)
     with quiet_transformers(), torch.device("meta"):
         hull = getattr(transformers, objective.auto_class).from_config(config)

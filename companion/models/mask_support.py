@@ -79,15 +79,30 @@ def mask_verdict(
 
 
 def require_mask(
-    model: Any, mask: "MaskKind", *, packed: bool = False, block_size: int | None = None
+    model: Any,
+    *masks: "MaskKind",
+    packed: bool = False,
+    block_size: int | None = None,
 ) -> None:
-    """用不得这种掩码时报错；参数同 `mask_verdict`。
+    """有一种掩码用不得就报错；一种也没有给，就什么也不试。
+
+    Args:
+        model: 已装好的模型。
+        *masks: 掩码的名字，一次前向全部试过。
+        packed: 同 `mask_verdict`。
+        block_size: 同 `mask_verdict`。
 
     Raises:
         ModelError: 模型不收四维掩码，或收下而不照办。
     """
-    verdict = mask_verdict(model, mask, packed=packed, block_size=block_size)
-    if not verdict:
+    verdicts = (
+        _verdicts(model, [(mask, packed) for mask in masks], block_size)
+        if masks
+        else []
+    )
+    for mask, verdict in zip(masks, verdicts, strict=True):
+        if verdict:
+            continue
         raise ModelError(
             found=f"{type(model).__name__} 用不得 {mask} 掩码：{verdict.reason}",
             expected="收四维掩码而且照办的模型",

@@ -5,7 +5,7 @@ from typing import Any
 
 from companion.errors import CompanionError
 from companion.models.device import Device, overflows_in_fp16
-from companion.models.findings import Finding, Subject
+from companion.models.findings import DEFAULT_ROW, Finding, Subject
 from companion.models.leaks import can_pack
 from companion.models.probing import evaluation_mode, position_table
 
@@ -13,8 +13,8 @@ _NO_BETTER_THAN_GUESSING = 0.9
 """损失达到 ln V 的这一比例，就算没有学过。"""
 _PADDING_TOLERANCE = 1e-4
 """相对于输出幅度；float32 的舍入在 1e-6 左右。"""
-_TOKENS_PER_BATCH, _ROW = 4096, 512
-"""估计激活时设想的批量与行长，词元数。"""
+_TOKENS_PER_BATCH = 4096
+"""估计激活时设想的批量，词元数。"""
 _MEMORY_SHARE = 0.9
 
 
@@ -26,7 +26,7 @@ def check_head(subject: Subject) -> Finding:
             "notice",
             "head",
             "没有试读，不知道输出头学过没有",
-            "造不出试读的题，或句子太短，没有可考的词元",
+            "造不出试读的题，模型用不得掩码，或句子太短，没有可考的词元",
             "先改正上面的错误，或换长些的文字",
         )
     guessing = math.log(subject.model.config.vocab_size)
@@ -72,7 +72,7 @@ def check_padding(subject: Subject) -> Finding:
             "notice",
             "padding",
             "没有试读，不知道填充渗不渗",
-            "造不出试读的题",
+            "造不出试读的题，或模型用不得掩码",
             "先改正上面的错误",
         )
     if change <= _PADDING_TOLERANCE:
@@ -90,6 +90,17 @@ def check_padding(subject: Subject) -> Finding:
         causes.get(kind, "模型没有按注意力掩码忽略填充"),
         remedies.get(kind, "按长度分桶以少填充；评估时固定批量，分数才可比"),
     )
+
+
+def check_mask(subject: Subject) -> Finding:
+    """目标自己给出的四维掩码，模型收不收、照不照办。"""
+    masks, refusal = subject.goal.masks, subject.refusal
+    if refusal is not None:
+        expected = f"应当：{refusal.expected}"
+        return Finding("error", "mask", refusal.found, expected, refusal.remedy)
+    if masks:
+        return Finding("ok", "mask", f"试过：照办 {'、'.join(masks)} 掩码")
+    return Finding("ok", "mask", "谁看得见谁由模型自己定")
 
 
 def check_packing(subject: Subject) -> Finding:
@@ -148,7 +159,7 @@ def check_precision(subject: Subject) -> Finding:
 
 def check_memory(subject: Subject) -> Finding:
     """权重、梯度、Adam 状态与激活，设备装不装得下。"""
-    size = subject.block_size or _ROW
+    size = subject.block_size or DEFAULT_ROW
     need = training_memory(subject.model, subject.device, _TOKENS_PER_BATCH, size)
     have = subject.device.memory_bytes
     message = f"训练约需 {_size(need)}，{subject.device.name} 有 {_size(have)}"
@@ -215,7 +226,7 @@ def _mean_loss(subject: Subject) -> float | None:
     from companion.models.trial import trial_batch
 
     trial = subject.trial
-    if isinstance(trial, CompanionError) or not trial.examples:
+    if subject.refusal or isinstance(trial, CompanionError) or not trial.examples:
         return None
     batch = trial_batch(subject.model, trial, trial.examples)
     with evaluation_mode(subject.model):
@@ -228,7 +239,7 @@ def _padding_change(subject: Subject) -> float | None:
     from companion.models.trial import trial_batch
 
     trial = subject.trial
-    if isinstance(trial, CompanionError) or trial.longer is None:
+    if subject.refusal or isinstance(trial, CompanionError) or trial.longer is None:
         return None
     first = trial.examples[0]
     with evaluation_mode(subject.model):

@@ -15,12 +15,14 @@ from companion.models.findings import Finding, Subject
 from companion.models.model_checks import (
     check_block_size,
     check_head,
+    check_mask,
     check_memory,
     check_packing,
     check_padding,
     check_precision,
     check_tied_weights,
 )
+from companion.models.running import fitted_objective
 from companion.models.tiny_tokenizers import TINY_TEXT
 from companion.models.tokenizer_checks import (
     check_end_token,
@@ -44,6 +46,7 @@ CHECKS: tuple[Callable[[Subject], Finding], ...] = (
     check_vocabulary,
     check_unknown,
     check_tokens_per_char,
+    check_mask,
     check_head,
     check_tied_weights,
     check_padding,
@@ -76,12 +79,11 @@ def check_checkpoint(
         每项检查一条结果，按 `CHECKS` 的次序；打开时的提醒在最后。
     """
     from companion.models.loading import quiet_transformers
-    from companion.objectives import get_objective
 
     texts = islice(filter(str.strip, corpus_texts or TINY_TEXT), _MAX_TEXTS)
     subject = Subject(
         checkpoint=checkpoint,
-        goal=get_objective(objective) if isinstance(objective, str) else objective,
+        goal=fitted_objective(checkpoint.model, objective),
         texts=tuple(text[:_MAX_CHARS] for text in texts) or TINY_TEXT,
         block_size=block_size,
         device=device or best_device(checkpoint.model.config.model_type),

@@ -9,6 +9,8 @@ from companion.batch import Batch
 
 _POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")
 """位置表在各架构里的属性名：BERT 一族，GPT-2，BART 与 OPT。"""
+_OPTIONAL = ("position_ids", "token_type_ids")
+"""批量里可有可无、有的模型不收的两项。"""
 
 
 @contextmanager
@@ -30,23 +32,34 @@ def adapt_batch(model: Any, batch: Batch) -> Batch:
     """把整理器的批量改成这个模型收得下的样子，原批量不动。
 
     整理器不认识模型，位置一律从 0 数起。RoBERTa 一族从 `pad_token_id + 1` 数起，这里
-    补上；不收 `position_ids` 的模型，这里去掉。训练与评估喂模型之前都经过它。
+    补上；模型不收的 `position_ids`、`token_type_ids`，这里去掉；加性掩码换成模型的浮点
+    类型。训练与评估喂模型之前都经过它。
 
     Args:
         model: transformers 的模型，不带 DDP、peft 的外壳。
         batch: 整理器的输出。
 
     Returns:
-        键与形状都与 `batch` 相同，至多少一个 `position_ids`。
+        键与形状都与 `batch` 相同，至多少了模型不收的两项。
     """
-    if "position_ids" not in batch:
-        return batch
-    adapted = dict(batch)
-    if takes(model, "position_ids"):
-        adapted["position_ids"] = batch["position_ids"] + position_offset(model)
-    else:
-        del adapted["position_ids"]
+    adapted = {
+        name: _in_dtype(value, model.dtype)
+        for name, value in batch.items()
+        if name not in _OPTIONAL or takes(model, name)
+    }
+    if "position_ids" in adapted:
+        adapted["position_ids"] = adapted["position_ids"] + position_offset(model)
     return adapted
+
+
+def _in_dtype(value: Any, dtype: Any) -> Any:
+    """加性掩码换成 `dtype`：遮住处是它的最小有限值，不溢出成 −inf；别的张量原样。"""
+    import torch
+
+    if not value.is_floating_point() or value.dtype == dtype:
+        return value
+    least = torch.tensor(torch.finfo(dtype).min, dtype=dtype, device=value.device)
+    return torch.where(value < 0, least, torch.zeros_like(least))
 
 
 def takes(model: Any, argument: str) -> bool:

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 from companion.errors import ModelError
 from companion.models.probing import position_table
 from companion.models.target_head import inner_model
-from companion.objectives import Objective
+from companion.objectives import Objective, get_objective
 
 _PROBE = "一"
+DEFAULT_BLOCK_SIZE = 512
 
 
 class Edges(NamedTuple):
@@ -33,12 +34,25 @@ def special_edges(tokenizer: Any) -> Edges:
     return Edges((), ())
 
 
+def fitted_objective(model: Any, objective: str | Objective) -> Objective:
+    """训练目标用于这个模型时的样子：整理器与移位随模型有没有编码器而定。
+
+    Args:
+        model: transformers 的模型，可以带外壳。
+        objective: 训练目标或它的键。
+    """
+    goal = get_objective(objective) if isinstance(objective, str) else objective
+    return goal.for_config(inner_model(model).config)
+
+
 def model_options(model: Any, objective: Objective) -> dict[str, Any]:
     """整理器的参数里只有模型知道的几项。
 
     - `decoder_start_token_id`：解码器的第一个输入，T5 是填充词元，BART 是 `</s>`。
     - `keep_positions`：解码器用绝对位置（BART），片段要留在原来的位置上（MASS）。
     - `type_vocab_size`：段编号有几种。
+    - `position_rows`：位置有几行；GLM 的是两行，别的都是一行。
+    - `max_length`：位置够一篇文档用多少词元；没有上限时为 None。
 
     Raises:
         ModelError: 编码器–解码器的设置里没有 `decoder_start_token_id`。
@@ -60,6 +74,10 @@ def model_options(model: Any, objective: Objective) -> dict[str, Any]:
         options["keep_positions"] = position_limit(model) is not None
     if "type_vocab_size" in objective.model_options:
         options["type_vocab_size"] = getattr(config, "type_vocab_size", 0) or 0
+    if "position_rows" in objective.model_options:
+        options["position_rows"] = getattr(config, "position_rows", 1)
+    if "max_length" in objective.model_options:
+        options["max_length"] = position_limit(model)
     return options
 
 
@@ -74,3 +92,12 @@ def position_limit(model: Any) -> int | None:
     if table is not None:
         return table
     return getattr(inner.config, "max_position_embeddings", None)
+
+
+def default_block_size(model: Any) -> int:
+    """没有说一行多长时取多长：512，但不超过位置上限，也不超过预训练时的长度。
+
+    T5 的相对位置没有上限，`n_positions` 是它预训练时的行长；更长的行读得进，读不好。
+    """
+    trained = getattr(inner_model(model).config, "n_positions", None)
+    return min(filter(None, (DEFAULT_BLOCK_SIZE, position_limit(model), trained)))

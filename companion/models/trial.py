@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from companion.batch import Batch, Feature
+from companion.models.findings import DEFAULT_ROW
 from companion.models.probing import adapt_batch, takes
 from companion.models.running import model_options, position_limit, special_edges
 from companion.objectives import Objective
@@ -16,7 +17,6 @@ from companion.objectives.example import Example
 
 _MAX_SENTENCES, _MAX_TOKENS = 16, 60
 """试读的句数与每句的词元数。"""
-_DEFAULT_ROW = 512
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def make_trial(
     )
     prefix, suffix = special_edges(tokenizer)
     limit = position_limit(model)
-    row = block_size or min(_DEFAULT_ROW, limit or _DEFAULT_ROW)
+    row = block_size or min(DEFAULT_ROW, limit or DEFAULT_ROW)
     goal.row_capacity(collator, row, len(prefix) + len(suffix))
     # 连写两遍也要放得下
     room = max(0, min(_MAX_TOKENS, ((limit or row) - len(prefix) - len(suffix)) // 2))

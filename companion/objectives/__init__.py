@@ -6,9 +6,12 @@
 import difflib
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from companion.errors import ObjectiveError
+
+if TYPE_CHECKING:
+    from companion.objectives.attention import MaskKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +33,26 @@ class Objective:
     """设置里属于本目标的字段，原样传给整理器。"""
     model_options: tuple[str, ...] = field(default=())
     """整理器的参数里只有模型知道的（`companion.models.running.model_options`）。"""
+    masks: "tuple[MaskKind, ...]" = field(default=())
+    """整理器自己给出哪几种四维掩码（`attention.MaskKind`）；空的由模型自己补。"""
+    usage: Literal["complete", "fill", "infill"]
+    """训练好的模型怎样用：续写、填空，还是填补；样张与填空题照此作答。"""
     frozen_options: dict[str, Any] = field(default_factory=dict)
     """评估出题时交给整理器的参数；其余取缺省值，与训练的设置无关。"""
     starter: str
     """离线演示所用的起步模型。"""
+    encoder_decoder: "Objective | None" = None
+    """同一个目标用于编码器–解码器时的样子；没有第二种样子的为 None。"""
+
+    def for_config(self, config: Any) -> "Objective":
+        """用于这种模型时的样子。
+
+        Args:
+            config: 模型的 transformers 设置。
+        """
+        if self.encoder_decoder is not None and config.is_encoder_decoder:
+            return self.encoder_decoder
+        return self
 
     @property
     def seq2seq(self) -> bool:
@@ -60,6 +79,7 @@ OBJECTIVES: dict[str, Objective] = {
         auto_class="AutoModelForCausalLM",
         causal=True,
         collator="companion.objectives.causal_lm:CausalLMCollator",
+        usage="complete",
         starter="starter:bloom",
     ),
     "masked_lm": Objective(
@@ -76,6 +96,7 @@ OBJECTIVES: dict[str, Objective] = {
             "mask_replace_prob": 1.0,
             "random_replace_prob": 0.0,
         },
+        usage="fill",
         starter="starter:bert",
     ),
     "span_corruption": Objective(
@@ -94,7 +115,8 @@ OBJECTIVES: dict[str, Objective] = {
             "seed",
         ),
         model_options=("decoder_start_token_id",),
-        starter="starter:bart",
+        usage="infill",
+        starter="starter:t5",
     ),
     "text_infilling": Objective(
         key="text_infilling",
@@ -115,6 +137,7 @@ OBJECTIVES: dict[str, Objective] = {
         ),
         model_options=("decoder_start_token_id",),
         frozen_options={"permute_sentences": False},
+        usage="infill",
         starter="starter:bart",
     ),
     "masked_seq2seq": Objective(
@@ -129,6 +152,7 @@ OBJECTIVES: dict[str, Objective] = {
         model_options=("decoder_start_token_id", "keep_positions"),
         # 训练时 10% 原样保留；考题里留着，答案就写在题面上
         frozen_options={"mask_replace_prob": 1.0, "random_replace_prob": 0.0},
+        usage="infill",
         starter="starter:bart",
     ),
     "gap_sentences": Objective(
@@ -141,7 +165,8 @@ OBJECTIVES: dict[str, Objective] = {
         collator="companion.objectives.gap_sentences:GapSentencesCollator",
         options=("noise_density", "strategy", "seed"),
         model_options=("decoder_start_token_id",),
-        starter="starter:bart",
+        usage="infill",
+        starter="starter:t5",
     ),
     "mixture_of_denoisers": Objective(
         key="mixture_of_denoisers",
@@ -153,7 +178,74 @@ OBJECTIVES: dict[str, Objective] = {
         collator="companion.objectives.mixture_of_denoisers:MixtureOfDenoisersCollator",
         options=("seed",),
         model_options=("decoder_start_token_id",),
-        starter="starter:bart",
+        usage="infill",
+        starter="starter:t5",
+    ),
+    "prefix_lm": Objective(
+        key="prefix_lm",
+        title="前缀语言建模",
+        family="只有解码器的模型（GPT-2、Llama、Qwen、GLM）；编码器–解码器（T5、BART）",
+        paper="Raffel 等，2020，§3.2.1、§3.2.3；适应：Lester 等，2021，§2.2",
+        auto_class="AutoModelForCausalLM",
+        causal=True,
+        collator="companion.objectives.prefix_lm:PrefixLMCollator",
+        options=("seed",),
+        model_options=("max_length",),
+        masks=("prefix",),
+        usage="complete",
+        starter="starter:glm",
+        encoder_decoder=Objective(
+            key="prefix_lm",
+            title="前缀语言建模",
+            family="编码器–解码器（T5、BART）",
+            paper="Raffel 等，2020，§3.2.1、§3.2.3；适应：Lester 等，2021，§2.2",
+            auto_class="AutoModelForSeq2SeqLM",
+            causal=False,
+            collator="companion.objectives.prefix_lm:PrefixSeq2SeqCollator",
+            options=("seed",),
+            model_options=("decoder_start_token_id",),
+            usage="complete",
+            starter="starter:bart",
+        ),
+    ),
+    "unified_lm": Objective(
+        key="unified_lm",
+        title="统一语言建模",
+        family="掩码语言模型（UniLM 的目标，用于 BERT、RoBERTa、ERNIE、SikuBERT）",
+        paper="Dong 等，2019，§2.3–2.5",
+        auto_class="AutoModelForMaskedLM",
+        causal=False,
+        collator="companion.objectives.unified_lm:UnifiedLMCollator",
+        options=("mlm_probability", "fine_tuning", "target_mask_probability", "seed"),
+        model_options=("type_vocab_size", "max_length"),
+        frozen_options={
+            "mlm_probability": 0.15,
+            "mask_replace_prob": 1.0,
+            "random_replace_prob": 0.0,
+        },
+        masks=("bidirectional", "seq2seq", "left_to_right", "right_to_left"),
+        usage="fill",
+        starter="starter:bert",
+    ),
+    "blank_infilling": Objective(
+        key="blank_infilling",
+        title="自回归填空",
+        family="只有解码器的模型（GLM 的目标，用于 GLM、Llama、Qwen）",
+        paper="Du 等，2022，§2.1–2.3",
+        auto_class="AutoModelForCausalLM",
+        causal=False,
+        collator="companion.objectives.blank_infilling:BlankInfillingCollator",
+        options=(
+            "sentence_probability",
+            "document_probability",
+            "noise_density",
+            "poisson_lambda",
+            "seed",
+        ),
+        model_options=("position_rows", "max_length"),
+        masks=("prefix",),
+        usage="infill",
+        starter="starter:glm",
     ),
 }
 

@@ -34,7 +34,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from companion.batch import IGNORE_INDEX, Batch
+from companion.batch import IGNORE_INDEX, Batch, Feature
 from companion.errors import ObjectiveError
 from companion.objectives.blanks import (
     BlankTokens,
@@ -197,6 +197,22 @@ class BlankInfillingCollator(ExplicitMaskCollator):
         lots = uniform(documents.keys, int(rank.max(initial=0)) + 1, _SHUFFLE)
         order = lots[spans.documents, rank]
         return blank_documents(documents, spans, order, masks, self.tokens)
+
+    def hide(self, feature: Feature, noise: NDArray[np.bool_]) -> Example:
+        """挖去指定的词元，相连的成一个词元级的空；填空题用，没有随机。
+
+        Args:
+            feature: 一个样本，只有一篇文档。
+            noise: 要挖的，与不带首尾特殊词元的正文等长，bool。
+        """
+        edges = np.diff(np.pad(noise, 1).astype(np.int8))
+        starts, stops = np.flatnonzero(edges > 0), np.flatnonzero(edges < 0)
+        spans = Spans(np.zeros_like(starts), starts, stops - starts)
+        order = np.arange(len(starts), dtype=np.float64)
+        masks = np.array([self.tokens.mask])
+        return blank_documents(self.read([feature]), spans, order, masks, self.tokens)[
+            0
+        ]
 
     def choose_spans(self, documents: Documents) -> tuple[Spans, NDArray[np.int64]]:
         """每篇的层次与片段。

@@ -30,11 +30,14 @@ MAX_SPAN = 39
 _LENGTHS, _ORDER, _PLACES, _SENTENCES, _TAIL = range(10, 15)
 """各处随机数的流。"""
 
+START_NAMES = ("[sop]", "<sop>", "<|startofpiece|>")
+"""片段开头的几种写法；词表里有它，就是用 GLM 的填空训练过的。"""
+
 _NAMES = {
     "mask": ("[MASK]",),
     "sentence_mask": ("[sMASK]",),
     "document_mask": ("[gMASK]",),
-    "start": ("[sop]", "<sop>", "<|startofpiece|>"),
+    "start": START_NAMES,
     "end": ("[eop]", "<eop>", "<|endofpiece|>"),
 }
 """各种空与起止词元的名字；GLM、ChatGLM、GLM-4 写法不一，取词表里有的第一个。"""
@@ -95,7 +98,7 @@ def find_blank_tokens(
             f'{{"extra_special_tokens": {missing!r}}})，'
             "再 model.resize_token_embeddings(len(tokenizer))；"
             "只缺 [sMASK]、[gMASK] 时也可以把 sentence_probability、"
-            "document_probability 设为 0",
+            "document_probability 设为 0（考题三级都有，所以另加 eval=false）",
         )
     return BlankTokens(**found)
 

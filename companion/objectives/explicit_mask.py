@@ -74,15 +74,17 @@ class ExplicitMaskCollator(ABC):
         """样本 → 批量；不改动样本。"""
         return self.collate(self.examples(features))
 
+    def read(self, features: Sequence[Feature]) -> Documents:
+        """一批样本首尾相接成一张文档表。"""
+        return read_documents(features, self._special_ids, self._edge_ids, self.seed)
+
     def examples(self, features: Sequence[Feature]) -> list[Example]:
         """样本 → 破坏之后、补齐之前的样子。
 
         Raises:
             ObjectiveError: 前缀与文字一样长，或破坏之后超过 `max_length`。
         """
-        examples = self.corrupt(
-            read_documents(features, self._special_ids, self._edge_ids, self.seed)
-        )
+        examples = self.corrupt(self.read(features))
         if self.max_length is not None:
             for feature, example in zip(features, examples, strict=True):
                 _check_length(feature, example, self.max_length)

@@ -73,6 +73,17 @@ class PrefixLMCollator(ExplicitMaskCollator):
         }
         return [Example(**row) for row in split_rows(columns, documents.row_sizes)]
 
+    def hide(self, feature: Feature, noise: NDArray[np.bool_]) -> Example:
+        """在第一个要遮的词元之前切开；填空题用，没有随机。
+
+        Args:
+            feature: 一个样本，只有一篇文档。
+            noise: 要遮的，与不带首尾特殊词元的正文等长，bool。
+        """
+        left = int(self.read([feature]).lefts[0])
+        split = left + int(noise.argmax())
+        return self.examples([{**feature, "prefix_length": split}])[0]
+
 
 @dataclass
 class PrefixSeq2SeqCollator(Seq2SeqCollator):

@@ -45,6 +45,7 @@ def plot_attention(
     title: str = "注意力的可见范围",
     query_tokens: Sequence[str] | None = None,
     documents: Sequence[int] | None = None,
+    parts: Sequence[int] | None = None,
 ) -> "Figure":
     """画一个可见矩阵。
 
@@ -54,9 +55,10 @@ def plot_attention(
         title: 图题。
         query_tokens: 查询的词元，(Q,)；省略时与 `tokens` 相同。
         documents: 每列属于第几个文档，(K,)；交界处画粗线。只用于自注意力。
+        parts: 每列属于哪一部分（前缀与后缀，A 与 B），(K,)；交界处画虚线。
 
     Raises:
-        ObjectiveError: 不是二维 bool 矩阵，或词元、文档的个数与它不合。
+        ObjectiveError: 不是二维 bool 矩阵，或词元、文档、部分的个数与它不合。
     """
     panel = AttentionPanel(
         title=title,
@@ -65,6 +67,7 @@ def plot_attention(
         keys=tokens,
         query_documents=documents,
         key_documents=documents,
+        parts=parts,
     )
     mask = _check_panel(panel)
     with drawing():
@@ -181,6 +184,7 @@ def _check_panel(panel: AttentionPanel) -> "NDArray[np.bool_]":
     check_length("query_tokens", panel.queries, array.shape[0])
     check_length("tokens", panel.keys, array.shape[1])
     check_length("documents", documents, array.shape[1])
+    check_length("parts", panel.parts, array.shape[1])
     if documents is panel.query_documents is not None and len(set(array.shape)) > 1:
         raise ObjectiveError(
             found=f"给了 documents，而矩阵的形状是 {array.shape}",
@@ -212,14 +216,25 @@ def _draw_mask(axes: "Axes", mask: "NDArray[np.bool_]", panel: AttentionPanel) -
         axes.vlines(
             [k + 0.5 for k in range(num_keys - 1)], -0.5, num_queries - 0.5, **grid
         )
+    for at in _borders(panel.parts):
+        for draw in (axes.axhline, axes.axvline):
+            draw(at, linestyle=(0, (4, 2))).set(
+                color=style.INK, linewidth=1.2, gid=f"part-{at:g}"
+            )
     for documents, draw in (
         (panel.query_documents, axes.axhline),
         (panel.key_documents, axes.axvline),
     ):
-        if documents is not None:
-            for at in np.flatnonzero(np.diff(np.asarray(documents))) + 0.5:
-                draw(at).set(color=style.INK, linewidth=2.0, gid=f"boundary-{at:g}")
+        for at in _borders(documents):
+            draw(at).set(color=style.INK, linewidth=2.0, gid=f"boundary-{at:g}")
     name_ticks(axes, panel.queries, panel.keys, num_queries, num_keys)
+
+
+def _borders(numbers: Sequence[int] | None) -> list[float]:
+    """编号变了的地方，在两格之间。"""
+    if numbers is None:
+        return []
+    return (np.flatnonzero(np.diff(np.asarray(numbers))) + 0.5).tolist()
 
 
 def _boxes(mask: "NDArray[np.bool_]") -> "list[NDArray[np.float64]]":
@@ -260,12 +275,17 @@ def _say_mask(panel: AttentionPanel, mask: "NDArray[np.bool_]") -> str:
     text += f"{mask.size} 格中 {int(mask.sum())} 格看得见"
     if num_queries == num_keys and not panel.cross:
         lower = np.tri(num_queries, dtype=np.bool_)
+        leading = int(mask.all(axis=0).cumprod().sum())  # 前几列谁都看得见
         if mask.all():
             text += "，处处双向"
         elif np.array_equal(mask, lower):
             text += "，每个词元只看得见自己和左边（因果）"
         elif not (mask & ~lower).any():
             text += "，没有一个词元看得见右边"
+        elif np.array_equal(mask, lower.T):
+            text += "，每个词元只看得见自己和右边"
+        elif np.array_equal(mask, lower | (np.arange(num_queries) < leading)):
+            text += f"，前 {leading} 个谁都看得见，其余只看得见自己和左边（前缀）"
         elif np.array_equal(mask, mask.T):
             text += "，看得见总是相互的"
     if panel.query_documents is not None and panel.key_documents is not None:

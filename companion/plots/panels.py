@@ -23,5 +23,7 @@ class AttentionPanel:
     """行属于第几个文档，(Q,)；交界处画粗线。"""
     key_documents: Sequence[int] | None = None
     """列属于第几个文档，(K,)。"""
+    parts: Sequence[int] | None = None
+    """自注意力的一行分成几部分（前缀与后缀，A 与 B），(Q,)；交界处画虚线。"""
     cross: bool = False
     """行与列是两条不同的行（交叉注意力）。"""

@@ -25,7 +25,7 @@ _GRANULARITIES = {"whole_word": "（全词）"}
 
 
 def example_rows(
-    objective: str,
+    objective: str | Objective,
     text: str | Sequence[str],
     tokenizer: Any,
     seed: int = 0,
@@ -57,7 +57,7 @@ def example_rows(
 
 
 def show_example(
-    objective: str,
+    objective: str | Objective,
     text: str | Sequence[str],
     tokenizer: Any,
     seed: int = 0,
@@ -70,7 +70,7 @@ def show_example(
     """把文字交给真正的整理器，取回一行。
 
     Args:
-        objective: 训练目标的键。
+        objective: 训练目标或它的键。
         text: 一段文字；给几段就打包成一行，每段是一个文档。
         tokenizer: transformers 的分词器。
         seed: 噪声的种子；没有噪声的目标不用它。
@@ -84,7 +84,7 @@ def show_example(
     Raises:
         ObjectiveError: 没有这个目标或参数，没有文字，或与分词器不合。
     """
-    goal = get_objective(objective)
+    goal = get_objective(objective) if isinstance(objective, str) else objective
     texts = [text] if isinstance(text, str) else list(text)
     settings = {**options, **({"seed": seed} if "seed" in goal.options else {})}
     _check(goal, texts, settings)

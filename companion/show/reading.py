@@ -6,7 +6,7 @@
 形状字母：T 原文一行的词元数，L 输入长，K 解码器的行长。
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from companion.batch import IGNORE_INDEX, Batch, Feature
@@ -37,6 +37,8 @@ class Example:
     """整理器给出的输入，(L,)。"""
     labels: list[int]
     """整理器给出的标签，(L,) 或 (K,)；−100 处不计损失。"""
+    batch: Batch
+    """整理器给出的批量，只有这一行；可以原样交给模型。"""
     explicit: bool = False
     """可见矩阵由批量自己给出（四维掩码），不是模型补上的。"""
     position_ids: list[Any] | None = None
@@ -49,14 +51,19 @@ class Example:
     """解码器的自注意力，(K, K) bool。"""
     cross_visible: "NDArray[np.bool_] | None" = None
     """解码器看编码器，(K, L) bool。"""
+    parts: list[int] | None = None
+    """输入的哪些位置是前缀（或 GLM 的 A 部分），是为 1，(L,)；只有前缀语言模型有。"""
+    reverse: bool = False
+    """前缀之外看自己与右边，而不是左边。"""
 
     def masks(self) -> list[AttentionPanel]:
         """谁看得见谁：编码器–解码器有三个矩阵，别的只有一个。"""
-        rows, title = self.rows, "谁看得见谁"
-        if isinstance(rows, LabelRows):
-            return [_panel(title, self.visible, rows.inputs, rows.document)]
-        if self.decoder_visible is None or self.cross_visible is None:
-            return [_panel(title, self.visible, *rows.joined())]
+        rows = self.rows
+        alone = isinstance(rows, LabelRows)
+        if alone or self.decoder_visible is None or self.cross_visible is None:
+            row = (rows.inputs, rows.document) if alone else rows.joined()
+            panel = _panel(self._mask_title, self.visible, *row)
+            return [replace(panel, parts=self.parts)]
         encoder = rows.inputs, rows.input_document
         decoder = rows.decoder_inputs, rows.decoder_document
         return [
@@ -72,6 +79,19 @@ class Example:
                 cross=True,
             ),
         ]
+
+    @property
+    def _mask_title(self) -> str:
+        """一张矩阵的题目；前缀语言模型的说出是哪一种。"""
+        title = "谁看得见谁"
+        if self.parts is None:
+            return title
+        if isinstance(self.rows, PairRows):
+            return f"{title}：{self.rows.sides[0]}双向，{self.rows.sides[1]}从左到右"
+        way = "从右到左" if self.reverse else "从左到右"
+        if all(self.parts):
+            return f"{title}：双向"
+        return f"{title}：前缀双向，其余{way}" if any(self.parts) else f"{title}：{way}"
 
 
 def _panel(
@@ -173,11 +193,15 @@ class Reader:
 
     def _example(self, rows: LabelRows | PairRows, **visible: Any) -> Example:
         extra = ("position_ids", "token_type_ids", "decoder_input_ids")
+        prefix = self.example.prefix
         return Example(
             rows,
             input_ids=self.batch["input_ids"][0].tolist(),
             labels=self.batch["labels"][0].tolist(),
+            batch=self.batch,
             explicit=self.batch["attention_mask"].ndim == 4,
+            parts=None if prefix is None else prefix.int().tolist(),
+            reverse=self.example.reverse,
             **{k: self.batch[k][0].tolist() for k in extra if k in self.batch},
             **visible,
         )

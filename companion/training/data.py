@@ -20,11 +20,15 @@ from companion.corpus.store import TokenStore
 from companion.corpus.tokens import tokenize_documents
 from companion.corpus.words import Segmenter, jieba_segmenter
 from companion.errors import ConfigError, CorpusError
-from companion.models.running import model_options, position_limit, special_edges
+from companion.models.running import (
+    default_block_size,
+    model_options,
+    position_limit,
+    special_edges,
+)
 from companion.objectives import Objective
 from companion.training.batching import BatchPlan, Replay, plan_batches
 
-DEFAULT_BLOCK_SIZE = 512
 _SCANNED = 1 << 22
 """一次查多少词元。"""
 
@@ -110,16 +114,14 @@ def _held_out(spec: str) -> Iterable[Document]:
 
 
 def choose_block_size(config: TrainingConfig, model: Any) -> int:
-    """一行的长度：用户给的，或 512 与模型上限之小者。
+    """一行的长度：用户给的，或缺省的（不超过一个微批量）。
 
     Raises:
         ConfigError: 用户给的超过模型的位置上限。
     """
     limit = position_limit(model)
     if config.block_size is None:
-        return min(
-            DEFAULT_BLOCK_SIZE, config.tokens_per_batch, limit or DEFAULT_BLOCK_SIZE
-        )
+        return min(config.tokens_per_batch, default_block_size(model))
     if limit is not None and config.block_size > limit:
         raise ConfigError(
             found=f"block_size {config.block_size} 超过模型的位置上限 {limit}",

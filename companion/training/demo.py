@@ -21,7 +21,7 @@ def demo_config(objective: str, output: str | Path) -> TrainingConfig:
     return TrainingConfig(
         objective=goal.key,
         model=goal.starter,
-        corpus="sample:modern" if goal.causal else "sample:classical",
+        corpus="sample:modern" if goal.usage == "complete" else "sample:classical",
         general=str(samples / "general.valid.txt"),
         replay=str(samples / "general.train.txt"),
         replay_ratio=0.2,
@@ -47,5 +47,5 @@ def run_demo(objective: str, output: Path, **options: Any) -> TrainingResult:
         **options: 同 `train`。
     """
     goal = get_objective(objective)
-    clozes = read_cloze("modern" if goal.causal else "classical")
+    clozes = read_cloze("modern" if goal.usage == "complete" else "classical")
     return train(demo_config(objective, output), clozes=clozes, **options)

@@ -24,6 +24,8 @@ from companion.evaluation.comparison import (
 from companion.models.device import Device, best_device
 from companion.models.leaks import PackingVerdict, can_pack
 from companion.models.loading import Checkpoint, load_checkpoint
+from companion.models.mask_support import require_mask
+from companion.models.running import fitted_objective
 from companion.models.saving import save_checkpoint
 from companion.models.target_head import inner_model
 from companion.objectives import Objective, get_objective
@@ -105,12 +107,15 @@ def train(
     output = Path(config.output)
     config = team.ask_main(lambda: _claim(config, team, resume=resume))
     checkpoint = load_checkpoint(config.model, objective)
+    objective = fitted_objective(checkpoint.model, objective)
     for notice in checkpoint.notices:
         say(f"注意：{notice}")
     device = best_device(checkpoint.model.config.model_type)
     check_means(config, checkpoint.model, device.kind)
     corpora = read_corpora(config)
-    config, verdict = team.ask_main(lambda: _choose(config, checkpoint.model, device))
+    config, verdict = team.ask_main(
+        lambda: _choose(config, objective, checkpoint.model, device)
+    )
     data = team.main_first(
         lambda: prepare_data(
             config,
@@ -176,9 +181,14 @@ def _claim(config: TrainingConfig, team: Team, *, resume: bool) -> TrainingConfi
 
 
 def _choose(
-    config: TrainingConfig, model: Any, device: Device
+    config: TrainingConfig, objective: Objective, model: Any, device: Device
 ) -> tuple[TrainingConfig, PackingVerdict]:
-    """没有给的几项选定下来，写进 config.yaml，续训与重跑才不会另选。"""
+    """没有给的几项选定下来，写进 config.yaml，续训与重跑才不会另选。
+
+    Raises:
+        ConfigError: 某项与模型不合。
+        ModelError: 模型用不得这个目标的掩码。
+    """
     precision = device.precision if config.precision == "auto" else config.precision
     config = replace(
         config,
@@ -186,6 +196,7 @@ def _choose(
         block_size=choose_block_size(config, model),
         precision=precision,
     )
+    require_mask(model, *objective.masks, block_size=config.block_size)
     return config, _packing(config, model)
 
 

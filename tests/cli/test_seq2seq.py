@@ -34,7 +34,9 @@ def test_infill_gives_the_whole_text_and_each_fill(
     result = run(*words, "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
-    assert set(found) == {"model", "text", "filled", "fills", "finished"}
+    assert set(found) == {
+        "model", "objective", "text", "filled", "fills", "finished"
+    }  # fmt: skip
     one, two = found["fills"]
     assert found["filled"] == f"狡兔死，{one}烹；飞鸟尽，{two}藏。"
     assert found["text"] == TEXT
@@ -80,7 +82,7 @@ def test_an_encoder_is_refused_with_another_way(
     result = run("infill", TEXT, "--model", checkpoints / "bert")
     assert result.exit_code == 1
     assert "编码器–解码器" in result.stderr
-    assert "starter:bart" in result.stderr
+    assert "starter:t5" in result.stderr
 
 
 def test_check_reads_the_objective_s_own_batches(

@@ -1,4 +1,4 @@
-"""`show` 与 `objectives` 对编码器–解码器：表、JSON、图，以及每一项设置。"""
+"""`show` 与 `objectives`：编码器–解码器与前缀语言模型的表、JSON、图，每一项设置。"""
 
 import json
 from collections.abc import Callable
@@ -20,19 +20,42 @@ SETTINGS: dict[str, tuple[Any, Any]] = {
     "permute_sentences": ("true", "false"),
     "rotate": ("false", "true"),
     "strategy": ("lead", "random"),
+    "mlm_probability": ("0.2", "0.6"),
+    "granularity": ("token", "whole_word"),
+    "fine_tuning": ("false", "true"),
+    "target_mask_probability": ("0.05", "0.95"),
+    "sentence_probability": ("0", "0.9"),
+    "document_probability": ("0", "1"),
 }
 """每一项设置的两个值，写法照命令行的。"""
+TOKEN_LEVEL = ("sentence_probability=0", "document_probability=0")
+BESIDES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("unified_lm", "target_mask_probability"): ("fine_tuning=true",),
+    ("blank_infilling", "noise_density"): TOKEN_LEVEL,
+    ("blank_infilling", "poisson_lambda"): TOKEN_LEVEL,
+    ("blank_infilling", "sentence_probability"): TOKEN_LEVEL[1:],
+    ("blank_infilling", "document_probability"): TOKEN_LEVEL[:1],
+}
+"""看得出某一项的差别，要先把别的几项这样设。"""
+KINDS = {
+    "text_infilling": "bart",
+    "masked_lm": "bert",
+    "unified_lm": "bert",
+    "prefix_lm": "gpt2",
+    "blank_infilling": "glm",
+}
+"""用哪个检查点；没有写的用 t5。"""
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """一个文件夹，里面有随机权重的检查点 t5 与 bart。"""
+    """一个文件夹，里面有随机权重的检查点；glm 的词表里有写空用的词元。"""
     from companion.models.saving import save_checkpoint
     from companion.models.tiny import tiny_model, tiny_tokenizer
 
     folder = tmp_path_factory.mktemp("pairs")
-    for kind in ("t5", "bart"):
-        tokenizer = tiny_tokenizer(kind)
+    for kind in ("t5", "bart", "bert", "gpt2", "glm", "glm_two_row"):
+        tokenizer = tiny_tokenizer("glm_two_row" if kind == "glm" else kind)
         save_checkpoint(tiny_model(kind, tokenizer), tokenizer, folder / kind)
     return folder
 
@@ -45,7 +68,7 @@ def rows_of(result: Any) -> list[dict[str, Any]]:
 
 def kind_of(objective: str) -> str:
     """用哪个检查点。"""
-    return "bart" if objective == "text_infilling" else "t5"
+    return KINDS.get(objective, "t5")
 
 
 def test_the_tables_tell_both_sides(run: Callable[..., Any], pairs: Path) -> None:
@@ -92,7 +115,6 @@ def test_seed_and_epoch_decide_the_noise(run: Callable[..., Any], pairs: Path) -
     [
         (key, name)
         for key, goal in OBJECTIVES.items()
-        if goal.seq2seq
         for name in goal.options
         if name != "seed"
     ],
@@ -101,8 +123,10 @@ def test_every_setting_of_the_objective_can_be_set(
     objective: str, setting: str, run: Callable[..., Any], pairs: Path
 ) -> None:
     """名册里的每一项都能用 `--set` 改，改了样本就不同。"""
-    words = ("show", objective, TEXT * 2, "--json", "--seed", 1)
+    words = ("show", objective, TEXT * 2, "--json", "--seed", 2)
     words += ("--model", pairs / kind_of(objective))
+    for besides in BESIDES.get((objective, setting), ()):
+        words += ("--set", besides)
     found = [
         rows_of(run(*words, "--set", f"{setting}={value}"))
         for value in SETTINGS[setting]
@@ -180,6 +204,65 @@ def test_wrong_settings_are_named(
     assert result.stdout == ""
 
 
+def test_the_same_key_follows_the_model(run: Callable[..., Any], pairs: Path) -> None:
+    """`prefix_lm` 配 GPT-2 是一行与四维掩码，配 T5、BART 是编码器与解码器两行。"""
+    words = ("show", "prefix_lm", TEXT, "--json", "--seed", 2, "--model")
+    [single] = rows_of(run(*words, pairs / "gpt2"))
+    first = next(at for at, label in enumerate(single["labels"]) if label is not None)
+    size = len(single["input_ids"])
+    assert 0 < first < size
+    assert single["attention"] == [
+        [int(j < first or j <= i) for j in range(size)] for i in range(size)
+    ]
+    for kind in ("t5", "bart"):
+        [double] = rows_of(run(*words, pairs / kind))
+        assert "attention" not in double
+        written = [t for t, at in zip(double["labels"], double["origin"], strict=True)
+                   if at is not None]  # fmt: skip
+        assert written == double["tokens"][-len(written) - 1 : -1]
+
+
+def test_as_many_rows_of_positions_as_the_model_has(
+    run: Callable[..., Any], pairs: Path
+) -> None:
+    """原版的 GLM 收两行位置，transformers 自带的只收一行；别的一样。"""
+    words = ("show", "blank_infilling", TEXT, "--json", "--model")
+    [one], [two] = (rows_of(run(*words, pairs / k)) for k in ("glm", "glm_two_row"))
+    first, second = two.pop("position_ids")
+    assert first == one.pop("position_ids")
+    assert one == two
+    parts = [at > 0 for at in second]
+    assert [at for at, part in enumerate(parts) if part] == two["decoder_columns"]
+
+
+@pytest.mark.parametrize("objective", ["prefix_lm", "unified_lm", "blank_infilling"])
+def test_the_explicit_mask_is_drawn(
+    objective: str, run: Callable[..., Any], pairs: Path
+) -> None:
+    """一段文字也画可见矩阵，JSON 里是同一个矩阵。"""
+    words = ("show", objective, TEXT, "--model", pairs / kind_of(objective))
+    [row] = rows_of(run(*words, "--json"))
+    assert len(row["attention"]) == len(row["input_ids"])
+    printed = [
+        line.split()[1 : len(row["attention"]) + 1]
+        for line in run(*words).stdout.splitlines()
+        if "■" in line and "看得见" not in line
+    ]
+    assert printed == [
+        ["■" if seen else "·" for seen in line] for line in row["attention"]
+    ]
+
+
+def test_the_picture_of_a_blank_has_two_files(
+    run: Callable[..., Any], pairs: Path, tmp_path: Path
+) -> None:
+    """GLM 的一行：标签图与注意力图各一张，不必 `--packed`。"""
+    picture = tmp_path / "图.png"
+    words = ("show", "blank_infilling", "狡兔死，走狗烹", "--png", picture)
+    assert run(*words, "--model", pairs / "glm").exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"图.png", "图-attention.png"}
+
+
 def test_a_setting_is_given_once(run: Callable[..., Any], checkpoints: Path) -> None:
     """选项与 `--set` 给了同一项就拒绝；只给一处时两种写法结果相同。"""
     words = ("show", "masked_lm", TEXT, "--model", checkpoints / "bert", "--json")
@@ -205,5 +288,6 @@ def test_objectives_list_what_can_be_set(run: Callable[..., Any]) -> None:
     listed = json.loads(run("objectives", "--json").stdout)["objectives"]
     for each in listed:
         assert each["options"] == list(OBJECTIVES[each["key"]].options)
+        assert f"companion {each['usage']}" in shown
         for name in each["options"]:
             assert name == "seed" or name in shown

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 import torch
 
-from companion.errors import ModelError, ObjectiveError
+from companion.errors import ConfigError, ModelError, ObjectiveError
 from companion.inference import infill
 from companion.models.loading import Checkpoint
 from companion.models.running import special_edges
@@ -253,5 +253,5 @@ def test_a_tokenizer_without_any_mark_is_refused():
 
 def test_zero_tokens_are_refused():
     """`max_new_tokens` 至少为 1。"""
-    with pytest.raises(ObjectiveError, match="max_new_tokens"):
+    with pytest.raises(ConfigError, match="max_new_tokens"):
         infill(make("t5", louder=1.0), TEXT, 0)

@@ -29,6 +29,7 @@ PACKABLE = {
     "llama",
     "qwen3",
     "glm",
+    "glm_two_row",
     "t5",
     "mt5",
 }

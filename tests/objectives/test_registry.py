@@ -2,18 +2,30 @@
 
 import dataclasses
 from importlib import import_module
+from typing import get_args
 
 import pytest
 import transformers
 from strategies import tokenizer_of
 
+from companion.config import setting_docs
 from companion.errors import ObjectiveError
 from companion.models.starters import list_starters
+from companion.models.tiny import tiny_model
 from companion.objectives import OBJECTIVES, get_objective
+from companion.objectives.attention import MaskKind
 from companion.objectives.causal_lm import CausalLMCollator
+from companion.objectives.explicit_mask import ExplicitMaskCollator
 from companion.objectives.masked_lm import MaskedLMCollator
 
 EVERY = pytest.mark.parametrize("key", OBJECTIVES)
+FORMS = [
+    form
+    for goal in OBJECTIVES.values()
+    for form in (goal, goal.encoder_decoder)
+    if form is not None
+]
+"""各目标的各种样子。"""
 
 
 @EVERY
@@ -23,23 +35,39 @@ def test_the_key_is_the_name(key):
     assert OBJECTIVES[key].key == key
 
 
-@EVERY
-def test_the_collator_lives_where_the_roster_says(key):
-    """所列模块里有这个类，交给它的设置都是它的字段。"""
-    objective = OBJECTIVES[key]
+@pytest.mark.parametrize("objective", FORMS, ids=lambda form: form.collator)
+def test_the_collator_lives_where_the_roster_says(objective):
+    """所列模块里有这个类，交给它的各项都是它的字段；设置里有的都在设置的名册里。"""
     module, _, name = objective.collator.partition(":")
     collator = getattr(import_module(module), name)
     fields = {field.name for field in dataclasses.fields(collator)}
     assert set(objective.options) <= fields
+    assert set(objective.model_options) <= fields
+    assert objective.frozen_options.keys() <= fields
+    assert set(objective.options) <= setting_docs().keys()
+    assert set(objective.masks) <= set(get_args(MaskKind))
+    assert bool(objective.masks) == issubclass(collator, ExplicitMaskCollator)
+
+
+@pytest.mark.parametrize("objective", FORMS, ids=lambda form: form.collator)
+def test_the_model_class_and_the_starter_exist(objective):
+    """这个 Auto 类在 transformers 里，起步模型在册；只有解码器的标签才可能移位。"""
+    assert hasattr(transformers, objective.auto_class)
+    assert objective.starter.removeprefix("starter:") in list_starters()
+    decoder = objective.auto_class == "AutoModelForCausalLM"
+    assert objective.causal == (decoder and objective.key != "blank_infilling")
 
 
 @EVERY
-def test_the_model_class_and_the_starter_exist(key):
-    """这个 Auto 类在 transformers 里，起步模型在册，输出的方向与类名一致。"""
+def test_only_prefix_lm_depends_on_the_model(key):
+    """前缀语言建模遇上编码器–解码器换一个整理器，键不变；别的目标只有一种样子。"""
     objective = OBJECTIVES[key]
-    assert hasattr(transformers, objective.auto_class)
-    assert objective.starter.removeprefix("starter:") in list_starters()
-    assert objective.causal == (objective.auto_class == "AutoModelForCausalLM")
+    for kind in ("t5", "gpt2"):
+        form = objective.for_config(tiny_model(kind).config)
+        assert form.key == key
+        changed = key == "prefix_lm" and kind == "t5"
+        assert (form is objective) != changed
+        assert not changed or form.seq2seq
 
 
 def test_collators_are_made_with_their_options():

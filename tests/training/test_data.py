@@ -67,6 +67,16 @@ def test_the_block_size_is_what_the_model_can_read(
     assert choose_block_size(config, tiny_model(kind)) == size
 
 
+def test_a_row_is_no_longer_than_those_of_pretraining(tmp_path, configure):
+    """T5 没有位置上限：缺省不超过 `n_positions`，自己给的可以更长。"""
+    model = tiny_model("t5")
+    model.config.n_positions = 96
+    config = configure(tmp_path, block_size=None, tokens_per_batch=4096)
+    assert choose_block_size(config, model) == 96
+    config = replace(config, block_size=200)
+    assert choose_block_size(config, model) == 200
+
+
 def test_a_block_longer_than_the_positions_is_refused(tmp_path, configure):
     """超过位置上限：说出两个数，以及能用的写法。"""
     config = configure(tmp_path, block_size=129, tokens_per_batch=256)
