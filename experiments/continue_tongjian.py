@@ -27,6 +27,9 @@ SETUPS: dict[str, tuple[str, str, str]] = {
     "bloom": ("bloom", "causal_lm", "modern"),
     "t5": ("t5", "span_corruption", "classical"),
     "bart": ("bart", "text_infilling", "classical"),
+    "prefix": ("glm", "prefix_lm", "modern"),
+    "glm": ("glm", "blank_infilling", "classical"),
+    "unilm": ("bert", "unified_lm", "classical"),
 }
 """起步模型、训练目标、读文言还是白话。"""
 
