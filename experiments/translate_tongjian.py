@@ -115,7 +115,7 @@ def main() -> None:
     path = record(
         f"translate_tongjian_{args.starter.removeprefix('starter:')}",
         {
-            "claim": "文言译白话：从继续预训练之后微调，比从起步模型微调好",
+            "claim": "文言译白话：从继续预训练之后微调，与从起步模型微调，差多少",
             "summary": summary,
             "steps": args.steps,
             "pairs": len(pairs),

@@ -39,6 +39,10 @@ TERMS = {
     "全词掩码": "book/04_masked_lm",
     "困惑度": "book/03_causal_lm",
     "因果注意力": "book/glossary",
+    "交叉注意力": "book/01_families",
+    "模型家谱": "book/01_families",
+    "四维掩码": "book/06_prefix_lm",
+    "自回归填空": "book/06_prefix_lm",
     "灾难性遗忘": "book/00_quickstart",
     "学习率": "book/glossary",
     "每字比特数": "book/03_causal_lm",
@@ -396,6 +400,19 @@ def test_every_chapter_follows_the_template(path: Path) -> None:
     solutions = re.findall(r"^```\{solution\} (\S+)\n:class: dropdown$", text, re.M)
     assert exercises == solutions
     assert len(exercises) >= 2
+
+
+def test_the_family_tree_names_objectives_that_exist() -> None:
+    """模型家谱里写的每个训练目标都在名册里。"""
+    from companion.objectives import OBJECTIVES
+
+    text = (ROOT / "book" / "01_families.md").read_text("utf-8")
+    tree = text.split("\n## 模型家谱\n", 1)[1].split("\n## ", 1)[0]
+    rows = [line for line in tree.splitlines() if "{cite:p}`" in line]
+    assert len(rows) >= 19
+    for row in rows:
+        [key] = re.findall(r"`(\w+)`", row.rsplit("|", 2)[1])
+        assert key in OBJECTIVES, row
 
 
 # 同一个概念的别的叫法；术语表里解释“亦称”的那一条除外

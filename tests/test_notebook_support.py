@@ -16,6 +16,7 @@ from torch import Tensor
 
 from companion.batch import IGNORE_INDEX
 from companion.errors import ConfigError, EvaluationError, ObjectiveError
+from companion.inference import infill
 from companion.models.loading import Checkpoint
 from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.notebook import (
@@ -27,6 +28,7 @@ from companion.notebook import (
     completions_table,
     fills_table,
     get_corpus,
+    infills_table,
     label_rows,
     mask_by_collator,
     masked_counts,
@@ -34,6 +36,7 @@ from companion.notebook import (
     noise_shares,
     profile_config,
     scores_table,
+    sides_table,
     targets_table,
     verdict,
 )
@@ -41,6 +44,8 @@ from companion.notebook.exercises import UNANSWERED, judge
 from companion.notebook.tables import fixed
 from companion.objectives import OBJECTIVES
 from companion.objectives.masked_lm import MaskedLMCollator
+from companion.plots.pairs import PairRows
+from companion.show import example_rows
 
 SENTENCE = "狡兔死，走狗烹；飞鸟尽，良弓藏。"
 METRICS = {
@@ -101,19 +106,19 @@ def test_every_profile_of_every_objective_is_a_valid_config(
 
 @pytest.mark.parametrize("objective", PROFILES)
 def test_the_tiny_profile_needs_no_network_and_repeats(objective: str) -> None:
-    """极小的一档：起步模型、随包语料、定死的精度，六七十步、每步一千来个词元。"""
+    """极小的一档：起步模型、随包语料、定死的精度，几十步、每步不过一千来个词元。"""
     config = profile_config("tiny", objective, "out", 42)
     assert config.model == OBJECTIVES[objective].starter
     assert config.corpus.startswith("sample:")
     assert config.precision == "fp32", "由设备实测决定的精度在别的机器上可能不同"
-    assert 40 <= config.max_steps <= 70
-    assert config.tokens_per_batch == 1024
+    assert 30 <= config.max_steps <= 70
+    assert 768 <= config.tokens_per_batch <= 1024
     assert config.replay is not None
     assert "随包附带" in get_corpus(config.corpus)
 
 
 def test_the_real_profiles_use_real_checkpoints_and_the_tongjian() -> None:
-    """t4 一档是 sikubert 与 bloom-560m，语料是《资治通鉴》的两侧；不回放。"""
+    """t4 一档是公开的检查点，语料是《资治通鉴》；不回放，T5 一类的学习率高些。"""
     masked = profile_config("t4", "masked_lm", "out", 42)
     causal = profile_config("t4", "causal_lm", "out", 42)
     assert (masked.model, masked.corpus) == (
@@ -122,6 +127,13 @@ def test_the_real_profiles_use_real_checkpoints_and_the_tongjian() -> None:
     )
     assert (causal.model, causal.corpus) == ("bigscience/bloom-560m", "tongjian:modern")
     assert masked.replay is causal.replay is None
+    infilling = profile_config("t4", "text_infilling", "out", 42)
+    spans = profile_config("t4", "span_corruption", "out", 42)
+    assert (infilling.model, spans.model) == (
+        "fnlp/bart-base-chinese",
+        "google/mt5-small",
+    )
+    assert spans.learning_rate == 3e-4
 
 
 def test_settings_override_the_profile() -> None:
@@ -285,6 +297,34 @@ def test_tables_of_two_models_have_a_column_each(
     assert all(row[2] == row[3] and row[2].count("、") == 1 for row in filled.rows)
     written = completions_table({"训练前": bloom}, ["狡兔死，"], max_new_tokens=4)
     assert written.rows[0][0] == "狡兔死，"
+
+
+def test_the_two_sides_of_a_pair_stand_in_one_row() -> None:
+    """编码器看到的与解码器写出的各连成一串；−100 处解码器不写。"""
+    tokenizer = tiny_tokenizer("bart-chinese")
+    rows = example_rows(
+        "masked_seq2seq", SENTENCE, tokenizer, model_options={"keep_positions": True}
+    )
+    assert isinstance(rows, PairRows)
+    [[title, seen, written]] = sides_table([rows]).rows
+    assert title == "掩码序列到序列"
+    assert seen == "".join(rows.inputs)
+    assert len(written) == sum(label is not None for label in rows.labels)
+    assert written in SENTENCE
+
+
+def test_infills_say_which_were_cut_short() -> None:
+    """一句一行，几处以“／”隔开；写到 `max_new_tokens` 还没完的以“……”收尾。"""
+    bart = Checkpoint(tiny_model("bart"), tiny_tokenizer("bart"), "tiny")
+    table = infills_table({"训练前": bart}, ["狡[MASK]死，走[MASK]烹。"], 2)
+    assert list(table.header) == ["题面", "训练前"]
+    [[text, written]] = table.rows
+    assert text == "狡[MASK]死，走[MASK]烹。"
+    told = infill(bart, text, 2)
+    assert [each.endswith("……") for each in written.split("／")] == [
+        not finished for finished in told.finished
+    ]
+    assert [each.removesuffix("……") for each in written.split("／")] == told.fills
 
 
 def test_answers_are_counted_and_the_impossible_are_said(bert: Checkpoint) -> None:

@@ -9,27 +9,14 @@
 import difflib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from companion.errors import ObjectiveError
+from companion.notebook.exercise import Exercise
+from companion.notebook.family_exercises import FAMILY_EXERCISES
 
 TOLERANCE = 0.005
 UNANSWERED = "还没有作答：把 ... 换成你的答案，再运行这一格。"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exercise:
-    """一道练习。"""
-
-    right: Any
-    """正确答案；或由 `check` 的关键字参数算出答案的函数。"""
-    because: str
-    """答对之后的一句话。"""
-    wrong: list[tuple[Any, str]] = field(default_factory=list[tuple[Any, str]])
-    """常见的错误答案（同样可以是函数）与它错在哪里。"""
-    hint: str
-    """别的错误答案得到的提示。"""
 
 
 def _relative(metrics: Mapping[str, Any], name: str) -> float:
@@ -78,6 +65,7 @@ EXERCISES: dict[str, Exercise] = {
         wrong=[(True, "一个看得见两边，只猜遮住的字；一个只看左边，每个字都猜")],
         hint="写 True 或 False，不加引号",
     ),
+    **FAMILY_EXERCISES,
     "causal-count": Exercise(
         right=60,
         because="63 个词元，减去 3 个没有上文的首词元。",
@@ -147,6 +135,115 @@ EXERCISES: dict[str, Exercise] = {
             (0.15**3, "词已经选中了，不用再乘选中的概率"),
         ],
         hint="选中的每个词元各自以 0.8 的概率换成 [MASK]",
+    ),
+    "seq2seq-lengths": Exercise(
+        right=[181, 41],
+        because="200 − 30 + 10 + 1 与 30 + 10 + 1：每段一个哨兵，两边都有。",
+        wrong=[
+            ([180, 40], "两边各有一个 </s>，都要算上"),
+            ([171, 31], "每段还要一个哨兵，10 段就是 10 个"),
+            ([170, 30], "哨兵与 </s> 还没有算"),
+            ([41, 181], "次序反了：先写编码器的输入"),
+        ],
+        hint="遮住 30 个，分成 10 段；写成 [输入, 目标]",
+    ),
+    "seq2seq-target": Exercise(
+        right="<extra_id_0>光<extra_id_1>之职</s>",
+        because="目标只有缺的文字，各由输入里的那个哨兵领着。",
+        wrong=[
+            ("臣光曰天子之职</s>", "这是重写全文，是 BART 的目标"),
+            ("光之职</s>", "少了哨兵，模型分不清哪段填在哪里"),
+            ("<extra_id_0>光<extra_id_1>之职", "结尾的 </s> 也是目标"),
+            (
+                "臣<extra_id_0>曰天子<extra_id_1></s>",
+                "这是编码器的输入，要的是解码器的目标",
+            ),
+        ],
+        hint="写一个字符串：哨兵、缺的文字，再是哨兵、缺的文字，最后 </s>",
+    ),
+    "seq2seq-shift": Exercise(
+        right=[6, 11, 12, 13],
+        because="标签右移一格，空出的首格放 decoder_start_token_id。",
+        wrong=[
+            ([11, 12, 13, 6], "这是标签自己；解码器会在第 k 格看到第 k 格的答案"),
+            ([12, 13, 6, 6], "方向反了：这是左移"),
+            ([-100, 11, 12, 13], "−100 不是词元，首格要放模型认得的编号"),
+            ([0, 11, 12, 13], "T5 的首格才是填充词元；这个模型的写在题目里"),
+        ],
+        hint="写一个有 4 个整数的列表，与 labels 等长",
+    ),
+    "seq2seq-copy": Exercise(
+        right=0.7,
+        because="看得见的七成都抄对了；所以评估只考隐藏的字，这样的模型得 0 分。",
+        wrong=[
+            (0.3, "这是隐藏的比例，它一个也没写对"),
+            (0.0, "这是只考隐藏的字时的准确率；题目把照抄的也算上了"),
+            (1.0, "隐藏的三成它写不对"),
+        ],
+        hint="照抄的字也算对，隐藏的字全错",
+    ),
+    "seq2seq-mass": Exercise(
+        right="A",
+        because="编码器什么也看不见，解码器从头写到尾，就是因果语言模型。",
+        wrong=[
+            ("B", "只遮一个字时才像掩码语言模型"),
+            ("C", "MASS 不用哨兵，也不分段"),
+        ],
+        hint="写 A、B、C 三个字母之一，加引号",
+    ),
+    "prefix-lengths": Exercise(
+        right=[90, 20],
+        because="A 是 100 − 15 + 5，B 是 15 + 5：每个空在 A 留一格，在 B 多一个 [S]。",
+        wrong=[
+            ([85, 15], "A 里每个空留一格，B 里每个片段有一个 [S]，各多 5 个"),
+            ([90, 15], "B 里每个片段还有一个 [S]"),
+            ([85, 20], "A 里每个空还留着一格"),
+            ([90, 25], "[E] 只在标签里，不在输入里"),
+            ([20, 90], "次序反了：先写 A 部分"),
+        ],
+        hint="挖去 15 个，分成 5 段；写成 [A 的长度, B 的长度]",
+    ),
+    "prefix-labels": Exercise(
+        right=[11, 12, 7],
+        because="标签与输入对齐：[S] 处的输出就是片段的首个词元，末格是 [E]。",
+        wrong=[
+            ([5, 11, 12], "这是输入自己；[S] 处该猜的是片段的首个词元"),
+            ([-100, 11, 12], "[S] 处就要写出首个词元，末格还要写 [E]"),
+            ([12, 7, -100], "多移了一格：标签与输入对齐，不再移位"),
+            ([11, 12, 6], "末格是片段的结尾 [E]，不是文档的结尾"),
+        ],
+        hint="写一个有 3 个整数的列表，与 B 部分的输入等长",
+    ),
+    "prefix-positions": Exercise(
+        right=[[2, 2, 2], [1, 2, 3]],
+        because="第一行都是空的位置，第二行在片段里从 1 数起，[S] 也占一个。",
+        wrong=[
+            ([[2, 2, 2], [0, 1, 2]], "第二行从 1 数起：0 留给 A 部分"),
+            ([[2, 3, 4], [1, 2, 3]], "第一行是空的位置，一个片段里都相同"),
+            ([[5, 6, 7], [1, 2, 3]], "第一行不接着 A 往下数，是空在 A 里的位置"),
+            ([[1, 2, 3], [2, 2, 2]], "两行写反了"),
+        ],
+        hint="写成 [第一行, 第二行]，每行 3 个整数",
+    ),
+    "prefix-unilm-reads": Exercise(
+        right=13,
+        because="源端 6 个与第一个 [MASK]，此后每步两个：刚写的字与新的 [MASK]。",
+        wrong=[
+            (10, "每步还要读一个新的 [MASK]，猜完就忘掉"),
+            (9, "每步还要读一个新的 [MASK]，猜完就忘掉"),
+            (14, "最后写出的字不用再读"),
+            (7, "后面三步各读两个：刚写的字与新的 [MASK]"),
+        ],
+        hint="第一步读源端与一个 [MASK]，此后每步读刚写的字与一个新的 [MASK]",
+    ),
+    "prefix-isolated": Exercise(
+        right="B",
+        because="不报错，损失也照样算，只是 B 部分看不见 A：填空成了瞎猜。",
+        wrong=[
+            ("A", "形状都对，不会报错；所以才危险"),
+            ("C", "试出来 B 看 A 是 0：重复的位置叫它当成了许多篇文档"),
+        ],
+        hint="写 A、B、C 三个字母之一，加引号",
     ),
 }
 """编号 → 练习；编号的前半是章，与书里的练习相同。"""

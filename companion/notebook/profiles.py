@@ -3,7 +3,7 @@
 | 档 | 模型与语料 | 在哪里跑 |
 |---|---|---|
 | `tiny` | 起步模型、随包附带的小史书 | 任何 CPU，一分钟之内 |
-| `t4` | sikubert 或 bloom-560m、《资治通鉴》 | 一块 16 GB 的 GPU，一小时之内 |
+| `t4` | sikubert、bloom-560m 等、《资治通鉴》 | 一块 16 GB 的 GPU，一小时之内 |
 | `full` | 更大的模型，多读几遍 | 一块或几块大显存的 GPU |
 """
 
@@ -37,6 +37,34 @@ _T4: dict[str, Any] = {
     "eval_max_chars": 30_000,
 }
 _FULL: dict[str, Any] = {"block_size": 512, "warmup_steps": 0.05, "save_total_limit": 1}
+
+_TINY_PAIR: dict[str, Any] = {
+    **_TINY,
+    "corpus": "sample:classical",
+    # 解码器要把全文写一遍，一步比掩码模型慢
+    "max_steps": 30,
+    "tokens_per_batch": 768,
+    "logging_steps": 1,
+}
+_T4_PAIR: dict[str, Any] = {
+    **_T4,
+    "corpus": "tongjian:classical",
+    "num_train_epochs": 2.0,
+    "tokens_per_batch": 8192,
+}
+_FULL_PAIR: dict[str, Any] = {
+    **_FULL,
+    "corpus": "tongjian:classical",
+    "num_train_epochs": 4.0,
+    "tokens_per_batch": 32_768,
+}
+# 起步模型的位置只有 256 个，学习率不必像大模型那样低
+_SHORT: dict[str, Any] = {"block_size": 200, "learning_rate": 5e-4}
+_BART: dict[str, dict[str, Any]] = {
+    "tiny": {**_TINY_PAIR, "model": "starter:bart"},
+    "t4": {**_T4_PAIR, "model": "fnlp/bart-base-chinese"},
+    "full": {**_FULL_PAIR, "model": "fnlp/bart-large-chinese"},
+}
 
 PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     "masked_lm": {
@@ -81,6 +109,25 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
             "gradient_accumulation_steps": 4,
             "gradient_checkpointing": True,
         },
+    },
+    "text_infilling": _BART,
+    "masked_seq2seq": _BART,
+    "span_corruption": {
+        "tiny": {**_TINY_PAIR, "model": get_objective("span_corruption").starter},
+        # T5 一类的学习率照例高些；不能用 fp16，T4 上就是 fp32
+        "t4": {**_T4_PAIR, "model": "google/mt5-small", "learning_rate": 3e-4},
+        "full": {**_FULL_PAIR, "model": "google/mt5-base", "learning_rate": 3e-4},
+    },
+    "unified_lm": {
+        "tiny": {**_TINY_PAIR, "model": "starter:bert"},
+        "t4": {**_T4_PAIR, "model": "SIKU-BERT/sikubert"},
+        "full": {**_FULL_PAIR, "model": "SIKU-BERT/sikuroberta"},
+    },
+    # 公开的中文 GLM 要运行检查点自带的代码，所以各档都是起步模型，读的语料不同
+    "blank_infilling": {
+        "tiny": {**_TINY_PAIR, "model": "starter:glm"},
+        "t4": {**_T4_PAIR, "model": "starter:glm", **_SHORT},
+        "full": {**_FULL_PAIR, "model": "starter:glm", **_SHORT},
     },
 }
 """训练目标 → 档 → 设置的字段；没有写的用 `TrainingConfig` 的缺省值。"""

@@ -1,4 +1,4 @@
-"""训练前后的对照表：成绩、填空、续写，以及报告的结论。"""
+"""训练前后的对照表：成绩、填空、填补、续写，以及报告的结论。"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -113,6 +113,26 @@ def fills_table(
             ]
             rows.append([text if number == 1 else "", f"第 {number} 空", *listed])
     return Table(["题面", "", *checkpoints], rows)
+
+
+def infills_table(
+    checkpoints: Mapping[str, Any], texts: Sequence[str], max_new_tokens: int = 12
+) -> Table:
+    """填补：每句一行，每个检查点一列，几处之间用“／”隔开，没写完的以“……”收尾。"""
+    from companion.inference import infill
+
+    rows: list[list[str]] = []
+    for text in texts:
+        written = [infill(each, text, max_new_tokens) for each in checkpoints.values()]
+        rows.append([text, *("／".join(_ended(each)) for each in written)])
+    return Table(["题面", *checkpoints], rows)
+
+
+def _ended(written: Any) -> list[str]:
+    return [
+        fill + ("" if finished else "……")
+        for fill, finished in zip(written.fills, written.finished, strict=True)
+    ]
 
 
 def completions_table(

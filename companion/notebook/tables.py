@@ -5,12 +5,13 @@
 
 import html
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from companion.batch import IGNORE_INDEX
 from companion.errors import ObjectiveError
+from companion.plots.pairs import PairRows
 from companion.show import token_text
 
 MINUS = "\u2212"
@@ -118,6 +119,19 @@ def targets_table(tokenizer: Any, input_ids: Any, labels: Mapping[str, Any]) -> 
         for at, token_id in enumerate(inputs[:-1])
     ]
     return Table(["看到这里", *(f"{name}：要它猜" for name in labels)], rows)
+
+
+def sides_table(examples: Iterable[PairRows]) -> Table:
+    """编码器–解码器的几个样本并排：编码器看到什么，解码器写出什么（−100 的不写）。"""
+    rows = [
+        [
+            each.title,
+            "".join(each.inputs),
+            "".join(label for label in each.labels if label is not None),
+        ]
+        for each in examples
+    ]
+    return Table(["训练目标", "编码器看到", "解码器写出"], rows)
 
 
 def _cell(tokenizer: Any, token_id: int) -> str:
