@@ -140,10 +140,7 @@ def infill(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """写出每处缺去的文字，由编码器–解码器或 GLM 自己决定写多长。
-
-    抽样与束搜索只有 GLM 可以。
-    """
+    """写出每处缺去的文字，由编码器–解码器或 GLM 自己决定写多长。"""
     from companion.inference import infill as run
     from companion.models import load_checkpoint
     from companion.objectives import OBJECTIVES

@@ -25,8 +25,7 @@ from companion.inference.filling import (
     token_text,
     without_added_spaces,
 )
-from companion.inference.infilling import require_seq2seq
-from companion.inference.running import require_causal, require_masked
+from companion.inference.running import require_causal, require_masked, require_seq2seq
 from companion.inference.token_filling import fill_tokens
 from companion.models.probing import evaluation_mode
 from companion.models.running import fitted_objective, model_options, special_edges

@@ -8,7 +8,7 @@ from companion.lazy import on_first_use
 _HOMES = {
     "Candidate": "filling",
     "Completion": "completion",
-    "Infilling": "infilling",
+    "Infilling": "gaps",
     "MaskedText": "filling",
     "complete": "completion",
     "fill": "filling",

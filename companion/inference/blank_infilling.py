@@ -10,15 +10,15 @@ import re
 from typing import Any
 
 from companion.errors import ModelError, ObjectiveError
-from companion.inference.blank_writing import position_rows, write_blanks
+from companion.inference.blank_writing import write_blanks
 from companion.inference.decoding import Decoding, Limits
-from companion.inference.filling import MASK, split_at_masks, without_added_spaces
-from companion.inference.infilling import Infilling, _continued, _encode
+from companion.inference.filling import MASK, split_at_masks
+from companion.inference.gaps import Infilling, encode_pieces, fill_gaps
 from companion.inference.running import require_causal
 from companion.inference.writable import never_written
 from companion.models.mask_support import require_mask
 from companion.models.probing import evaluation_mode
-from companion.models.running import position_limit, special_edges
+from companion.models.running import position_limit, position_rows, special_edges
 from companion.models.target_head import inner_model
 from companion.objectives.blanks import find_blank_tokens
 
@@ -59,11 +59,12 @@ def infill_blanks(checkpoint: Any, text: str, how: Decoding) -> Infilling:
         "[gMASK]": tokens.document_mask,
     }
     edges = special_edges(tokenizer)
-    part_a = [*edges.prefix, *_encode(tokenizer, pieces[0])]
+    first, *others = encode_pieces(tokenizer, pieces)
+    part_a = [*edges.prefix, *first]
     places: list[int] = []
-    for blank, piece in zip(blanks, pieces[1:], strict=True):
+    for blank, body in zip(blanks, others, strict=True):
         places.append(len(part_a))
-        part_a += [ids[blank], *_continued(tokenizer, piece)]
+        part_a += [ids[blank], *body]
     part_a += edges.suffix
     limit = position_limit(model)
     if limit is not None and len(part_a) > limit:
@@ -79,16 +80,7 @@ def infill_blanks(checkpoint: Any, text: str, how: Decoding) -> Infilling:
     limits = Limits(frozenset([tokens.end]), banned, least=1)
     with evaluation_mode(model):
         found = write_blanks(model, part_a, places, how, limits, tokens.start)
-    fills = [
-        without_added_spaces(
-            tokenizer, tokenizer.decode(each.ids, clean_up_tokenization_spaces=False)
-        ).strip()
-        for each in found
-    ]
-    whole = pieces[0] + "".join(
-        fill + piece for fill, piece in zip(fills, pieces[1:], strict=True)
-    )
-    return Infilling(whole, fills, [each.finished for each in found])
+    return fill_gaps(tokenizer, pieces, found)
 
 
 def _between(text: str) -> list[tuple[int, int]]:

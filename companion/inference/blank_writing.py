@@ -18,7 +18,7 @@ from torch import Tensor
 
 from companion.inference.decoding import Decoding, Limits, Written, decode
 from companion.inference.memory import Memory
-from companion.models.target_head import inner_model
+from companion.models.running import position_rows
 
 
 class BlankWriter:
@@ -59,11 +59,6 @@ def read_part_a(model: Any, part_a: list[int]) -> Memory:
         places = torch.stack([places, torch.zeros_like(places)])
     memory.read(torch.tensor([part_a]), places, two_way=True)
     return memory
-
-
-def position_rows(model: Any) -> int:
-    """模型的位置有几行。"""
-    return getattr(inner_model(model).config, "position_rows", 1)
 
 
 @torch.no_grad()

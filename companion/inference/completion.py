@@ -20,7 +20,7 @@ from companion.inference.decoding import Decoding
 from companion.inference.filling import without_added_spaces
 from companion.inference.running import require_causal
 from companion.models.probing import evaluation_mode
-from companion.models.running import position_limit, special_edges
+from companion.models.running import position_limit, position_rows, special_edges
 from companion.models.target_head import inner_model
 
 _BROKEN = "\ufffd"
@@ -89,7 +89,7 @@ def complete(
         seed=seed,
     )
     if objective is None:
-        two_rows = getattr(inner_model(checkpoint.model).config, "position_rows", 1) > 1
+        two_rows = position_rows(checkpoint.model) > 1
         objective = "blank_infilling" if two_rows else "causal_lm"
     if objective == "causal_lm":
         return _generate(checkpoint, text, how)

@@ -12,46 +12,27 @@
 BART 一类把全文重写一遍。重写难免走样，所以看得见的文字逐个词元照抄给解码器，只有缺的地
 方让它写：写到下一个词元恰是后文的第一个，这一处就完了。Pegasus 只写缺的那几句，一次只能
 有一处。
-
-训练时缺处的两边是同一段文字切开的，这里也照样分词：SentencePiece 给一段文字的开头添 ▁，
-缺处之后的文字不能有它。
 """
 
 import itertools
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from companion.errors import ConfigError, ModelError, ObjectiveError
-from companion.inference.decoding import Decoding
-from companion.inference.filling import (
-    MASK,
-    split_at_masks,
-    without_added_spaces,
-)
+from companion.errors import ModelError, ObjectiveError
+from companion.inference.blank_infilling import infill_blanks
+from companion.inference.decoding import Decoding, Limits, Written, decode
+from companion.inference.filling import MASK, split_at_masks
+from companion.inference.gaps import Infilling, encode_pieces, fill_gaps
+from companion.inference.prefix_writing import EncodedWriter
+from companion.inference.running import require_seq2seq
 from companion.inference.writable import never_written, sentinels
 from companion.models.probing import evaluation_mode, is_causal
 from companion.models.running import position_limit, special_edges
 from companion.models.target_head import inner_model
 from companion.objectives.blanks import START_NAMES
-
-_ANCHORS = ("。", "一")
-"""缺处之后的文字接在它后面分词，再把它去掉。"""
-
-
-@dataclass(frozen=True)
-class Infilling:
-    """填补的结果。"""
-
-    text: str
-    """填好的全文；看得见的文字原样不动。"""
-    fills: list[str]
-    """每处写了什么，按出现的次序。"""
-    finished: list[bool]
-    """每处是自己写完的（真），还是到了 `max_new_tokens` 被截断的（假）。"""
 
 
 def infill(
@@ -75,7 +56,7 @@ def infill(
             与缺一大段的 [gMASK]）的文字。
         max_new_tokens: 每处至多写多少词元。
         objective: 它是怎样训练的；缺省由架构定，只有解码器的是 blank_infilling。
-        do_sample: 按概率抽取；只有 GLM 可以，下同。
+        do_sample: 按概率抽取，而不是每步取最大的。
         temperature: 抽取的温度。
         top_p: 抽取时只在概率之和刚够 `top_p` 的词元里选。
         num_beams: 大于 1 就是束搜索。
@@ -84,7 +65,7 @@ def infill(
     Raises:
         ModelError: 模型不会填补，分词器既没有掩码也没有够用的哨兵，或文字太长。
         ObjectiveError: 文字里没有缺处，或分词器缺 GLM 的词元。
-        ConfigError: 参数越界，或编码器–解码器要抽取、束搜索。
+        ConfigError: 参数越界或互相矛盾。
     """
     how = Decoding(
         max_new_tokens=max_new_tokens,
@@ -95,16 +76,8 @@ def infill(
         seed=seed,
     )
     if objective == "blank_infilling" or _is_decoder(checkpoint):
-        from companion.inference.blank_infilling import infill_blanks
-
         return infill_blanks(checkpoint, text, how)
     require_seq2seq(checkpoint)
-    if do_sample or num_beams > 1:
-        raise ConfigError(
-            found=f"{checkpoint.name} 是编码器–解码器，却要抽取或束搜索",
-            expected="编码器–解码器的填补每步取最可能的词元",
-            remedy="去掉 do_sample 与 num_beams，或换 GLM（starter:glm）",
-        )
     tokenizer = checkpoint.tokenizer
     pieces = _pieces(text, tokenizer)
     task = _make_task(checkpoint, pieces)
@@ -118,15 +91,8 @@ def infill(
                 expected=f"连同填上的，不超过模型的位置上限 {limit}",
                 remedy="分成几段，或换一个能读更长的模型",
             )
-    written = list(_write_gaps(checkpoint, task, max_new_tokens, room))
-    decoded = [
-        tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids, _ in written
-    ]
-    fills = [without_added_spaces(tokenizer, fill).strip() for fill in decoded]
-    whole = pieces[0] + "".join(
-        fill + piece for fill, piece in zip(fills, pieces[1:], strict=True)
-    )
-    return Infilling(whole, fills, [finished for _, finished in written])
+    written = _write_gaps(checkpoint, task, how, room)
+    return fill_gaps(tokenizer, pieces, written)
 
 
 def _is_decoder(checkpoint: Any) -> bool:
@@ -138,23 +104,6 @@ def _is_decoder(checkpoint: Any) -> bool:
         and is_causal(model)
         and not names.isdisjoint(START_NAMES)
     )
-
-
-def require_seq2seq(checkpoint: Any) -> None:
-    """检查点不是编码器–解码器时报错。
-
-    Raises:
-        ModelError: 模型没有解码器，或没有编码器。
-    """
-    model = inner_model(checkpoint.model)
-    if not getattr(model.config, "is_encoder_decoder", False):
-        raise ModelError(
-            found=f"{checkpoint.name} 是 {type(model).__name__}",
-            expected="编码器–解码器（T5、mT5、BART、Pegasus……），"
-            "或用 blank_infilling 训练过的 GLM",
-            remedy="换一个这样的检查点（例如 starter:bart），"
-            "或用 fill 填空、complete 续写",
-        )
 
 
 @dataclass(frozen=True)
@@ -177,8 +126,7 @@ def _make_task(checkpoint: Any, pieces: list[str]) -> _Task:
     """
     tokenizer, gaps = checkpoint.tokenizer, len(pieces) - 1
     prefix, suffix = map(list, special_edges(tokenizer))
-    bodies = [_encode(tokenizer, pieces[0])]
-    bodies += [_continued(tokenizer, piece) for piece in pieces[1:]]
+    bodies = encode_pieces(tokenizer, pieces)
 
     def source(marks: list[int]) -> list[int]:
         parts = [[mark, *body] for mark, body in zip(marks, bodies[1:], strict=True)]
@@ -209,51 +157,35 @@ def _make_task(checkpoint: Any, pieces: list[str]) -> _Task:
 
 @torch.no_grad()
 def _write_gaps(
-    checkpoint: Any, task: _Task, max_new_tokens: int, room: int | None
-) -> Iterator[tuple[list[int], bool]]:
-    """逐处写：先照抄 `forced[i]`，再写第 i 处，直到最可能的词元是后文的开头。
+    checkpoint: Any, task: _Task, how: Decoding, room: int | None
+) -> list[Written]:
+    """逐处写：先照抄 `forced[i]`，再写第 i 处，写到后文的开头为止。
 
     Args:
         checkpoint: 编码器–解码器的检查点。
         task: 写什么。
-        max_new_tokens: 每处至多多少词元。
+        how: 怎样选词元；每处至多写 `max_new_tokens` 个。
         room: 各处合计至多多少词元；没有位置上限时为 None。
-
-    Yields:
-        每处的词元，与是否自己写完。
     """
     model, tokenizer = inner_model(checkpoint.model), checkpoint.tokenizer
-    device = next(model.parameters()).device
-    banned = never_written(tokenizer, model.config.vocab_size).to(device)
+    banned = never_written(tokenizer, model.config.vocab_size)
+    decoder = [model.config.decoder_start_token_id]
+    found: list[Written] = []
     with evaluation_mode(model):
-        memory = model.get_encoder()(torch.tensor([task.source], device=device))
-        pending = [model.config.decoder_start_token_id]
-        cache: Any = None
         for before, after in itertools.pairwise(task.forced):
-            pending += before
-            stops = sorted(task.stops | set(after[:1]))
-            filled: list[int] = []
-            finished = False
-            while len(filled) < max_new_tokens and (room is None or room > 0):
-                outputs = model(
-                    encoder_outputs=memory,
-                    decoder_input_ids=torch.tensor([pending], device=device),
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-                cache = outputs.past_key_values
-                forbidden = banned.clone()
-                forbidden[stops] = not filled  # 一处至少写一个词元：缺了才会挖
-                scores = outputs.logits[0, -1].float()
-                best = int(scores.masked_fill(forbidden, -torch.inf).argmax())
-                if best in stops:
-                    finished = True
-                    pending = []
-                    break
-                filled.append(best)
-                pending = [best]
-                room = None if room is None else room - 1
-            yield filled, finished
+            decoder += before
+            # 一处至少写一个词元：缺了才会挖
+            limits = Limits(frozenset(task.stops | set(after[:1])), banned, least=1)
+            left = None if room is None else room - sum(len(each.ids) for each in found)
+            if left == 0:
+                best = Written([], False)
+            else:
+                here = how if left is None else how.at_most(left)
+                writer = EncodedWriter(model, task.source, decoder)
+                [best, *_] = decode(writer, here, limits)
+            found.append(best)
+            decoder += best.ids
+    return found
 
 
 def _pieces(text: str, tokenizer: Any) -> list[str]:
@@ -270,26 +202,6 @@ def _pieces(text: str, tokenizer: Any) -> list[str]:
             remedy=f"例如 智伯请{MASK}于韩康子，康子欲弗与。",
         )
     return joined
-
-
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def _continued(tokenizer: Any, text: str) -> list[int]:
-    """接在别的文字后面的一段怎样分词。
-
-    >>> from companion.models.tiny import tiny_tokenizer
-    >>> t5 = tiny_tokenizer("t5")
-    >>> t5.convert_ids_to_tokens(_encode(t5, "良弓")), t5.convert_ids_to_tokens(
-    ...     _continued(t5, "良弓"))
-    (['▁', '良', '弓'], ['良', '弓'])
-    """
-    for anchor in _ANCHORS:
-        head, whole = _encode(tokenizer, anchor), _encode(tokenizer, anchor + text)
-        if whole[: len(head)] == head:
-            return whole[len(head) :]
-    return _encode(tokenizer, text)  # 与两个字都并成了一个词元
 
 
 def _end_ids(config: Any) -> set[int]:

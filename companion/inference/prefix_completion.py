@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from companion.errors import ModelError, ObjectiveError
-from companion.inference.blank_writing import BlankWriter, position_rows, read_part_a
+from companion.inference.blank_writing import BlankWriter, read_part_a
 from companion.inference.completion import (
     Completion,
     as_completion,
@@ -32,7 +32,12 @@ from companion.inference.running import require_causal, require_masked
 from companion.inference.writable import never_written
 from companion.models.mask_support import require_mask
 from companion.models.probing import evaluation_mode
-from companion.models.running import model_options, position_limit, special_edges
+from companion.models.running import (
+    model_options,
+    position_limit,
+    position_rows,
+    special_edges,
+)
 from companion.models.target_head import inner_model
 from companion.objectives import get_objective
 from companion.objectives.blanks import find_blank_tokens

@@ -12,11 +12,11 @@ def require_masked(checkpoint: Any) -> None:
     Raises:
         ModelError: 模型没有掩码语言建模的头，或分词器没有掩码词元。
     """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    from transformers import AutoModelForMaskedLM
 
     _require(
         checkpoint,
-        set(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()),
+        AutoModelForMaskedLM,
         "掩码语言模型（BERT、RoBERTa、SikuBERT……）",
         "换一个掩码语言模型（例如 starter:bert），或用 complete 续写",
     )
@@ -34,19 +34,40 @@ def require_causal(checkpoint: Any) -> None:
     Raises:
         ModelError: 模型没有因果语言建模的头。
     """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers import AutoModelForCausalLM
 
     _require(
         checkpoint,
-        {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(), "TwoRowGlmForCausalLM"},
+        AutoModelForCausalLM,
         "因果语言模型（GPT、BLOOM、Qwen……）",
         "换一个因果语言模型（例如 starter:bloom），或用 fill 填空",
     )
 
 
-def _require(checkpoint: Any, names: set[str], expected: str, remedy: str) -> None:
-    kind = type(inner_model(checkpoint.model)).__name__
-    if kind not in names:
+def require_seq2seq(checkpoint: Any) -> None:
+    """检查点不是编码器–解码器时报错。
+
+    Raises:
+        ModelError: 模型没有解码器，或没有编码器。
+    """
+    model = inner_model(checkpoint.model)
+    if not getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(
-            found=f"{checkpoint.name} 是 {kind}", expected=expected, remedy=remedy
+            found=f"{checkpoint.name} 是 {type(model).__name__}",
+            expected="编码器–解码器（T5、mT5、BART、Pegasus……），"
+            "或用 blank_infilling 训练过的 GLM",
+            remedy="换一个这样的检查点（例如 starter:bart），"
+            "或用 fill 填空、complete 续写",
+        )
+
+
+def _require(checkpoint: Any, auto_class: Any, expected: str, remedy: str) -> None:
+    """检查点的类，正是这个 Auto 类给它的设置配的那一个。"""
+    model = inner_model(checkpoint.model)
+    known = auto_class._model_mapping.get(type(model.config), None)
+    if type(model) is not known:
+        raise ModelError(
+            found=f"{checkpoint.name} 是 {type(model).__name__}",
+            expected=expected,
+            remedy=remedy,
         )

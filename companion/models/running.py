@@ -51,7 +51,7 @@ def model_options(model: Any, objective: Objective) -> dict[str, Any]:
     - `decoder_start_token_id`：解码器的第一个输入，T5 是填充词元，BART 是 `</s>`。
     - `keep_positions`：解码器用绝对位置（BART），片段要留在原来的位置上（MASS）。
     - `type_vocab_size`：段编号有几种。
-    - `position_rows`：位置有几行；GLM 的是两行，别的都是一行。
+    - `position_rows`：位置有几行。
     - `max_length`：位置够一篇文档用多少词元；没有上限时为 None。
 
     Raises:
@@ -75,10 +75,15 @@ def model_options(model: Any, objective: Objective) -> dict[str, Any]:
     if "type_vocab_size" in objective.model_options:
         options["type_vocab_size"] = getattr(config, "type_vocab_size", 0) or 0
     if "position_rows" in objective.model_options:
-        options["position_rows"] = getattr(config, "position_rows", 1)
+        options["position_rows"] = position_rows(model)
     if "max_length" in objective.model_options:
         options["max_length"] = position_limit(model)
     return options
+
+
+def position_rows(model: Any) -> int:
+    """模型的位置有几行：GLM 的是两行，别的都是一行。"""
+    return getattr(inner_model(model).config, "position_rows", 1)
 
 
 def position_limit(model: Any) -> int | None:

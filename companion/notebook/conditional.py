@@ -15,11 +15,8 @@ from companion.inference.completion import complete
 from companion.inference.running import require_causal
 from companion.models.probing import adapt_batch
 from companion.models.running import model_options, special_edges
-from companion.notebook.translation import Pair, TranslationPlan, fit_pairs
+from companion.notebook.translation import ROOM, Pair, TranslationPlan, fit_pairs
 from companion.objectives import get_objective
-
-_ROOM = 16
-"""译文比最长的参考译文还能多写几个词元。"""
 
 
 def finetune_blank(
@@ -71,7 +68,7 @@ def write_after(checkpoint: Any, sources: Sequence[str], max_chars: int) -> list
         max_chars: 参考译文至多多少字；再多写十几个词元就截断。
     """
     return [
-        complete(checkpoint, each, max_chars + _ROOM, objective="blank_infilling")[
+        complete(checkpoint, each, max_chars + ROOM, objective="blank_infilling")[
             0
         ].new_text
         for each in sources

@@ -1,21 +1,19 @@
 """四个家族，同一句话：各自的检查点、样本与掩码，声称的与试出来的并排。"""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from companion.batch import IGNORE_INDEX
-from companion.errors import ConfigError
 from companion.models.influence import measured_visibility
 from companion.models.loading import Checkpoint, load_checkpoint, load_tokenizer
 from companion.models.probing import adapt_batch, evaluation_mode
-from companion.models.running import model_options
 from companion.models.tiny import tiny_model
+from companion.notebook.prefixes import prefix_example
+from companion.notebook.profiles import require_profile
 from companion.notebook.tables import Table, fixed
-from companion.objectives import get_objective
 from companion.plots.panels import AttentionPanel
-from companion.show import Example, show_example, token_text
+from companion.show import Example, token_text
 
 MODELS: dict[str, dict[str, str]] = {
     "tiny": {
@@ -59,10 +57,7 @@ class Family:
 
     def example(self, text: str, seed: int = 0, **options: Any) -> Example:
         """这个家族眼里的 `text`；`options` 交给整理器。"""
-        model, tokenizer = self.checkpoint.model, self.checkpoint.tokenizer
-        goal = get_objective(self.objective).for_config(model.config)
-        known = model_options(model, goal)
-        return show_example(goal, text, tokenizer, seed, model_options=known, **options)
+        return prefix_example(self.objective, self.checkpoint, text, seed, **options)
 
 
 def open_families(profile: str) -> dict[str, Family]:
@@ -74,13 +69,7 @@ def open_families(profile: str) -> dict[str, Family]:
     Raises:
         ConfigError: 没有这一档。
     """
-    if profile not in MODELS:
-        near = difflib.get_close_matches(profile, MODELS, n=1, cutoff=0.3)
-        raise ConfigError(
-            found=f"PROFILE = {profile!r}",
-            expected="、".join(MODELS) + " 之一",
-            remedy=f"改成 {near[0] if near else 'tiny'}",
-        )
+    require_profile(profile, MODELS)
     chosen = MODELS[profile]
     return {
         key: Family(NAMES[key], key, _open(name, key, chosen["causal_lm"]))

@@ -8,7 +8,7 @@
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,22 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
 """训练目标 → 档 → 设置的字段；没有写的用 `TrainingConfig` 的缺省值。"""
 
 
+def require_profile(profile: str, profiles: Iterable[str]) -> None:
+    """没有这一档就报错，并猜最接近的一档。
+
+    Raises:
+        ConfigError: `profile` 不在 `profiles` 里。
+    """
+    known = list(profiles)
+    if profile not in known:
+        near = difflib.get_close_matches(profile, known, n=1, cutoff=0.3)
+        raise ConfigError(
+            found=f"PROFILE = {profile!r}",
+            expected="、".join(known) + " 之一",
+            remedy=f"改成 {near[0] if near else 'tiny'}",
+        )
+
+
 def profile_config(
     profile: str, objective: str, output: str | Path, seed: int, **settings: Any
 ) -> TrainingConfig:
@@ -153,13 +169,7 @@ def profile_config(
     'starter:bert'
     """
     profiles = PROFILES[get_objective(objective).key]
-    if profile not in profiles:
-        near = difflib.get_close_matches(profile, profiles, n=1, cutoff=0.3)
-        raise ConfigError(
-            found=f"PROFILE = {profile!r}",
-            expected="、".join(profiles) + " 之一",
-            remedy=f"改成 {near[0] if near else 'tiny'}",
-        )
+    require_profile(profile, profiles)
     fields = {
         **_general(profile),
         **profiles[profile],

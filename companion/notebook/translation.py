@@ -21,7 +21,7 @@ from companion.corpus.catalog import NAMED
 from companion.errors import CorpusError
 from companion.evaluation.chrf import chrf
 from companion.inference.filling import without_added_spaces
-from companion.inference.infilling import require_seq2seq
+from companion.inference.running import require_seq2seq
 from companion.models.device import best_device
 from companion.models.target_head import target_losses
 from companion.notebook.tables import Table
@@ -30,7 +30,7 @@ from companion.objectives.padding import pad_rows
 Pair = tuple[str, str]
 _WARMUP = 0.1
 _DECODED_TOGETHER = 50
-_ROOM = 16
+ROOM = 16
 """译文比最长的参考译文还能多写几个词元。"""
 
 
@@ -208,7 +208,7 @@ def translate(checkpoint: Any, sources: Sequence[str], max_chars: int) -> list[s
         ids = model.generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
-            max_new_tokens=max_chars + _ROOM,
+            max_new_tokens=max_chars + ROOM,
             do_sample=False,
             num_beams=1,
         )

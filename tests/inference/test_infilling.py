@@ -217,6 +217,61 @@ def test_what_is_written_stays_within_the_position_table():
         infill(checkpoint, "良" * 124 + "[MASK]弓[MASK]")
 
 
+def average_log_probability(checkpoint, source, forced, ids, finished) -> float:
+    """写下 `ids`（自己停的连同结尾），平均每个词元的对数概率，一次前向算出。"""
+    tokenizer = checkpoint.tokenizer
+    ends = {tokenizer.eos_token_id, *sentinel_ids_of(tokenizer).tolist()}
+    never = set(tokenizer.all_special_ids) | ends
+    with torch.no_grad():
+        logits = checkpoint.model(
+            input_ids=torch.tensor([source]),
+            decoder_input_ids=torch.tensor([[*forced, *ids]]),
+        ).logits[0, len(forced) - 1 :]
+    total = 0.0
+    for step in range(len(ids) + finished):
+        scores = logits[step].clone()
+        scores[list(never if step == 0 else never - ends)] = -torch.inf
+        chances = scores.log_softmax(-1)
+        last = step == len(ids)
+        total += float(chances[list(ends)].max() if last else chances[ids[step]])
+    return total / (len(ids) + finished)
+
+
+def test_beams_find_a_likelier_fill_than_greedy():
+    """束搜索不保证次次更好；这几句里，平均对数概率多半比贪心的高。"""
+    checkpoint = make("t5")
+    tokenizer = checkpoint.tokenizer
+    favour(checkpoint.model, [tokenizer.eos_token_id], 3.0)
+    mark = int(sentinel_ids_of(tokenizer)[0])
+    forced = [checkpoint.model.config.decoder_start_token_id, mark]
+    gains = []
+    for before in "良弓藏狡兔死走狗烹":
+        source = [tokenizer.get_vocab()["▁"], *body("t5", before), mark,
+                  *body("t5", "藏"), tokenizer.eos_token_id]  # fmt: skip
+        scores = []
+        for beams in (1, 8):
+            written = infill(checkpoint, f"{before}[MASK]藏", 8, num_beams=beams)
+            ids, [finished] = body("t5", written.fills[0]), written.finished
+            scores.append(
+                average_log_probability(checkpoint, source, forced, ids, finished)
+            )
+        gains.append(scores[1] - scores[0])
+    assert sum(gain > 0.01 for gain in gains) > len(gains) / 2
+    assert sum(gains) > 0
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_sampling_is_decided_by_the_seed(kind):
+    """同一种子同一结果，换一个种子换一种写法；看得见的文字不动。"""
+    checkpoint = make(kind)
+    drawn = [infill(checkpoint, TEXT, 5, do_sample=True, seed=n) for n in (0, 0, 1)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0].fills != drawn[2].fills
+    for each in drawn:
+        one, two = each.fills
+        assert each.text == f"良弓{one}藏，狡兔{two}死"
+
+
 def test_the_model_returns_to_the_mode_it_came_in():
     """训练模式下也照评估模式写，用后复原，不留缓存设置。"""
     checkpoint = make("t5")
