@@ -21,43 +21,25 @@ from pathlib import Path
 from typing import Any
 
 from recording import record, spread
-
-SETUPS: dict[str, tuple[str, str, str]] = {
-    "bert": ("bert", "masked_lm", "classical"),
-    "bloom": ("bloom", "causal_lm", "modern"),
-    "t5": ("t5", "span_corruption", "classical"),
-    "bart": ("bart", "text_infilling", "classical"),
-    "prefix": ("glm", "prefix_lm", "modern"),
-    "glm": ("glm", "blank_infilling", "classical"),
-    "unilm": ("bert", "unified_lm", "classical"),
-}
-"""起步模型、训练目标、读文言还是白话。"""
+from runs import SETUPS, change, full_settings
 
 
 def run(
     kind: str, name: str, corpus: Path, seed: int, args: argparse.Namespace
 ) -> dict[str, Any]:
     """一次继续预训练，返回它的 metrics。"""
-    starter, objective, side = SETUPS[kind]
+    settings = full_settings(kind, args.data) | {
+        "corpus": corpus,
+        "seed": seed,
+        "max_steps": args.steps,
+        "tokens_per_batch": args.tokens,
+        "learning_rate": args.learning_rate,
+    }
     with tempfile.TemporaryDirectory() as folder:
         output = (args.keep or Path(folder)) / f"{kind}-{name}-{seed}"
-        command = [
-            sys.executable, "-m", "companion", "train", "--json",
-            "--objective", objective,
-            "--model", f"starter:{starter}",
-            "--corpus", str(corpus),
-            "--valid", str(args.data / f"tongjian/valid.{side}.txt"),
-            "--general", str(args.data / "general/valid.txt"),
-            "--output", str(output),
-            "--seed", str(seed),
-            "--max-steps", str(args.steps),
-            "--set", "block_size=128",
-            "--set", f"tokens_per_batch={args.tokens}",
-            "--set", f"learning_rate={args.learning_rate}",
-            "--set", "eval_max_chars=25000",
-            "--set", "save_steps=100000",
-            "--set", "logging_steps=50",
-        ]  # fmt: skip
+        command = [sys.executable, "-m", "companion", "train", "--json"]
+        for key, value in {**settings, "output": output}.items():
+            command += ["--set", f"{key}={value}"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             command, env=environment, stdout=subprocess.PIPE, check=True, text=True
@@ -99,12 +81,7 @@ def main() -> None:
     ]
     summary = {
         f"{name}_{where}": spread(
-            [
-                r["after"][where]["bits_per_char"] / r["before"][where]["bits_per_char"]
-                - 1
-                for r in runs
-                if r["corpus"] == name
-            ]
+            [change(r, where) for r in runs if r["corpus"] == name]
         )
         for name in corpora
         for where in ("domain", "general")

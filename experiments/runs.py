@@ -1,0 +1,230 @@
+"""实验共用的：起步模型在《资治通鉴》上训练一次要哪些设置，怎样跑，怎样记。
+
+留出集、考题与起步模型都固定，各次运行因此可比，训练前的成绩也只要考一次。`--quick` 换成
+随包附带的小史书，不要语料文件夹，几秒一次，只看方向对不对。
+"""
+
+import argparse
+import functools
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from recording import record, spread
+
+SETUPS: dict[str, tuple[str, str, str]] = {
+    "bert": ("bert", "masked_lm", "classical"),
+    "bloom": ("bloom", "causal_lm", "modern"),
+    "t5": ("t5", "span_corruption", "classical"),
+    "bart": ("bart", "text_infilling", "classical"),
+    "prefix": ("glm", "prefix_lm", "modern"),
+    "glm": ("glm", "blank_infilling", "classical"),
+    "unilm": ("bert", "unified_lm", "classical"),
+}
+"""起步模型、训练目标、读文言还是白话。"""
+
+Run = dict[str, Any]
+
+SMALL_STEPS: Run = {
+    "tokens_per_batch": 512,
+    "warmup_steps": 0.1,
+    "eval_max_chars": 12_000,
+}
+"""小步子、短考卷：一次约半分钟处理器时间，跑得起许多次。"""
+
+
+def full_settings(kind: str, data: Path) -> Run:
+    """在《资治通鉴》上训练；步数、种子、输出文件夹由各个实验给。"""
+    starter, objective, side = SETUPS[kind]
+    return {
+        "objective": objective,
+        "model": f"starter:{starter}",
+        "corpus": str(data / f"tongjian/train.{side}.txt.gz"),
+        "valid": str(data / f"tongjian/valid.{side}.txt"),
+        "general": str(data / "general/valid.txt"),
+        "block_size": 128,
+        "tokens_per_batch": 1024,
+        "learning_rate": 1e-3,
+        "eval_max_chars": 25_000,
+        "save_steps": 100_000,
+        "logging_steps": 50,
+    }
+
+
+def quick_settings(kind: str) -> Run:
+    """在随包附带的小史书上训练，几秒一次。"""
+    starter, objective, side = SETUPS[kind]
+    samples = resources.files("companion.corpus") / "samples"
+    return {
+        "objective": objective,
+        "model": f"starter:{starter}",
+        "corpus": f"sample:{side}",
+        "valid": str(samples / f"valid.{side}.txt"),
+        "general": str(samples / "general.valid.txt"),
+        "block_size": 128,
+        "learning_rate": 1e-3,
+        "save_steps": 100_000,
+    }
+
+
+def replay_text(args: argparse.Namespace) -> str:
+    """回放用的通用文本，与量遗忘的通用留出集同源而不相交。"""
+    if args.quick:
+        return str(resources.files("companion.corpus") / "samples/general.train.txt")
+    return str(args.data / "general/train.txt")
+
+
+def parser_of(script_doc: str) -> argparse.ArgumentParser:
+    """各个实验都有的参数。"""
+    parser = argparse.ArgumentParser(description=script_doc.splitlines()[0])
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("COMPANION_DATA", "data")),
+        help="语料文件夹",
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="随包语料、几步、一个种子；只打印，不写结果文件",
+    )
+    return parser
+
+
+def settings_of(kind: str, args: argparse.Namespace) -> Run:
+    """正式的或 `--quick` 的设置；精度写定，不由计时决定。"""
+    common = {**SMALL_STEPS, "precision": "fp32"}
+    if args.quick:
+        return {**quick_settings(kind), **common, "eval_max_chars": 2_000}
+    return {**full_settings(kind, args.data), **common}
+
+
+def train_once(settings: Run) -> Run:
+    """训练一次，单线程，前后各考一次；输出文件夹不留。
+
+    Returns:
+        种子、步数、词元、用时，训练前后每字比特数，以及领域与通用的相对变化。
+    """
+    import torch
+
+    from companion.config import TrainingConfig
+    from companion.training import train
+
+    torch.set_num_threads(1)
+    before = bits_per_char(settings["model"], settings)
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "run"
+        started = time.process_time()
+        config = TrainingConfig(**settings, output=str(output), eval=False)
+        metrics = train(config, quiet=True).metrics
+        cpu_seconds = time.process_time() - started
+        after = bits_per_char(str(output / "model"), settings)
+    return {
+        "seed": settings["seed"],
+        "steps": metrics["steps"],
+        "tokens_trained": metrics["tokens_trained"],
+        "seconds": metrics["seconds"],
+        "cpu_seconds": round(cpu_seconds, 1),
+        "before": before,
+        "after": after,
+        **{name: round(after[name] / before[name] - 1, 5) for name in after},
+    }
+
+
+def bits_per_char(model: str, settings: Run) -> dict[str, float]:
+    """领域与通用留出集的每字比特数；起步模型的只算一次。"""
+    wanted = ("objective", "valid", "general", "eval_max_chars")
+    score = _score_starter if model.startswith("starter:") else _score
+    return score(model, *(settings[name] for name in wanted))
+
+
+def _score(
+    model: str, objective: str, valid: str, general: str, max_chars: int
+) -> dict[str, float]:
+    from companion.corpus.sources import read_corpus
+    from companion.evaluation.scoring import evaluate
+    from companion.models.loading import load_checkpoint
+
+    checkpoint = load_checkpoint(model, objective)
+    return {
+        name: round(
+            evaluate(
+                checkpoint,
+                objective,
+                list(read_corpus(path)),
+                block_size=128,
+                max_chars=max_chars,
+            ).scores.bits_per_char,
+            4,
+        )
+        for name, path in (("domain", valid), ("general", general))
+    }
+
+
+_score_starter = functools.cache(_score)
+
+
+def change(run: Run, where: str) -> float:
+    """`companion train` 的 metrics 里，每字比特数的相对变化。"""
+    before, after = (run[when][where]["bits_per_char"] for when in ("before", "after"))
+    return after / before - 1
+
+
+def run_all(
+    name: str,
+    claim: str,
+    jobs: Iterable[tuple[Run, Callable[[], Run]]],
+    facts: Run,
+    *,
+    keys: tuple[str, ...],
+    measures: tuple[str, ...],
+    save: bool,
+) -> None:
+    """依次跑完，打印汇总；每跑完一次就重写结果文件，中途停下也不丢。
+
+    Args:
+        name: 结果文件的名字，不带后缀。
+        claim: 这份结果要说明什么。
+        jobs: （这次运行的标签，做它的函数）。
+        facts: 各次相同的设置，原样写进结果。
+        keys: 标签里哪几项区分一组；同组的运行只有种子不同。
+        measures: 汇总哪几项。
+        save: 写不写结果文件。
+    """
+    runs: list[Run] = []
+    summary: list[Run] = []
+    for label, work in jobs:
+        runs.append({**label, **work()})
+        print(json.dumps(runs[-1], ensure_ascii=False), file=sys.stderr, flush=True)
+        summary = summarise(runs, keys, measures)
+        if save:
+            content = {"claim": claim, **facts, "summary": summary, "runs": runs}
+            record(name, content)
+    print(json.dumps(summary, ensure_ascii=False, indent=2))
+
+
+def summarise(
+    runs: list[Run], keys: tuple[str, ...], measures: tuple[str, ...]
+) -> list[Run]:
+    """每组一项：标签、几个种子、各项的均值与散布。"""
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run[key] for key in keys), []).append(run)
+    return [
+        {
+            **dict(zip(keys, label, strict=True)),
+            "seeds": len(members),
+            **{
+                measure: spread([float(each[measure]) for each in members])
+                for measure in measures
+            },
+        }
+        for label, members in groups.items()
+    ]
