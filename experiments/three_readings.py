@@ -3,8 +3,8 @@
     python experiments/three_readings.py
     python experiments/three_readings.py --quick
 
-模型是 `starter:glm`（GLM，两行位置），它三样都练得：先把同一段《资治通鉴》各读一遍，再同
-考两门。一门是考卷：三个目标各出一份，每个模型三份都答。一门是动手写，在留出集里取互不重叠
+模型是 `starter:glm`（GLM，两行位置），它三样都练得：先把同一段《资治通鉴》各读一遍，再
+同考两门。一门是考卷：三个目标各出一份，每个模型三份都答。一门是动手写，在留出集里取互不重叠
 的若干处，
 
 - 续写：给前面 40 字，写后面 8 字；
