@@ -13,27 +13,35 @@
 
 import dataclasses
 import difflib
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import yaml
 
+from companion.coercion import coerce
 from companion.errors import ConfigError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Scheduler = Literal["cosine", "warmup_stable_decay", "linear", "constant"]
-Granularity = Literal["token", "whole_word"]
+Granularity = Literal["token", "whole_word", "ngram", "span"]
+Preset = Literal[
+    "bert",
+    "roberta",
+    "bert-wwm",
+    "albert",
+    "spanbert",
+    "macbert",
+    "ernie",
+    "modernbert",
+]
 SpanPlacement = Literal["unbiased", "reference"]
 Noise = Literal["text_infilling", "token_masking", "token_deletion"]
 GapStrategy = Literal["principal", "random", "lead"]
 
 MAX_SEED = 2**32 - 1
 """NumPy 的全局种子至多这么大。"""
-
-_SCALARS = (str, int, float, bool, Path, type(None))
 
 
 def _setting(doc: str, default: Any = dataclasses.MISSING) -> Any:
@@ -86,8 +94,15 @@ class TrainingConfig:
     gradient_checkpointing: bool = _setting("以重算换显存", False)
     lora_rank: int = _setting("LoRA 的秩；0 表示全参数训练（需装 peft）", 0)
 
-    mlm_probability: float = _setting("masked_lm、unified_lm 选中的比例", 0.15)
-    granularity: Granularity = _setting("掩码粒度：token 或 whole_word", "token")
+    mlm_probability: float | None = _setting(
+        "masked_lm、unified_lm 选中的比例，缺省 0.15", None
+    )
+    granularity: Granularity | None = _setting(
+        "masked_lm：掩码粒度，token、whole_word、ngram 或 span，缺省 token", None
+    )
+    preset: Preset | None = _setting(
+        "masked_lm：照哪篇论文的选法；它定下的比例与粒度不必再给", None
+    )
     noise_density: float | None = _setting(
         "序列到序列目标与 blank_infilling 遮住的比例；缺省取各论文的值", None
     )
@@ -115,7 +130,16 @@ class TrainingConfig:
     document_probability: float | None = _setting(
         "blank_infilling：一篇文档挖后半篇（[gMASK]）的概率，缺省 0.3", None
     )
-    user_dictionary: str | None = _setting("全词掩码的用户词典，一行一词", None)
+    user_dictionary: str | None = _setting(
+        "masked_lm 以词选时的用户词典，一行一词；ernie 的短语也从这里来", None
+    )
+    names: str | None = _setting(
+        "masked_lm，preset=ernie：人名、地名、官名表，一行一个", None
+    )
+    similar_words: str | None = _setting(
+        "masked_lm，preset=macbert：近义词表，一行是词与它的近义词；缺省由词嵌入去找",
+        None,
+    )
 
     eval: bool = _setting("训练前后各评估一次并写报告", True)
     eval_max_chars: int = _setting("评估时每个留出集至多用多少字", 50_000)
@@ -126,8 +150,10 @@ class TrainingConfig:
     report_to: str | None = _setting("另记到 tensorboard；缺省哪里也不上报", None)
 
     def __post_init__(self) -> None:
+        docs = setting_docs()
         for name, value in vars(self).items():
-            object.__setattr__(self, name, _coerce(name, value, _KINDS[name]))
+            kept = coerce(name, value, _KINDS[name], docs[name])
+            object.__setattr__(self, name, kept)
         self._check_ranges()
         self._check_combinations()
 
@@ -269,69 +295,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def _coerce(name: str, value: Any, kind: Any) -> Any:
-    """把命令行的字符串与 YAML 的标量变成字段的类型。"""
-    if not isinstance(value, _SCALARS):  # 不把它写进消息：别名套别名的列表大得惊人
-        raise _wrong_kind(name, f"（{type(value).__name__}）", "一个数、一段文字或真假")
-    if get_origin(kind) in (types.UnionType, Union):  # 含 Literal 时是后者
-        if value is None or (
-            isinstance(value, str) and value.lower() in ("null", "none")
-        ):
-            return None
-        kind = next(k for k in get_args(kind) if k is not types.NoneType)
-    if get_origin(kind) is Literal:
-        return _choose(name, value, get_args(kind))
-    if kind is bool:
-        word = str(value).lower()
-        if word not in ("true", "false"):
-            raise _wrong_kind(name, value, "true 或 false")
-        return word == "true"
-    if kind is str:
-        if not isinstance(value, str | Path) or not str(value):
-            raise _wrong_kind(name, value, "一段文字")
-        return str(value)
-    if isinstance(value, bool):
-        raise _wrong_kind(name, value, "一个数")
-    if kind is int and isinstance(value, int):  # 不经浮点数，大整数一位不丢
-        return value
-    try:
-        number = float(str(value))
-    except ValueError as error:
-        raise _wrong_kind(name, value, "一个数") from error
-    if number != number or number in (float("inf"), float("-inf")):
-        raise _wrong_kind(name, value, "一个有限的数")
-    if kind is int:
-        if number != int(number):
-            raise _wrong_kind(name, value, "一个整数")
-        return int(number)
-    return number
-
-
-def _choose(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    if value in choices:
-        return value
-    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
-    raise ConfigError(
-        found=f"{name} = {value!r}",
-        expected=f"{'、'.join(choices)} 之一",
-        remedy=f"是不是想写 {near[0]}" if near else f"改成 {choices[0]}",
-    )
-
-
 def _unknown(name: str) -> ConfigError:
     near = difflib.get_close_matches(name, _KINDS, n=1, cutoff=0.5)
     return ConfigError(
         found=f"没有名为 {name} 的设置",
         expected=f"{len(_KINDS)} 个字段之一：{'、'.join(_KINDS)}",
         remedy=f"是不是想写 {near[0]}" if near else "照上面的名字改写",
-    )
-
-
-def _wrong_kind(name: str, value: Any, wanted: str) -> ConfigError:
-    return ConfigError(
-        found=f"{name} = {value!r}",
-        expected=f"{name} 是{wanted}",
-        remedy=f"改写 {name}；它的意思：{setting_docs()[name]}",
     )
 
 

@@ -25,10 +25,15 @@ from runs import SETUPS, change, full_settings
 
 
 def run(
-    kind: str, name: str, corpus: Path, seed: int, args: argparse.Namespace
+    kind: str,
+    name: str,
+    corpus: Path,
+    seed: int,
+    args: argparse.Namespace,
+    *settings: str,
 ) -> dict[str, Any]:
-    """一次继续预训练，返回它的 metrics。"""
-    settings = full_settings(kind, args.data) | {
+    """一次继续预训练，返回它的 metrics；`settings` 是另设的几项，写成 名字=值。"""
+    common = full_settings(kind, args.data) | {
         "corpus": corpus,
         "seed": seed,
         "max_steps": args.steps,
@@ -38,8 +43,9 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         output = (args.keep or Path(folder)) / f"{kind}-{name}-{seed}"
         command = [sys.executable, "-m", "companion", "train", "--json"]
-        for key, value in {**settings, "output": output}.items():
-            command += ["--set", f"{key}={value}"]
+        common |= {"output": output}
+        for each in [*(f"{key}={value}" for key, value in common.items()), *settings]:
+            command += ["--set", each]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             command, env=environment, stdout=subprocess.PIPE, check=True, text=True

@@ -198,6 +198,7 @@ def test_the_global_random_state_is_left_alone(tokenizers: dict[str, Any]) -> No
         ("masked_lm", ["狡兔死", "\n"], {}, "空的"),
         ("masked_lm", "狡兔死", {"noise_density": 0.1}, "没有参数 noise_density"),
         ("causal_lm", "狡兔死", {"granularity": "token"}, "没有参数 granularity"),
+        ("masked_lm", "狡兔死", {"preset": "macbert"}, "没有近义词表"),
     ],
 )
 def test_mistakes_are_named(

@@ -27,12 +27,17 @@ if TYPE_CHECKING:
 def objectives(as_json: AsJson = False) -> None:
     """列出训练目标：名字、出处、用于哪些模型。"""
     from companion.objectives import OBJECTIVES
+    from companion.objectives.presets import PRESETS
 
     table = make_table("名字", "说明", title="训练目标")
     for goal in OBJECTIVES.values():
         about = f"{goal.title}\n用于：{goal.family}\n出处：{goal.paper}"
         if own := _own_options(goal):
             about += f"\n可设：{' '.join(own)}"
+        if "preset" in goal.options:
+            about += "".join(
+                f"\npreset={each.key}：{each.title}" for each in PRESETS.values()
+            )
         about += f"\n练成之后：companion {goal.usage}"
         table.add_row(goal.key, about, end_section=True)
     listed = [
@@ -43,6 +48,7 @@ def objectives(as_json: AsJson = False) -> None:
             "paper": goal.paper,
             "auto_class": goal.auto_class,
             "options": list(goal.options),
+            "presets": list(PRESETS) if "preset" in goal.options else [],
             "usage": goal.usage,
             "starter": goal.starter,
         }
@@ -88,7 +94,9 @@ def show(
     ] = None,
     granularity: Annotated[
         str | None,
-        typer.Option(metavar="粒度", help="掩码的粒度：token 或 whole_word"),
+        typer.Option(
+            metavar="粒度", help="掩码的粒度：token、whole_word、ngram 或 span"
+        ),
     ] = None,
     mlm_probability: Annotated[
         float | None, typer.Option(metavar="比例", help="选中的比例，在 0 与 1 之间")
@@ -124,6 +132,8 @@ def show(
     tokenizer = load_tokenizer(name)
     goal = load_objective(name, goal)
     known = load_model_options(name, goal)
+    if options.get("preset") == "macbert" and "similar_words" not in options:
+        options["similar_words"] = _similar_words(name, goal, texts)
     examples = [
         show_example(
             goal,
@@ -194,6 +204,17 @@ def _options(
     return {
         name: value for name in settings if (value := getattr(config, name)) is not None
     }
+
+
+def _similar_words(name: str, goal: "Objective", texts: list[str]) -> Any:
+    """由模型的词嵌入找近义词：在这几段文字与随包的小史里找。"""
+    from companion.corpus import read_corpus
+    from companion.models.loading import load_checkpoint
+    from companion.models.masking import find_similar_words
+
+    checkpoint = load_checkpoint(name, goal)
+    sample = [document.text for document in read_corpus("sample:classical")]
+    return find_similar_words(checkpoint.tokenizer, checkpoint.model, [*sample, *texts])
 
 
 def _one_row_per_picture(png: Path | None, texts: list[str], *, packed: bool) -> None:

@@ -53,15 +53,20 @@ def jieba_segmenter(
     if user_dict is None:
         return JiebaSegmenter(())
     if isinstance(user_dict, str | Path):
-        lines = _read_dictionary(Path(user_dict))
-    else:
-        lines = [line.strip() for line in user_dict]
+        return JiebaSegmenter(tuple(read_word_list(user_dict)))
+    lines = [line.strip() for line in user_dict]
     return JiebaSegmenter(tuple(line for line in lines if line))
 
 
-def _read_dictionary(path: Path) -> list[str]:
+def read_word_list(path: str | Path) -> list[str]:
+    """读一行一词的文件；略去空行与首尾的空白。
+
+    Raises:
+        CorpusError: 读不了，或不是 UTF-8。
+    """
     try:
-        return [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+        lines = Path(path).read_text("utf-8-sig").splitlines()
+        return [line.strip() for line in lines if line.strip()]
     except OSError as error:
         raise CorpusError(
             found=f"读不了词典 {path}（{error.strerror}）",
@@ -134,7 +139,7 @@ def _import_jieba() -> Any:
         except ImportError as error:
             raise CorpusError(
                 found="没有安装 jieba",
-                expected="全词掩码需要一个中文切词工具",
+                expected="以词选的掩码需要一个中文切词工具",
                 remedy="运行 pip install jieba，或改用 granularity=token",
             ) from error
     jieba.setLogLevel(logging.WARNING)

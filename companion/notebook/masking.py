@@ -112,9 +112,9 @@ def _selected(text: str, collator: Any, draws: int) -> list[int]:
 
 
 def _feature(text: str, collator: MaskedLMCollator) -> Feature:
-    """训练时的样本；全词粒度用 jieba 切词。"""
+    """训练时的样本；以词选的用 jieba 切词。"""
     segmenter = None
-    if collator.granularity == "whole_word":
+    if collator.granularity != "token":
         from companion.corpus.words import jieba_segmenter
 
         segmenter = jieba_segmenter()

@@ -30,7 +30,8 @@ class Objective:
     collator: str
     """整理器所在，`模块:类`。"""
     options: tuple[str, ...] = field(default=())
-    """设置里属于本目标的字段，原样传给整理器。"""
+    """设置里属于本目标的字段，原样传给整理器；选法与词典先由 `models.masking` 化成参
+    数。"""
     model_options: tuple[str, ...] = field(default=())
     """整理器的参数里只有模型知道的（`companion.models.running.model_options`）。"""
     masks: "tuple[MaskKind, ...]" = field(default=())
@@ -86,11 +87,20 @@ OBJECTIVES: dict[str, Objective] = {
         key="masked_lm",
         title="掩码语言建模",
         family="掩码语言模型（BERT、RoBERTa、ALBERT、ERNIE、SikuBERT）",
-        paper="Devlin 等，2019，§3.1；全词掩码：Cui 等，2021，§III",
+        paper="Devlin 等，2019，§3.1；全词：Cui 等，2021，§III；"
+        "词组：Lan 等，2020，§4.1；片段：Joshi 等，2020，§3.1",
         auto_class="AutoModelForMaskedLM",
         causal=False,
         collator="companion.objectives.masked_lm:MaskedLMCollator",
-        options=("mlm_probability", "granularity", "seed"),
+        options=(
+            "mlm_probability",
+            "granularity",
+            "preset",
+            "user_dictionary",
+            "names",
+            "similar_words",
+            "seed",
+        ),
         frozen_options={
             "mlm_probability": 0.15,
             "mask_replace_prob": 1.0,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Example", "example_rows", "show_example", "token_text"]
 
-_GRANULARITIES = {"whole_word": "（全词）"}
+_GRANULARITIES = {"whole_word": "（全词）", "ngram": "（词组）", "span": "（片段）"}
 
 
 def example_rows(
@@ -75,11 +75,13 @@ def show_example(
         tokenizer: transformers 的分词器。
         seed: 噪声的种子；没有噪声的目标不用它。
         epoch: 第几轮；同一样本每轮的噪声不同。
-        segmenter: 全词掩码的分词函数；缺省用 jieba。
+        segmenter: 以词选时的分词函数；缺省用 jieba。
         model_options: 整理器的参数里只有模型知道的
             （`companion.models.loading.load_model_options`）；不给时取整理器的缺省值，
             `decoder_start_token_id` 因此只对 T5、mT5、Pegasus 是对的。
-        **options: 交给整理器的参数，如 `mlm_probability`、`granularity`。
+        **options: 训练设置里属于这个目标的几项，如 `mlm_probability`、`preset`；
+            `preset="macbert"` 另要 `similar_words`，`preset="ernie"` 另要 `names`，它的
+            三个阶段依次是第 0、1、2 轮。
 
     Raises:
         ObjectiveError: 没有这个目标或参数，没有文字，或与分词器不合。
@@ -88,16 +90,37 @@ def show_example(
     texts = [text] if isinstance(text, str) else list(text)
     settings = {**options, **({"seed": seed} if "seed" in goal.options else {})}
     _check(goal, texts, settings)
+    title = goal.title
+    if "preset" in goal.options:
+        settings, words, mark = _read_masking(settings, tokenizer, epoch)
+        segmenter, title = segmenter or words, title + mark
     collator = goal.make_collator(tokenizer, **settings, **(model_options or {}))
-    if settings.get("granularity") == "whole_word" and segmenter is None:
-        from companion.corpus.words import jieba_segmenter
-
-        segmenter = jieba_segmenter()
     feature = {**_feature(goal, texts, tokenizer, segmenter), "epoch": epoch}
     [corrupted] = collator.examples([feature])
     batch = collator.collate([corrupted])
-    title = goal.title + _GRANULARITIES.get(str(settings.get("granularity")), "")
     return Reader(goal, title, feature, corrupted, batch, tokenizer).read()
+
+
+def _read_masking(
+    settings: dict[str, Any], tokenizer: Any, epoch: int
+) -> "tuple[dict[str, Any], Segmenter | None, str]":
+    """掩码的选法：整理器的参数、切词器、标题的后缀。"""
+    from companion.models.masking import read_masking
+
+    masking = read_masking(settings)
+    if masking.replaces and masking.similar_words is None:
+        raise ObjectiveError(
+            found="preset=macbert 没有近义词表",
+            expected="similar_words 是一个文件，或造好的 SimilarWords",
+            remedy="用 companion.models.masking.find_similar_words 由词嵌入找一份",
+        )
+    options = masking.collator_options(tokenizer, None, ())
+    stage = min(epoch, len(masking.segmenters) - 1)
+    if preset := settings.get("preset"):
+        mark = f"（{preset}）"
+    else:
+        mark = _GRANULARITIES.get(str(options.get("granularity")), "")
+    return options, masking.segmenters[stage], mark
 
 
 def _check(goal: Objective, texts: list[str], settings: dict[str, Any]) -> None:

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from companion.batch import Feature
 from companion.config import TrainingConfig
 from companion.corpus.dedup import deduplicate
 from companion.corpus.document import Document
@@ -18,8 +16,8 @@ from companion.corpus.sources import read_corpus, resolve
 from companion.corpus.splitting import split_corpus
 from companion.corpus.store import TokenStore
 from companion.corpus.tokens import tokenize_documents
-from companion.corpus.words import Segmenter, jieba_segmenter
 from companion.errors import ConfigError, CorpusError
+from companion.models.masking import SETTINGS, Masking, read_masking
 from companion.models.running import (
     default_block_size,
     model_options,
@@ -28,6 +26,7 @@ from companion.models.running import (
 )
 from companion.objectives import Objective
 from companion.training.batching import BatchPlan, Replay, plan_batches
+from companion.training.rows import JoinedRows, StagedRows
 
 _SCANNED = 1 << 22
 """一次查多少词元。"""
@@ -49,34 +48,13 @@ class Corpora:
 class TrainingData:
     """排定的训练数据。"""
 
-    rows: "JoinedRows"
+    rows: JoinedRows
     plan: BatchPlan
     ledger: TokenLedger
     block_size: int
     packed: bool
     collator: Any
     """训练目标的整理器。"""
-
-
-class JoinedRows:
-    """领域与回放的行接在一起编号；样本编号随之错开，噪声互不相同。"""
-
-    def __init__(self, datasets: Sequence[BlockDataset]) -> None:
-        self.datasets = datasets
-        self.firsts = np.cumsum([0, *(len(dataset) for dataset in datasets)])
-        self.lengths: NDArray[np.int64] = np.concatenate(
-            [dataset.lengths for dataset in datasets]
-        )
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, key: tuple[int, int]) -> Feature:
-        """按 (轮次, 行号) 取一行。"""
-        epoch, row = key
-        which = int(np.searchsorted(self.firsts, row, side="right")) - 1
-        feature = self.datasets[which][epoch, row - int(self.firsts[which])]
-        return {**feature, "example_id": row}
 
 
 def read_corpora(config: TrainingConfig) -> Corpora:
@@ -131,19 +109,51 @@ def choose_block_size(config: TrainingConfig, model: Any) -> int:
     return config.block_size
 
 
+def choose_masking(config: TrainingConfig, objective: Objective) -> Masking:
+    """本目标的设置里明说了的几项；词典在这里读，坏的早早点名。
+
+    Raises:
+        ConfigError: 设了掩码的选法，而目标不是 masked_lm。
+        ObjectiveError, CorpusError: 选法与别的设置相左，或词典有问题。
+    """
+    for name in ("granularity", *SETTINGS):
+        if getattr(config, name) is not None and name not in objective.options:
+            raise ConfigError(
+                found=f"{name} = {getattr(config, name)}，而训练目标是 {objective.key}",
+                expected=f"{name} 只用于 masked_lm",
+                remedy=f"去掉 {name}，或改用 --objective masked_lm",
+            )
+    given = {name: getattr(config, name) for name in objective.options}
+    given = {name: value for name, value in given.items() if value is not None}
+    return read_masking(given) if "preset" in objective.options else Masking(given)
+
+
 def make_collator(
-    config: TrainingConfig, objective: Objective, model: Any, tokenizer: Any
+    config: TrainingConfig,
+    objective: Objective,
+    model: Any,
+    tokenizer: Any,
+    documents: Sequence[Document] = (),
 ) -> Any:
     """按设置与模型配好的整理器；没有设的参数取论文的缺省值。
+
+    Args:
+        config: 训练设置。
+        objective: 训练目标。
+        model: 模型。
+        tokenizer: 它的分词器。
+        documents: 训练语料；只有 preset=macbert 用，在其中找近义词。
 
     Raises:
         ObjectiveError: 分词器与目标不合。
         ModelError: 模型的设置里缺了目标要的一项。
     """
-    given = {name: getattr(config, name) for name in objective.options}
+    masking = choose_masking(config, objective)
     return objective.make_collator(
         tokenizer,
-        **{name: value for name, value in given.items() if value is not None},
+        **masking.collator_options(
+            tokenizer, model, (document.text for document in documents)
+        ),
         **model_options(model, objective),
     )
 
@@ -161,26 +171,32 @@ def prepare_data(
 ) -> TrainingData:
     """分词、打包、排批、记账，全部在第一步之前完成。"""
     block_size = choose_block_size(config, model)
-    segmenter: Segmenter | None = None
-    if objective.key == "masked_lm" and config.granularity == "whole_word":
-        segmenter = jieba_segmenter(config.user_dictionary)
+    segmenters = choose_masking(config, objective).segmenters
     sources = [corpora.train, corpora.replay] if corpora.replay else [corpora.train]
-    collator = make_collator(config, objective, model, tokenizer)
+    collator = make_collator(config, objective, model, tokenizer, corpora.train)
     edges = special_edges(tokenizer)
     capacity = objective.row_capacity(
         collator, block_size, len(edges.prefix) + len(edges.suffix)
     )
-    stores = [
-        tokenize_documents(source, tokenizer, cache_dir=cache_dir, segmenter=segmenter)
-        for source in sources
-    ]
-    for source, store in zip(sources, stores, strict=True):
-        _require_unreserved(source, store, collator, tokenizer)
-    datasets = [
-        _block_dataset(store, objective, tokenizer, capacity, packed)
-        for store in stores
-    ]
-    rows = JoinedRows(datasets)
+    stages: list[JoinedRows] = []
+    for segmenter in segmenters:  # ERNIE 的三个阶段，词元相同，词界不同
+        stores = [
+            tokenize_documents(
+                source, tokenizer, cache_dir=cache_dir, segmenter=segmenter
+            )
+            for source in sources
+        ]
+        for source, store in zip(sources, stores, strict=True):
+            _require_unreserved(source, store, collator, tokenizer)
+        stages.append(
+            JoinedRows(
+                [
+                    _block_dataset(store, objective, tokenizer, capacity, packed)
+                    for store in stores
+                ]
+            )
+        )
+    rows = stages[0]
     plan = plan_batches(
         rows.lengths,
         tokens_per_batch=config.tokens_per_batch,
@@ -192,13 +208,15 @@ def prepare_data(
         if corpora.replay
         else None,
     )
-    ledger = ledger_of(datasets[0]).with_training(
+    ledger = ledger_of(rows.datasets[0]).with_training(
         epochs=plan.epochs,
         trained=plan.tokens,
         padded=plan.grid - plan.tokens,
         grid=plan.grid,
         targets=0,
     )
+    if len(stages) > 1:
+        rows = StagedRows(stages, plan)
     return TrainingData(rows, plan, ledger, block_size, packed, collator)
 
 

@@ -39,6 +39,7 @@ from companion.training.data import (
     Corpora,
     TrainingData,
     choose_block_size,
+    choose_masking,
     prepare_data,
     read_corpora,
 )
@@ -106,6 +107,7 @@ def train(
     objective = get_objective(config.objective)
     output = Path(config.output)
     config = team.ask_main(lambda: _claim(config, team, resume=resume))
+    choose_masking(config, objective)
     checkpoint = load_checkpoint(config.model, objective)
     objective = fitted_objective(checkpoint.model, objective)
     for notice in checkpoint.notices:

@@ -22,12 +22,15 @@ SETTINGS: dict[str, tuple[Any, Any]] = {
     "strategy": ("lead", "random"),
     "mlm_probability": ("0.2", "0.6"),
     "granularity": ("token", "whole_word"),
+    "preset": ("spanbert", "modernbert"),
     "fine_tuning": ("false", "true"),
     "target_mask_probability": ("0.05", "0.95"),
     "sentence_probability": ("0", "0.9"),
     "document_probability": ("0", "1"),
 }
 """每一项设置的两个值，写法照命令行的。"""
+DICTIONARIES = ("user_dictionary", "names", "similar_words")
+"""值是文件的几项，另有测试。"""
 TOKEN_LEVEL = ("sentence_probability=0", "document_probability=0")
 BESIDES: dict[tuple[str, str], tuple[str, ...]] = {
     ("unified_lm", "target_mask_probability"): ("fine_tuning=true",),
@@ -116,7 +119,7 @@ def test_seed_and_epoch_decide_the_noise(run: Callable[..., Any], pairs: Path) -
         (key, name)
         for key, goal in OBJECTIVES.items()
         for name in goal.options
-        if name != "seed"
+        if name not in ("seed", *DICTIONARIES)
     ],
 )
 def test_every_setting_of_the_objective_can_be_set(
@@ -132,6 +135,78 @@ def test_every_setting_of_the_objective_can_be_set(
         for value in SETTINGS[setting]
     ]
     assert found[0] != found[1]
+
+
+def test_the_stages_of_ernie_follow_the_epochs(
+    run: Callable[..., Any],
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """第 0、1、2 轮是三个阶段：逐字，词典里的短语，专名；各自整个选中或整个不选。"""
+    from companion.corpus import segmenting, words
+
+    monkeypatch.setattr(  # 载入 jieba 的词库要一秒
+        segmenting,
+        "jieba_segmenter",
+        lambda path: words.dictionary_segmenter(words.read_word_list(path)),
+    )
+    phrase, name = "莫大于礼", "天子之职莫大于"
+    (tmp_path / "短语.txt").write_text(phrase, encoding="utf-8")
+    (tmp_path / "专名.txt").write_text(name, encoding="utf-8")
+    typed = ("show", "masked_lm", TEXT, "--json", "--model", pairs / "bert")
+    typed += ("--set", "preset=ernie", "--set", f"names={tmp_path / '专名.txt'}")
+    typed += ("--set", f"user_dictionary={tmp_path / '短语.txt'}")
+    split: list[set[str]] = []
+    for epoch in range(3):
+        split.append(set())
+        for seed in range(12):
+            [row] = rows_of(run(*typed, "--epoch", epoch, "--seed", seed))
+            for each in (phrase, name):
+                at = TEXT.index(each) + 1  # [CLS]
+                labels = row["labels"][at : at + len(each)]
+                if len({label is None for label in labels}) == 2:
+                    split[-1].add(each)
+    assert split == [{phrase, name}, {name}, {phrase}]
+
+
+def test_macbert_shows_no_mask_token(
+    run: Callable[..., Any], pairs: Path, tmp_path: Path
+) -> None:
+    """近义词由词嵌入去找，或照给的表：选中的都有标签，输入里没有 [MASK]。"""
+    table = tmp_path / "近义词.txt"
+    table.write_text("天子 诸侯\n\n莫大 无过", encoding="utf-8")
+    words = ("show", "masked_lm", TEXT, "--json", "--model", pairs / "bert")
+    words += ("--set", "preset=macbert")
+    for besides in ((), ("--set", f"similar_words={table}")):
+        [row] = rows_of(run(*words, *besides))
+        assert "macbert" in row["title"]
+        assert any(row["labels"])
+        assert "[MASK]" not in row["inputs"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("preset=bert-wmw",), "是不是想写 bert-wwm"),
+        (("preset=albert", "granularity=token"), "去掉 granularity"),
+        (("preset=modernbert", "mlm_probability=0.15"), "去掉 mlm_probability"),
+        (("preset=ernie",), "没有专名表"),
+        (("preset=ernie", "names=没有这个.txt"), "没有这个.txt"),
+        (("names=没有这个.txt",), "preset=ernie"),
+        (("granularity=span", "user_dictionary=没有这个.txt"), "没有这个.txt"),
+        (("similar_words=没有这个.txt",), "preset=macbert"),
+        (("preset=macbert", "similar_words=没有这个.txt"), "没有这个.txt"),
+    ],
+)
+def test_a_wrong_way_of_masking_is_named(
+    settings: tuple[str, ...], said: str, run: Callable[..., Any], pairs: Path
+) -> None:
+    """没有的选法、相左的设置、缺了或用不上的词典：退出码 1，说得出是哪一项。"""
+    words = [word for each in settings for word in ("--set", each)]
+    result = run("show", "masked_lm", TEXT, "--model", pairs / "bert", *words)
+    assert result.exit_code == 1
+    assert said in result.stderr
 
 
 def test_the_decoder_starts_with_what_the_config_says(

@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 from strategies import BERT, CLS, PLAIN_IDS, SEP, within_five_sigma
 
 from companion.batch import IGNORE_INDEX
+from companion.config import Preset
 from companion.errors import ObjectiveError
 from companion.objectives.masked_lm import MaskedLMCollator
-from companion.objectives.presets import PRESETS, get_preset
+from companion.objectives.presets import PRESETS, get_preset, masking_options
 from companion.objectives.similar_words import similar_from_lists
 
 SIMILAR = similar_from_lists(BERT, {"王": ["臣"], "天子": ["诸侯"]})
@@ -38,9 +40,7 @@ def counts_of(key: str, rows: int) -> list[int]:
         ("albert", {77}),
         ("spanbert", {77}),
         ("macbert", {76}),
-        ("ernie-basic", {77}),
-        ("ernie-phrase", {77}),
-        ("ernie-entity", {77}),
+        ("ernie", {77}),
     ],
 )
 def test_512_tokens_have_the_targets_of_the_paper(key, counts):
@@ -59,7 +59,8 @@ def test_every_preset_names_its_paper_and_what_words_it_needs(key):
     preset = PRESETS[key]
     assert preset.key == key
     assert "§" in preset.paper
-    by_words = preset.options.get("granularity", "token") != "token"
+    assert {"mlm_probability", "granularity"} <= preset.options.keys()
+    by_words = preset.options["granularity"] != "token"
     assert by_words == (preset.words != "none")
 
 
@@ -67,6 +68,22 @@ def test_an_unknown_preset_is_refused_with_the_nearest_name():
     """写错名字：列出全部，猜最近的。"""
     with pytest.raises(ObjectiveError, match=r"bert-wmw.*modernbert.*bert-wwm"):
         get_preset("bert-wmw")
+
+
+def test_a_preset_refuses_a_setting_that_contradicts_it():
+    """选法定下的一项另给了别的值：点名是哪一项；给得一样就不妨。"""
+    with pytest.raises(ObjectiveError, match=r"albert.*granularity=ngram.*token"):
+        masking_options("albert", {"granularity": "token"})
+    with pytest.raises(ObjectiveError, match=r"modernbert.*mlm_probability=0\.3"):
+        masking_options("modernbert", {"mlm_probability": 0.15})
+    given = {"mlm_probability": 0.3, "seed": 4}
+    options = masking_options("modernbert", given)
+    assert options == {**get_preset("modernbert").options, **given}
+
+
+def test_the_settings_know_every_preset():
+    """设置里 preset 的选项与名册相同。"""
+    assert get_args(Preset) == tuple(PRESETS)
 
 
 def test_listing_the_presets_loads_no_torch():
