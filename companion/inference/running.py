@@ -3,7 +3,7 @@
 from typing import Any
 
 from companion.errors import ModelError
-from companion.models.target_head import inner_model
+from companion.models.losses import word_model
 
 
 def require_masked(checkpoint: Any) -> None:
@@ -12,11 +12,18 @@ def require_masked(checkpoint: Any) -> None:
     Raises:
         ModelError: 模型没有掩码语言建模的头，或分词器没有掩码词元。
     """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        MODEL_FOR_PRETRAINING_MAPPING_NAMES,
+    )
 
+    both = MODEL_FOR_PRETRAINING_MAPPING_NAMES  # 另有句序的头，词元的头也在
     _require(
         checkpoint,
-        set(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()),
+        {
+            *MODEL_FOR_MASKED_LM_MAPPING_NAMES.values(),
+            *(both[kind] for kind in ("albert", "bert", "ernie")),
+        },
         "掩码语言模型（BERT、RoBERTa、SikuBERT……）",
         "换一个掩码语言模型（例如 starter:bert），或用 complete 续写",
     )
@@ -45,7 +52,7 @@ def require_causal(checkpoint: Any) -> None:
 
 
 def _require(checkpoint: Any, names: set[str], expected: str, remedy: str) -> None:
-    kind = type(inner_model(checkpoint.model)).__name__
+    kind = type(word_model(checkpoint.model)).__name__
     if kind not in names:
         raise ModelError(
             found=f"{checkpoint.name} 是 {kind}", expected=expected, remedy=remedy
