@@ -62,6 +62,9 @@ class TrainingConfig:
     corpus: str = _setting("领域语料：文件、文件夹，或 companion corpus list 里的名字")
     output: str = _setting("输出文件夹；里面不能有另一次运行")
 
+    generator: str | None = _setting(
+        "replaced_token：生成器的检查点；缺省用同一文件夹里的，再没有就新建", None
+    )
     valid: str | None = _setting("领域留出集；不给就从语料里按文档划出 5%", None)
     general: str | None = _setting("通用留出集，用来量遗忘", None)
     replay: str | None = _setting("回放的通用语料", None)
@@ -94,9 +97,7 @@ class TrainingConfig:
     gradient_checkpointing: bool = _setting("以重算换显存", False)
     lora_rank: int = _setting("LoRA 的秩；0 表示全参数训练（需装 peft）", 0)
 
-    mlm_probability: float | None = _setting(
-        "masked_lm、unified_lm 选中的比例，缺省 0.15", None
-    )
+    mlm_probability: float | None = _setting("掩码类目标选中的比例，缺省 0.15", None)
     granularity: Granularity | None = _setting(
         "masked_lm：掩码粒度，token、whole_word、ngram 或 span，缺省 token", None
     )

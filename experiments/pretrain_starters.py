@@ -1,4 +1,4 @@
-"""预训练起步模型：`starter:bert`、`bloom`、`t5`、`bart`、`glm`。
+"""预训练起步模型：`starter:bert`、`bloom`、`t5`、`bart`、`glm`、`electra`。
 
     python experiments/pretrain_starters.py bert --work build/starters
 
@@ -32,8 +32,9 @@ from starters.vocabulary import POSITIONS, build_tokenizer
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.reading import Document, read_documents
 from companion.corpus.tokens import tokenize_documents
+from companion.models.losses import loss_parts
 from companion.models.running import model_options, special_edges
-from companion.models.target_head import target_losses
+from companion.models.saving import MARKER, save_checkpoint
 from companion.objectives import get_objective
 
 
@@ -123,6 +124,14 @@ RECIPES = {
             Phase(0.25, POSITIONS),
         ),
         tokens=3_500_000,
+        warmup_tokens=200_000,
+    ),
+    "electra": Recipe(
+        objective="replaced_token",
+        shares={"classical": 0.5, "modern": 0.25, "general": 0.25},
+        phases=(Phase(0.4, 64), Phase(0.35, 128), Phase(0.25, POSITIONS)),
+        tokens=1_500_000,
+        peak_learning_rate=1e-3,
         warmup_tokens=200_000,
     ),
 }
@@ -272,14 +281,18 @@ def train(kind: str, data: Path, work: Path, tokens: int | None) -> None:
                     step,
                 )
             loss, accuracy, first_bits = torch.zeros(()), 0.0, 0.0
+            more: dict[str, float] = {}
             if phase.reading:
                 batch, first = read_first(model, batch)
                 first_bits = first.item() / math.log(2)
                 loss = loss + phase.reading * first
             if phase.decoding:
-                losses = target_losses(model, batch, causal=objective.causal)
-                loss = loss + losses.total_nats / len(losses.nats)
-                accuracy = losses.correct.float().mean().item()
+                parts = loss_parts(model, batch, causal=objective.causal)
+                for part in parts:
+                    mean = part.losses.total_nats / len(part.losses.nats)
+                    loss = loss + part.weight * mean
+                    more[f"{part.name}_bits"] = round(mean.item() / math.log(2), 4)
+                accuracy = parts[0].losses.correct.float().mean().item()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for group in optimizer.param_groups:
@@ -295,6 +308,7 @@ def train(kind: str, data: Path, work: Path, tokens: int | None) -> None:
                     "loss_bits": round(loss.item() / math.log(2), 4),
                     "accuracy": round(accuracy, 4),
                     "first_bits": round(first_bits, 4),
+                    **more,
                     "tokens_per_second": round(
                         (seen - start) / (time.monotonic() - began)
                     ),
@@ -316,8 +330,8 @@ def train(kind: str, data: Path, work: Path, tokens: int | None) -> None:
         for hook in hooks:
             hook.remove()
     output = work / kind
-    model.half().save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    save_checkpoint(model.half(), tokenizer, output)
+    (output / MARKER).unlink()
     facts = {"steps": step, "tokens_seen": seen, "seed": recipe.seed}
     (output / "training.json").write_text(json.dumps(facts))
 

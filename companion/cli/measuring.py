@@ -189,6 +189,11 @@ def scores_table(scores: Any) -> "Table":
         ("目标数", f"{scores.num_targets:,}"),
     ):
         table.add_row(name, value)
+    if scores.order_accuracy is not None:
+        table.add_row("句序准确率（瞎猜 50%）", f"{scores.order_accuracy:.2%}")
+    if scores.replaced_rate is not None:
+        lazy = 1 - scores.replaced_rate
+        table.add_row("总答“原文”的准确率", f"{lazy:.2%}")
     return table
 
 
@@ -234,9 +239,12 @@ def guess_objective(name: str) -> str:
     Raises:
         ConfigError: 架构没有写，或不止一种可能。
     """
+    from companion.models.loading import DISCRIMINATOR
     from companion.models.locating import locate
 
     folder = locate(name, weights=False).folder
+    if (folder / DISCRIMINATOR).is_dir():
+        return "replaced_token"
     if (recorded := recorded_objective(folder)) is not None:
         return recorded
     path = folder / "config.json"
@@ -246,6 +254,8 @@ def guess_objective(name: str) -> str:
     except (OSError, ValueError, AttributeError):
         listed = family = None
     architecture = str((listed or ["（没有写）"])[0])
+    if architecture in ("ElectraForPreTraining", "FunnelForPreTraining"):
+        return "replaced_token"
     if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
         return "masked_lm"
     if architecture.endswith(("ForCausalLM", "LMHeadModel")):

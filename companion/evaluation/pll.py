@@ -34,6 +34,7 @@ from companion.errors import EvaluationError
 from companion.evaluation.scoring import BATCH_TOKENS, choose_block_size, row_losses
 from companion.evaluation.targets import TargetRow
 from companion.inference.running import require_masked
+from companion.models.losses import word_model
 from companion.models.running import special_edges
 from companion.objectives import get_objective
 from companion.objectives.example import Example
@@ -101,7 +102,7 @@ def pseudo_log_likelihood(
             document = plan[number][0].document
             rows = one_mask_rows(feature, tokenizer, document)
             losses, _ = row_losses(
-                checkpoint.model,
+                word_model(checkpoint.model),
                 rows,
                 collate,
                 causal=False,

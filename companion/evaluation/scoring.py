@@ -32,6 +32,7 @@ from companion.evaluation.targets import (
     TargetRow,
     build_targets,
 )
+from companion.models.losses import loss_parts
 from companion.models.mask_support import require_mask
 from companion.models.probing import adapt_batch, evaluation_mode, takes
 from companion.models.running import (
@@ -40,7 +41,7 @@ from companion.models.running import (
     model_options,
     position_limit,
 )
-from companion.models.target_head import inner_model, target_losses
+from companion.models.target_head import inner_model
 from companion.objectives import Objective
 from companion.objectives.example import Example
 from companion.objectives.padding import pad_rows
@@ -69,9 +70,17 @@ class Scores:
     num_targets: int
     interval: tuple[float, float] | None = None
     """每字比特数的 95% 自助区间（按行重抽）；不足两行时为 None。"""
+    order_accuracy: float | None = None
+    """sentence_order：句序判对的比例，瞎猜是一半；没有两句以上的行时为 None。"""
+    replaced_rate: float | None = None
+    """replaced_token：换掉的比例；总答“原文”的准确率是 1 减它。"""
 
     def as_dict(self) -> dict[str, Any]:
-        """可写成 JSON 的字典，键名与命令行的输出一致。"""
+        """可写成 JSON 的字典，键名与命令行的输出一致；目标没有的两项不写。"""
+        extra = {
+            "order_accuracy": self.order_accuracy,
+            "replaced_rate": self.replaced_rate,
+        }
         return {
             "bits_per_char": self.bits_per_char,
             "loss_nats_per_token": self.loss_nats_per_token,
@@ -80,6 +89,7 @@ class Scores:
             "num_chars": self.num_chars,
             "num_targets": self.num_targets,
             "interval": None if self.interval is None else list(self.interval),
+            **{name: value for name, value in extra.items() if value is not None},
         }
 
 
@@ -180,6 +190,7 @@ def score_targets(
 ) -> Evaluation:
     """让模型答一份出好的考题；训练前后各答一次时，考题只须出一次。"""
     causal = fitted_objective(model, targets.objective).causal
+    orders: list[bool] = []
     nats, correct = row_losses(
         model,
         targets.rows,
@@ -187,6 +198,7 @@ def score_targets(
         causal=causal,
         batch_tokens=batch_tokens,
         on_progress=on_progress,
+        orders=orders,
     )
     chars = np.array(
         [int(row.num_chars[row.labels != IGNORE_INDEX].sum()) for row in targets.rows],
@@ -202,6 +214,8 @@ def score_targets(
         num_chars=targets.num_chars,
         num_targets=targets.num_targets,
         interval=interval,
+        order_accuracy=sum(orders) / len(orders) if orders else None,
+        replaced_rate=_replaced_rate(targets),
     )
     return Evaluation(
         scores,
@@ -222,6 +236,7 @@ def row_losses(
     causal: bool,
     batch_tokens: int = BATCH_TOKENS,
     on_progress: Progress | None = None,
+    orders: list[bool] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """每行的损失之和与猜中的个数。
 
@@ -234,6 +249,7 @@ def row_losses(
         causal: 是否因果语言模型。
         batch_tokens: 一批至多多少词元，含填充。
         on_progress: 每批之后得到 (已考的行数, 总行数)。
+        orders: 句序判断的对错添在这里，每个两句以上的行一项。
 
     Returns:
         奈特 (R,) float64 与猜中的个数 (R,) int64。
@@ -256,7 +272,11 @@ def row_losses(
             batch = {key: value.to(device) for key, value in batch.items()}
             if takes(inner, "use_cache"):  # 不续写，键值缓存只会白占显存
                 batch["use_cache"] = False  # type: ignore[assignment]
-            losses = target_losses(model, batch, causal=causal)
+            first, *others = loss_parts(model, batch, causal=causal)
+            losses = first.losses
+            if orders is not None:
+                for part in others:
+                    orders += part.losses.correct.tolist()
             for i, loss, hit in zip(
                 chosen,
                 losses.nats.double().cpu().split(counts),
@@ -268,6 +288,13 @@ def row_losses(
             if on_progress is not None:
                 on_progress(done, len(rows))
     return nats, correct
+
+
+def _replaced_rate(targets: FrozenTargets) -> float | None:
+    if targets.objective != "replaced_token":
+        return None
+    replaced = sum(int((row.labels == 1).sum()) for row in targets.rows)
+    return replaced / targets.num_targets
 
 
 def batches(

@@ -6,7 +6,9 @@
 - 去噪的各个目标：由训练的整理器以论文的缺省设置破坏，种子与轮次固定，考模型**看不见**的
   词元；照抄看得见的、写对哨兵，都不算本事。`masked_lm` 选中的 15% **全部**换成 [MASK]
   （不用 80/10/10：随机替换和原样保留是训练时的手段，评估时只会添噪声）。
-- `prefix_lm`：切在哪里由种子定，考前缀之后的每个词元。
+- `prefix_lm`：切在哪里由种子定，考前缀之后的每个词元。语料是句对时，前缀就是源侧。
+- `replaced_token`：考判别器，每个普通词元都判真假。假的从同一行别处抽来；不由生成器造，
+  它随训练而变。总答“原文”的准确率是 1 − 换掉的比例。
 - `causal_lm`：文档首个词元之后的每个词元。比一行长的文档用滑动窗口，步长半个窗口，每个
   词元只考一次；除第一个窗口外，前面至少有半个窗口的上文，只作上文的位置标签是 −100。
 
@@ -33,6 +35,7 @@ from torch import Tensor
 from companion.batch import IGNORE_INDEX, Batch
 from companion.corpus.document import Document
 from companion.corpus.packing import BlockDataset, plan_packing
+from companion.corpus.pairing import PairForm, pair_rows, readable_sides
 from companion.corpus.store import TokenStore
 from companion.corpus.tokens import tokenize_documents
 from companion.errors import EvaluationError
@@ -102,7 +105,7 @@ def build_targets(
     Args:
         tokenizer: transformers 的分词器。
         objective: 训练目标或它的键。
-        documents: 留出集；句对只用 `text` 一侧。
+        documents: 留出集；句对怎样用看目标（`Objective.pairs`），多数只用 `text` 一侧。
         seed: 选哪些词元由它定（只用于掩码）。
         block_size: 一行至多多少词元，含特殊词元。
         max_chars: 至多考这么多字的文字；按文档内容的散列排序后取够为止，因此与文档的
@@ -116,9 +119,8 @@ def build_targets(
         CorpusError: 语料没有文字，或 `block_size` 太小。
     """
     goal = get_objective(objective) if isinstance(objective, str) else objective
-    collator = goal.make_collator(
+    collator = goal.make_exam_collator(
         tokenizer,
-        **goal.frozen_options,
         **({"seed": seed} if "seed" in goal.options else {}),
         **(model_options or {}),
     )
@@ -126,13 +128,19 @@ def build_targets(
         documents = sample_documents(documents, max_chars)
     elif isinstance(documents, Iterator):
         documents = list(documents)
+    source: Any = documents
+    form: PairForm | None = None
+    if goal.pairs is not None:
+        documents = list(documents() if callable(documents) else documents)
+        source, form = readable_sides(
+            documents, goal.pairs, required=goal.pairs_required, objective=goal.key
+        )
     with _folder(cache_dir) as folder:
-        source: Any = documents
         store = tokenize_documents(source, tokenizer, cache_dir=folder)
         make_rows = causal_rows if goal.key == "causal_lm" else denoising_rows
         rows = [
             row
-            for row in make_rows(store, tokenizer, goal, collator, block_size)
+            for row in make_rows(store, tokenizer, goal, collator, block_size, form)
             if (row.labels != IGNORE_INDEX).any()
         ]
         unk_rate = _unk_rate(store, tokenizer)
@@ -164,7 +172,7 @@ def build_targets(
 
 
 def sample_documents(documents: Documents, max_chars: int) -> list[Document]:
-    """取够 `max_chars` 个字：按内容的散列排序，末一篇截短。
+    """取够 `max_chars` 个字：按内容的散列排序，末一篇截短（句对不截）。
 
     Raises:
         EvaluationError: `max_chars` 不是正数。
@@ -175,39 +183,50 @@ def sample_documents(documents: Documents, max_chars: int) -> list[Document]:
             expected="正整数",
             remedy="去掉 max_chars 用全部文字，或改成例如 20000",
         )
-    listed = documents() if callable(documents) else documents
-    ordered = sorted(listed, key=lambda each: hashlib.sha256(_bytes(each)).digest())
+    every = documents() if callable(documents) else documents
+    ordered = sorted(every, key=lambda each: hashlib.sha256(_bytes(each)).digest())
     chosen: list[Document] = []
     left = max_chars
     for document in ordered:
         if left <= 0:
             break
-        chosen.append(replace(document, text=document.text[:left]))
-        left -= len(document.text)
+        if document.target is None:  # 句对截短了，译文就不再是译文
+            document = replace(document, text=document.text[:left])
+        chosen.append(document)
+        left -= document.num_chars
     return chosen
 
 
 def denoising_rows(
-    store: TokenStore, tokenizer: Any, goal: Objective, collator: Any, block_size: int
+    store: TokenStore,
+    tokenizer: Any,
+    goal: Objective,
+    collator: Any,
+    block_size: int,
+    form: PairForm | None = None,
 ) -> Iterator[TargetRow]:
-    """一片一行，由整理器破坏，考看不见的词元；同一份文字总是遮同样的位置。"""
+    """一片（或一个句对）一行，由整理器破坏，考看不见的词元；同一份文字总是遮同样的位置。"""
     edges = special_edges(tokenizer)
     num_edges = len(edges.prefix) + len(edges.suffix)
     capacity = goal.row_capacity(collator, block_size, num_edges)
-    plan = plan_packing(
-        store.lengths, capacity, pack=False, overhead_per_piece=num_edges
-    )
-    dataset = BlockDataset(
-        store, plan, prefix_ids=edges.prefix, suffix_ids=edges.suffix
-    )
+    if form is None:
+        plan = plan_packing(
+            store.lengths, capacity, pack=False, overhead_per_piece=num_edges
+        )
+        dataset = BlockDataset(
+            store, plan, prefix_ids=edges.prefix, suffix_ids=edges.suffix
+        )
+    else:
+        dataset = pair_rows(store, form, edges, (), capacity).rows
     unk = _unk_id(tokenizer)
     for number, feature in enumerate(dataset):
         [example] = collator.examples([{**feature, "epoch": 0}])
         origin = example.origin.clamp(min=0)
         edge = torch.from_numpy(feature["special_tokens_mask"])[origin]
-        scored = example.hidden & (example.labels != unk) & (example.origin >= 0)
+        words = torch.from_numpy(feature["input_ids"])[origin]
+        scored = example.hidden & (words != unk) & (example.origin >= 0)
         scored &= ~edge.bool()  # 前缀语言模型连末尾的 [SEP] 也预测，它不是字
-        piece = plan[number][0]
+        piece = dataset.plan[number][0]
         chars = torch.from_numpy(feature["num_chars"])
         first = _characters_before(store, piece.document, piece.start)
         starts = first + chars.cumsum(0) - chars
@@ -221,14 +240,19 @@ def denoising_rows(
 
 
 def causal_rows(
-    store: TokenStore, tokenizer: Any, goal: Objective, collator: Any, block_size: int
+    store: TokenStore,
+    tokenizer: Any,
+    goal: Objective,
+    collator: Any,
+    block_size: int,
+    form: None = None,
 ) -> Iterator[TargetRow]:
     """滑动窗口：文档首个词元之后的每个词元恰好考一次。
 
     Raises:
         EvaluationError: 一个窗口里放不下两个词元。
     """
-    del goal
+    del goal, form
     prefix = torch.tensor(special_edges(tokenizer).prefix, dtype=torch.int64)
     window = block_size - len(prefix)
     if window < 2:

@@ -18,6 +18,7 @@ from typing import Any
 
 from companion.errors import ModelError, ObjectiveError
 from companion.inference.running import require_masked
+from companion.models.losses import word_logits
 from companion.models.probing import evaluation_mode
 from companion.models.running import position_limit
 
@@ -126,9 +127,10 @@ def mask_probabilities(checkpoint: Any, text: str) -> Any:
         )
     device = next(model.parameters()).device
     with evaluation_mode(model):
-        logits = model(**{key: value.to(device) for key, value in encoded.items()})
+        inputs = {key: value.to(device) for key, value in encoded.items()}
+        logits = word_logits(model, inputs)
     masked = ids[0] == tokenizer.mask_token_id  # (T,)
-    return logits.logits[0].float().cpu()[masked].softmax(-1)
+    return logits[0].float().cpu()[masked].softmax(-1)
 
 
 def split_at_masks(text: str, tokenizer: Any) -> list[str]:

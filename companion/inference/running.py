@@ -3,7 +3,11 @@
 from typing import Any
 
 from companion.errors import ModelError
+from companion.models.losses import word_model
 from companion.models.target_head import inner_model
+
+_WITH_ORDER = ("albert", "bert", "ernie")
+"""预训练用的类另有句序的头、词元的头也在的几种架构。"""
 
 
 def require_masked(checkpoint: Any) -> None:
@@ -12,11 +16,13 @@ def require_masked(checkpoint: Any) -> None:
     Raises:
         ModelError: 模型没有掩码语言建模的头，或分词器没有掩码词元。
     """
-    from transformers import AutoModelForMaskedLM
+    from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
+    kind = word_model(checkpoint.model).config.model_type
+    both = (AutoModelForPreTraining,) if kind in _WITH_ORDER else ()
     _require(
         checkpoint,
-        AutoModelForMaskedLM,
+        (AutoModelForMaskedLM, *both),
         "掩码语言模型（BERT、RoBERTa、SikuBERT……）",
         "换一个掩码语言模型（例如 starter:bert），或用 complete 续写",
     )
@@ -38,7 +44,7 @@ def require_causal(checkpoint: Any) -> None:
 
     _require(
         checkpoint,
-        AutoModelForCausalLM,
+        (AutoModelForCausalLM,),
         "因果语言模型（GPT、BLOOM、Qwen……）",
         "换一个因果语言模型（例如 starter:bloom），或用 fill 填空",
     )
@@ -61,11 +67,13 @@ def require_seq2seq(checkpoint: Any) -> None:
         )
 
 
-def _require(checkpoint: Any, auto_class: Any, expected: str, remedy: str) -> None:
-    """检查点的类，正是这个 Auto 类给它的设置配的那一个。"""
-    model = inner_model(checkpoint.model)
-    known = auto_class._model_mapping.get(type(model.config), None)
-    if type(model) is not known:
+def _require(
+    checkpoint: Any, auto_classes: tuple[Any, ...], expected: str, remedy: str
+) -> None:
+    """检查点的类，正是某个 Auto 类给它的设置配的那一个。"""
+    model = word_model(checkpoint.model)
+    known = [each._model_mapping.get(type(model.config), None) for each in auto_classes]
+    if type(model) not in known:
         raise ModelError(
             found=f"{checkpoint.name} 是 {type(model).__name__}",
             expected=expected,

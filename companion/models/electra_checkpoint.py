@@ -14,15 +14,19 @@ from typing import Any
 
 from companion.errors import ModelError
 from companion.models.electra_pair import DISCRIMINATORS, ElectraPair
-from companion.models.loading import load_tokenizer, quiet_transformers
+from companion.models.loading import (
+    DISCRIMINATOR,
+    GENERATOR,
+    load_tokenizer,
+    quiet_transformers,
+    read_config,
+)
 from companion.models.locating import locate
 from companion.models.saving import save_checkpoint
 from companion.models.weights import check_weight_files, load_weights
 
 GENERATOR_SHARE = 0.25
 """新建的生成器有判别器的几分之几宽（Clark 等，2020，§3.2：四分之一到二分之一）。"""
-
-_DISCRIMINATOR, _GENERATOR = "discriminator", "generator"
 
 
 @dataclass(frozen=True)
@@ -37,23 +41,26 @@ class PairCheckpoint:
     """用户应当知道的事，中文。"""
 
 
-def load_pair(discriminator: str, generator: str | None = None) -> PairCheckpoint:
+def load_pair(
+    discriminator: str, generator: str | None = None, *, revision: str | None = None
+) -> PairCheckpoint:
     """打开判别器与生成器。
 
     Args:
         discriminator: 检查点的名字（写法见 `locating`），或 `save_pair` 存下的文件夹。
         generator: 生成器的名字；不给就用 `save_pair` 存在一起的那个，再没有就新建。
+        revision: 判别器所在仓库的分支、标签或提交。
 
     Raises:
         ModelError: 找不到、残缺、不是判别器，或两者的词表、嵌入宽度不同。
     """
-    together = Path(discriminator).expanduser()
-    if (together / _DISCRIMINATOR).is_dir():
-        if generator is None and (together / _GENERATOR).is_dir():
-            generator = str(together / _GENERATOR)
-        discriminator = str(together / _DISCRIMINATOR)
-    judge, notices = _load_discriminator(discriminator)
-    tokenizer = load_tokenizer(discriminator)
+    folder = locate(discriminator, revision).folder
+    if (folder / DISCRIMINATOR).is_dir():
+        if generator is None and (folder / GENERATOR).is_dir():
+            generator = str(folder / GENERATOR)
+        discriminator, revision = str(folder / DISCRIMINATOR), None
+    judge, notices = _load_discriminator(discriminator, revision)
+    tokenizer = load_tokenizer(discriminator, revision=revision)
     if generator is None:
         maker = fresh_generator(judge)
         notices.append(
@@ -73,7 +80,7 @@ def load_pair(discriminator: str, generator: str | None = None) -> PairCheckpoin
 
 
 def save_pair(pair: ElectraPair, tokenizer: Any, directory: str | Path) -> Path:
-    """把两个模型各存成标准检查点，顶替同一处的旧检查点。
+    """把两个模型各存成标准检查点，顶替同一处的旧检查点；要么都是新的，要么都是旧的。
 
     Returns:
         `directory`，下有 discriminator 与 generator 两个文件夹。
@@ -81,10 +88,7 @@ def save_pair(pair: ElectraPair, tokenizer: Any, directory: str | Path) -> Path:
     Raises:
         ModelError: 见 `save_checkpoint`。
     """
-    target = Path(directory)
-    save_checkpoint(pair.discriminator, tokenizer, target / _DISCRIMINATOR)
-    save_checkpoint(pair.generator, tokenizer, target / _GENERATOR)
-    return target
+    return save_checkpoint(pair, tokenizer, directory)
 
 
 def fresh_generator(discriminator: Any, seed: int = 0) -> Any:
@@ -117,20 +121,19 @@ def fresh_generator(discriminator: Any, seed: int = 0) -> Any:
         return AutoModelForMaskedLM.from_config(config).eval()
 
 
-def _load_discriminator(name: str) -> tuple[Any, list[str]]:
+def _load_discriminator(name: str, revision: str | None) -> tuple[Any, list[str]]:
     from torch import nn
-    from transformers import AutoConfig
 
-    location = locate(name)
+    location = locate(name, revision)
+    kind = read_config(location.folder, name).model_type
+    if kind not in DISCRIMINATORS:
+        raise ModelError(
+            found=f"{name} 的 model_type 是 {kind}，不能作判别器",
+            expected=f"{'、'.join(DISCRIMINATORS)} 之一",
+            remedy="换一个这样的检查点（例如 starter:electra）；别的编码器用 masked_lm",
+        )
     notices = [*location.notices, *check_weight_files(location.folder)]
     with quiet_transformers():
-        kind = AutoConfig.from_pretrained(location.folder).model_type
-        if kind not in DISCRIMINATORS:
-            raise ModelError(
-                found=f"{name} 的 model_type 是 {kind}，不能作判别器",
-                expected=f"{'、'.join(DISCRIMINATORS)} 之一",
-                remedy="换一个这样的检查点；别的编码器用 masked_lm",
-            )
         loaded = load_weights(location.folder, DISCRIMINATORS[kind])
     model = loaded.model
     if kind == "convbert" and model.config.num_labels != 1:

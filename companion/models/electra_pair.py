@@ -53,6 +53,15 @@ TIED_TABLES = ("position_embeddings", "token_type_embeddings")
 _CHUNK = 256
 """一次抽多少个词元。"""
 
+_ASIDE = (
+    "labels",
+    "original_ids",
+    "sampling_noise",
+    "sentence_order_label",
+    "next_sentence_label",
+)
+"""批量里不交给模型的几项。"""
+
 
 @dataclass(frozen=True)
 class ReplacedTokenLosses:
@@ -68,6 +77,15 @@ class ReplacedTokenLosses:
     """真的换过为真，(M,) bool。"""
     guessed: Tensor
     """判别器说换过为真，(M,) bool。"""
+
+    @property
+    def detection(self) -> TargetLosses:
+        """判别器的一份，写成与词元的一份同样的形式。"""
+        return TargetLosses(
+            self.detection_total_nats,
+            self.detection_nats,
+            self.guessed == self.replaced,
+        )
 
     @property
     def loss(self) -> Tensor:
@@ -102,6 +120,39 @@ class ElectraPair(nn.Module):
         self.original_is_one = kind in ORIGINAL_IS_ONE
         self.tied = tie_embeddings(generator, discriminator)
 
+    @property
+    def parts(self) -> dict[str, Any]:
+        """各存成一个标准检查点的两个模型：文件夹名 → 模型。"""
+        return {"discriminator": self.discriminator, "generator": self.generator}
+
+    @property
+    def config(self) -> Any:
+        """判别器的设置。"""
+        return self.discriminator.config
+
+    @property
+    def device(self) -> torch.device:
+        """参数所在的设备。"""
+        return self.discriminator.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """参数的浮点类型。"""
+        return self.discriminator.dtype
+
+    @property
+    def supports_gradient_checkpointing(self) -> bool:
+        """两个模型都能重算激活。"""
+        return all(each.supports_gradient_checkpointing for each in self.parts.values())
+
+    def get_input_embeddings(self) -> nn.Module:
+        """共用的词嵌入。"""
+        return self.discriminator.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """生成器的输出头。"""
+        return self.generator.get_output_embeddings()
+
     def forward(self, **batch: Tensor) -> ReplacedTokenLosses:
         """造一批假、认一遍，求两份损失。
 
@@ -110,16 +161,10 @@ class ElectraPair(nn.Module):
         """
         original_ids = batch["original_ids"]
         fakes, targets = self.make_fakes(batch)
-        scored = original_ids != IGNORE_INDEX
-        replaced = (fakes != original_ids)[scored]  # (M,)
-        inputs = _model_inputs(self.discriminator, batch, input_ids=fakes)
-        logits = self.discriminator(**inputs).logits
-        logits = logits.reshape(scored.shape)[scored].float()  # (M,)
-        if self.original_is_one:
-            logits = -logits  # 1 与 0 互换，等于 logits 取反
-        nats = F.binary_cross_entropy_with_logits(
-            logits, replaced.float(), reduction="none"
-        )
+        judged = original_ids != IGNORE_INDEX
+        replaced = (fakes != original_ids)[judged]  # (M,)
+        logits = self._says_replaced({**batch, "input_ids": fakes})[judged]
+        nats = _detection_nats(logits, replaced)
         return ReplacedTokenLosses(
             targets=targets,
             detection_total_nats=nats.sum(),
@@ -128,12 +173,31 @@ class ElectraPair(nn.Module):
             guessed=logits > 0,
         )
 
+    def detect(self, batch: Batch) -> TargetLosses:
+        """假的已经造好时，判别器认得怎样；生成器不上场。
+
+        Args:
+            batch: `input_ids` 里有假；`labels` (B, L)：1 换过，0 原文，−100 不判。
+        """
+        judged = batch["labels"] != IGNORE_INDEX
+        replaced = batch["labels"][judged] == 1
+        logits = self._says_replaced(batch)[judged]
+        nats = _detection_nats(logits, replaced)
+        return TargetLosses(nats.sum(), nats.detach(), (logits > 0) == replaced)
+
+    def _says_replaced(self, batch: Batch) -> Tensor:
+        """判别器给每个词元“换过”的分数，(B, L) float32。"""
+        inputs = submodel_inputs(self.discriminator, batch)
+        logits = self.discriminator(**inputs).logits
+        logits = logits.reshape(batch["input_ids"].shape).float()
+        return -logits if self.original_is_one else logits  # 1 与 0 互换，等于取反
+
     def make_fakes(self, batch: Batch) -> tuple[Tensor, TargetLosses]:
         """生成器前向一次：判别器的输入 (B, L)，与生成器自己的损失。"""
         labels, inputs = batch["labels"], batch["input_ids"]
         chosen = labels != IGNORE_INDEX
         with _only_rows(output_head(self.generator), chosen):
-            logits = self.generator(**_model_inputs(self.generator, batch)).logits
+            logits = self.generator(**submodel_inputs(self.generator, batch)).logits
         fakes = torch.where(chosen, labels, inputs)  # 原文
         fakes[chosen] = sample_tokens(logits.detach(), batch["sampling_noise"][chosen])
         return fakes, score_logits(logits, labels[chosen])
@@ -204,11 +268,17 @@ def _table(model: Any, name: str) -> nn.Embedding | None:
     return None
 
 
-def _model_inputs(model: Any, batch: Batch, **changed: Tensor) -> Batch:
-    """只留模型要的几项，改成它收得下的样子。"""
-    aside = ("labels", "original_ids", "sampling_noise")
-    kept = {name: value for name, value in batch.items() if name not in aside}
-    return adapt_batch(model, {**kept, **changed})
+def submodel_inputs(model: Any, batch: Batch) -> Batch:
+    """只留模型要的几项，改成它收得下的样子；标签都不给。"""
+    kept = {name: value for name, value in batch.items() if name not in _ASIDE}
+    return adapt_batch(model, kept)
+
+
+def _detection_nats(logits: Tensor, replaced: Tensor) -> Tensor:
+    """各词元的二元交叉熵，(M,)。"""
+    return F.binary_cross_entropy_with_logits(
+        logits, replaced.float(), reduction="none"
+    )
 
 
 @contextmanager

@@ -67,6 +67,9 @@ def can_pack(model: Any, block_size: int | None = None) -> PackingVerdict:
         block_size: 打算用的行长。有的层只看一个窗口（ModernBERT、Mistral），四维掩码会
             取代窗口，行长不超过窗口才装得；缺省按不限长判断。
     """
+    if hasattr(model, "parts"):  # 一对模型：两个都要装得
+        found = [can_pack(each, block_size) for each in model.parts.values()]
+        return next((each for each in found if not each), found[0])
     known = _NEVER.get(model.config.model_type)
     if known is not None:
         return PackingVerdict(False, f"{model.config.model_type}：{known}")
@@ -175,7 +178,9 @@ def _logits(model: Any, *documents: Any) -> Any:
     mask = inputs.pop("cross_attention_mask", None)
     cache = {"use_cache": False} if takes(model, "use_cache") else {}
     with cross_attention(model, mask):
-        return model(**inputs, **cache).logits[0].float()
+        outputs = model(**inputs, **cache)
+    logits = getattr(outputs, "logits", None)  # 预训练类的词元头另有名字
+    return (outputs.prediction_logits if logits is None else logits)[0].float()
 
 
 def plain_ids(config: Any, count: int) -> Any:

@@ -23,14 +23,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from companion.errors import ModelError
-from companion.models.locating import locate
+from companion.models.locating import Location, locate
+from companion.models.suitability import check_family, check_fit
 from companion.models.weights import check_weight_files, load_weights
 
 if TYPE_CHECKING:
     from companion.objectives import Objective
 
-_SMALLEST_COVERAGE = 0.5
-"""分词器的词表不足词嵌入的这一比例时，断定读错了分词器。"""
+DISCRIMINATOR, GENERATOR = "discriminator", "generator"
+"""一对模型存在一个文件夹里时，各自的文件夹名。"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,11 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    name: str, objective: "str | Objective", *, revision: str | None = None
+    name: str,
+    objective: "str | Objective",
+    *,
+    revision: str | None = None,
+    generator: str | None = None,
 ) -> Checkpoint:
     """打开模型与分词器，并核对它们合不合训练目标。
 
@@ -58,6 +63,11 @@ def load_checkpoint(
             也可以是 LoRA 适配器的文件夹，适配器会并进它的底座。
         objective: 训练目标或它的键，决定用哪个 Auto 类。
         revision: 仓库的分支、标签或提交。
+        generator: replaced_token 的生成器；不给就用同一文件夹里的，再没有就新建。
+
+    Returns:
+        打开了的检查点；replaced_token 的 `model` 是一对（`ElectraPair`），别的目标打开
+        一对的文件夹时，只取其中的生成器。
 
     Raises:
         ModelError: 找不到、残缺、不可信，或与训练目标不合。
@@ -65,17 +75,23 @@ def load_checkpoint(
     from companion.objectives import get_objective
 
     goal = get_objective(objective) if isinstance(objective, str) else objective
-    location = locate(name, revision)
+    if goal.key == "replaced_token":
+        from companion.models.electra_checkpoint import load_pair
+
+        pair = load_pair(name, generator, revision=revision)
+        check_fit(pair.pair, pair.tokenizer, goal, name)
+        return Checkpoint(pair.pair, pair.tokenizer, name, pair.notices)
+    location = _word_half(locate(name, revision), name)
     if (location.folder / "adapter_config.json").is_file():
         return _load_adapter(name, location.folder, goal)
-    config = _read_config(location.folder, name)
+    config = read_config(location.folder, name)
     goal = goal.for_config(config)
-    _check_family(config, goal, name)
+    check_family(config, goal, name)
     notices = [*location.notices, *check_weight_files(location.folder)]
     with quiet_transformers():
         loaded = load_weights(location.folder, goal.auto_class)
     tokenizer, remarks = _read_tokenizer(location.folder, name)
-    _check_fit(loaded.model, tokenizer, goal, name)
+    check_fit(loaded.model, tokenizer, goal, name)
     return Checkpoint(
         loaded.model,
         tokenizer,
@@ -91,7 +107,10 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
     Raises:
         ModelError: 找不到，或没有可用的分词器文件。
     """
-    return _read_tokenizer(locate(name, revision, weights=False).folder, name)[0]
+    folder = locate(name, revision, weights=False).folder
+    if (folder / DISCRIMINATOR).is_dir():
+        folder = folder / DISCRIMINATOR
+    return _read_tokenizer(folder, name)[0]
 
 
 def load_objective(
@@ -105,7 +124,7 @@ def load_objective(
     if objective.encoder_decoder is None:
         return objective
     folder = locate(name, revision, weights=False).folder
-    return objective.for_config(_read_config(folder, name))
+    return objective.for_config(read_config(folder, name))
 
 
 def load_model_options(
@@ -126,9 +145,9 @@ def load_model_options(
     from companion.models.running import model_options
 
     folder = locate(name, revision, weights=False).folder
-    config = _read_config(folder, name)
+    config = read_config(folder, name)
     objective = objective.for_config(config)
-    _check_family(config, objective, name)
+    check_family(config, objective, name)
     with quiet_transformers(), torch.device("meta"):
         hull = getattr(transformers, objective.auto_class).from_config(config)
     return model_options(hull, objective)
@@ -150,7 +169,27 @@ def quiet_transformers() -> Generator[None]:
             logging.enable_progress_bar()
 
 
-def _read_config(folder: Path, name: str) -> Any:
+def _word_half(location: Location, name: str) -> Location:
+    """一对模型的文件夹（`save_pair`）→ 其中会猜字的生成器；别的原样返回。"""
+    if not (location.folder / DISCRIMINATOR).is_dir():
+        return location
+    inside = location.folder / GENERATOR
+    if inside.is_dir():
+        notice = f"{name} 是生成器与判别器的一对，打开的是其中的生成器"
+        return Location(inside, (*location.notices, notice))
+    raise ModelError(
+        found=f"{name} 里只有判别器",
+        expected="会猜字的模型：判别器只判真假，没有语言建模的头",
+        remedy="用 --objective replaced_token，或换成配套的生成器",
+    )
+
+
+def read_config(folder: Path, name: str) -> Any:
+    """检查点的设置。
+
+    Raises:
+        ModelError: 没有 config.json，读不懂，或要执行仓库的代码。
+    """
     from transformers import AutoConfig
 
     if not (folder / "config.json").is_file():
@@ -185,38 +224,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _check_family(config: Any, goal: "Objective", name: str) -> None:
-    """编码器、解码器、编码器–解码器各有其目标。"""
-    import transformers
-
-    wanted = getattr(transformers, goal.auto_class)
-    bidirectional = transformers.AutoModelForMaskedLM
-    if config.is_encoder_decoder:
-        kind = "编码器–解码器"
-    elif type(config) not in bidirectional._model_mapping:
-        kind = "解码器"
-    else:  # BERT 等设 is_decoder 后只看左边，可作解码器；有的架构没有这一项
-        kind = "解码器" if getattr(config, "is_decoder", False) else "编码器"
-    needed = {
-        "AutoModelForMaskedLM": "编码器",
-        "AutoModelForCausalLM": "解码器",
-        "AutoModelForSeq2SeqLM": "编码器–解码器",
-    }[goal.auto_class]
-    if kind == needed and type(config) in wanted._model_mapping:
-        return
-    other = {
-        "编码器": "masked_lm",
-        "解码器": "causal_lm",
-        "编码器–解码器": "span_corruption（T5 类）、text_infilling（BART 类）",
-    }[kind]
-    change = f"，或改用目标 {other}" if kind != needed else ""
-    raise ModelError(
-        found=f"{name} 是{kind}（model_type：{config.model_type}）",
-        expected=f"{goal.key} 用{needed}：{goal.family}",
-        remedy=f"换一个这样的检查点（例如 {goal.starter}）{change}",
-    )
 
 
 def _read_tokenizer(folder: Path, name: str) -> tuple[Any, list[str]]:
@@ -257,32 +264,6 @@ def _lone_vocabulary(folder: Path) -> int:
         return 0
     with (folder / "vocab.txt").open(encoding="utf-8", errors="replace") as lines:
         return sum(1 for _ in lines)
-
-
-def _check_fit(model: Any, tokenizer: Any, goal: "Objective", name: str) -> None:
-    """分词器与模型、与目标是否相配。"""
-    rows = model.get_input_embeddings().weight.shape[0]
-    largest = max(tokenizer.get_vocab().values(), default=-1)
-    if largest >= rows:
-        raise ModelError(
-            found=f"{name} 的分词器有编号 {largest}，词嵌入只有 {rows} 行",
-            expected=f"每个词元的编号小于 {rows}",
-            remedy="换回与这份权重配套的分词器；若添过新词，"
-            "先用 model.resize_token_embeddings 扩词嵌入并保存",
-        )
-    if len(tokenizer) < _SMALLEST_COVERAGE * rows:
-        raise ModelError(
-            found=f"{name} 的分词器只有 {len(tokenizer)} 个词元，词嵌入有 {rows} 行",
-            expected="两者大致相等；差这么多，多半是缺词表文件或读错了分词器",
-            remedy="补齐 tokenizer.json 或 vocab.txt；中文的 ALBERT、RoBERTa、GPT-2 "
-            "若用 BERT 词表，在 config.json 写上 tokenizer_class: BertTokenizer",
-        )
-    if goal.auto_class == "AutoModelForMaskedLM" and tokenizer.mask_token_id is None:
-        raise ModelError(
-            found=f"{name} 的分词器没有掩码词元",
-            expected=f"{goal.key} 的分词器有 mask_token（BERT 的是 [MASK]）",
-            remedy=f"换一个这样的检查点（例如 {goal.starter}），或改用目标 causal_lm",
-        )
 
 
 def _load_adapter(name: str, folder: Path, goal: "Objective") -> Checkpoint:
@@ -328,6 +309,6 @@ def _load_adapter(name: str, folder: Path, goal: "Objective") -> Checkpoint:
     if any(folder.glob("tokenizer*")) or (folder / "vocab.txt").is_file():
         tokenizer, more = _read_tokenizer(folder, name)
         remarks += more
-    _check_fit(model, tokenizer, goal, name)
+    check_fit(model, tokenizer, goal, name)
     notices = [*base.notices, *remarks]
     return Checkpoint(model.eval(), tokenizer, name, notices, base.missing_keys)

@@ -105,6 +105,8 @@ def check_mask(subject: Subject) -> Finding:
 
 def check_packing(subject: Subject) -> Finding:
     """能不能把几个文档装进一行。"""
+    if not subject.goal.packable:
+        return Finding("ok", "packing", f"{subject.goal.key} 本来就一行一个样本")
     verdict = can_pack(subject.model, subject.block_size)
     if verdict:
         return Finding("ok", "packing", verdict.reason)
@@ -222,7 +224,7 @@ def _layers(config: Any) -> tuple[int, int]:
 
 def _mean_loss(subject: Subject) -> float | None:
     """试读时每个目标的平均损失，奈特；出不了题或没有目标时为 None。"""
-    from companion.models.target_head import target_losses
+    from companion.models.losses import loss_parts
     from companion.models.trial import trial_batch
 
     trial = subject.trial
@@ -230,12 +232,14 @@ def _mean_loss(subject: Subject) -> float | None:
         return None
     batch = trial_batch(subject.model, trial, trial.examples)
     with evaluation_mode(subject.model):
-        losses = target_losses(subject.model, batch, causal=subject.goal.causal)
+        parts = loss_parts(subject.model, batch, causal=subject.goal.causal)
+    losses = parts[0].losses
     return float(losses.nats.mean()) if len(losses.nats) else None
 
 
 def _padding_change(subject: Subject) -> float | None:
     """右侧补上填充后，真词元的输出的最大相对差；出不了题时为 None。"""
+    from companion.models.losses import word_logits
     from companion.models.trial import trial_batch
 
     trial = subject.trial
@@ -244,12 +248,8 @@ def _padding_change(subject: Subject) -> float | None:
     first = trial.examples[0]
     with evaluation_mode(subject.model):
         alone, beside = (
-            subject.model(**_inputs(trial_batch(subject.model, trial, examples))).logits
+            word_logits(subject.model, trial_batch(subject.model, trial, examples))
             for examples in ([first], [first, trial.longer])
         )
     change = (beside[:1, : alone.shape[1]] - alone).abs().max()
     return (change / alone.abs().max().clamp(min=1e-12)).item()
-
-
-def _inputs(batch: Any) -> dict[str, Any]:
-    return {name: value for name, value in batch.items() if name != "labels"}

@@ -40,8 +40,11 @@ def adapt_batch(model: Any, batch: Batch) -> Batch:
         batch: 整理器的输出。
 
     Returns:
-        键与形状都与 `batch` 相同，至多少了模型不收的两项。
+        键与形状都与 `batch` 相同，至多少了模型不收的两项。一对模型（ELECTRA）各收什么，
+        由它们自己去改，这里原样返回。
     """
+    if hasattr(model, "parts"):
+        return dict(batch)
     adapted = {
         name: _in_dtype(value, model.dtype)
         for name, value in batch.items()

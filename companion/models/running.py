@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from companion.errors import ModelError
 from companion.models.probing import position_table
+from companion.models.sentence_order import order_label
 from companion.models.target_head import inner_model
 from companion.objectives import Objective, get_objective
 
@@ -52,10 +53,12 @@ def model_options(model: Any, objective: Objective) -> dict[str, Any]:
     - `keep_positions`：解码器用绝对位置（BART），片段要留在原来的位置上（MASS）。
     - `type_vocab_size`：段编号有几种。
     - `position_rows`：位置有几行。
+    - `order_label`：句序的标签在这个模型里叫什么。
+    - `num_languages`：语言编号有几种；没有语言编号的是 0。
     - `max_length`：位置够一篇文档用多少词元；没有上限时为 None。
 
     Raises:
-        ModelError: 编码器–解码器的设置里没有 `decoder_start_token_id`。
+        ModelError: 编码器–解码器的设置里没有 `decoder_start_token_id`，或模型不判句序。
     """
     config = inner_model(model).config
     options: dict[str, Any] = {}
@@ -73,7 +76,14 @@ def model_options(model: Any, objective: Objective) -> dict[str, Any]:
     if "keep_positions" in objective.model_options:
         options["keep_positions"] = position_limit(model) is not None
     if "type_vocab_size" in objective.model_options:
-        options["type_vocab_size"] = getattr(config, "type_vocab_size", 0) or 0
+        kinds = getattr(config, "type_vocab_size", 0) or 0
+        # XLM 也收片段编号，却拿它去查词嵌入
+        options["type_vocab_size"] = 0 if _has_languages(config) else kinds
+    if "num_languages" in objective.model_options:
+        has = _has_languages(config)
+        options["num_languages"] = config.n_langs if has else 0
+    if "order_label" in objective.model_options:
+        options["order_label"] = order_label(inner_model(model))
     if "position_rows" in objective.model_options:
         options["position_rows"] = position_rows(model)
     if "max_length" in objective.model_options:
@@ -84,6 +94,11 @@ def model_options(model: Any, objective: Objective) -> dict[str, Any]:
 def position_rows(model: Any) -> int:
     """模型的位置有几行：GLM 的是两行，别的都是一行。"""
     return getattr(inner_model(model).config, "position_rows", 1)
+
+
+def _has_languages(config: Any) -> bool:
+    """有语言嵌入的架构（XLM、FlauBERT）。"""
+    return getattr(config, "n_langs", None) is not None
 
 
 def position_limit(model: Any) -> int | None:

@@ -26,7 +26,8 @@ def save_checkpoint(model: Any, tokenizer: Any, directory: str | Path) -> Path:
     """保存模型与分词器，顶替同一处的旧检查点。
 
     Args:
-        model: `transformers.PreTrainedModel`，按现有精度保存。
+        model: `transformers.PreTrainedModel`，按现有精度保存；一对模型（`ElectraPair`）
+            各存在自己名字的文件夹里，各是一个标准检查点。
         tokenizer: transformers 的分词器。
         directory: 目标文件夹；不存在则建，已有则必须是我们写的检查点或空的。
 
@@ -49,19 +50,25 @@ def save_checkpoint(model: Any, tokenizer: Any, directory: str | Path) -> Path:
     return target
 
 
-def _write(model: Any, tokenizer: Any, folder: Path) -> None:
+def write_checkpoint(model: Any, tokenizer: Any, folder: Path) -> None:
+    """把模型与分词器写进文件夹；一对模型各在自己名字的文件夹里。"""
     from companion.models.loading import quiet_transformers
 
     with quiet_transformers():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    files = sorted(path.name for path in folder.iterdir())
+        for name, each in getattr(model, "parts", {"": model}).items():
+            each.save_pretrained(folder / name)
+            tokenizer.save_pretrained(folder / name)
+
+
+def _write(model: Any, tokenizer: Any, folder: Path) -> None:
+    write_checkpoint(model, tokenizer, folder)
+    files = sorted(_contents(folder))
     (folder / MARKER).write_text(
         json.dumps({"written_by": "cpt-companion", "files": files}, indent=2) + "\n",
         encoding="utf-8",
     )
     folder.chmod(0o755)  # mkdtemp 只给本人权限，检查点常要给同组的人读
-    for path in folder.iterdir():
+    for path in folder.rglob("*"):
         flush(path)
 
 
@@ -100,7 +107,7 @@ def _refuse_foreign(target: Path) -> None:
             expected="用来放检查点的文件夹",
             remedy="换一个输出路径",
         )
-    present = {path.name for path in target.iterdir()}
+    present = _contents(target)
     if not present:
         return
     foreign = present - _ours(target)
@@ -111,6 +118,15 @@ def _refuse_foreign(target: Path) -> None:
             expected="空文件夹，或本程序先前保存的检查点",
             remedy="换一个输出路径，或自己先把它移走",
         )
+
+
+def _contents(folder: Path) -> set[str]:
+    """里面的每个文件与空文件夹，写成相对的路径。"""
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if not path.is_dir() or not any(path.iterdir())
+    }
 
 
 def _ours(target: Path) -> set[str]:

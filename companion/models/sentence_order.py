@@ -117,6 +117,11 @@ def order_label(model: Any) -> str:
     )
 
 
+def judges_order(kind: Any) -> bool:
+    """这个模型类收不收句序的标签。"""
+    return any(takes(kind, name) for name in ORDER_LABELS)
+
+
 @contextmanager
 def _order_logits(classifier: nn.Module) -> Generator[list[Tensor]]:
     """期间记下分类头的输出，(B, 2)。"""

@@ -119,9 +119,10 @@ def _read_card(folder: Path) -> StarterCard:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    files = (path for path in sorted(folder.iterdir()) if path.is_file())
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in files}
     return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-        if path.name != CARD
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in names.items()
+        if name != CARD
     }

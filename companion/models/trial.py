@@ -53,7 +53,7 @@ def make_trial(
         ModelError: 模型的设置里缺了目标要的一项。
     """
     collator = goal.make_collator(
-        tokenizer, **goal.frozen_options, **model_options(model, goal)
+        tokenizer, **{**goal.frozen_options, **model_options(model, goal)}
     )
     prefix, suffix = special_edges(tokenizer)
     limit = position_limit(model)

@@ -179,7 +179,7 @@ def _judge_missing(folder: Path, model: Any, missing: tuple[str, ...]) -> list[s
     sizes = {
         name: parameter.numel()
         for name, parameter in model.named_parameters()
-        if name.startswith(body)
+        if name.startswith(body) and ".pooler." not in name  # 池化层只给句序的头用
     }
     lost = [key for key in missing if key in sizes]
     gap = sum(sizes[key] for key in lost) / max(sum(sizes.values()), 1)

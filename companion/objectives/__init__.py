@@ -42,6 +42,14 @@ class Objective:
     """评估出题时交给整理器的参数；其余取缺省值，与训练的设置无关。"""
     starter: str
     """离线演示所用的起步模型。"""
+    packable: bool = True
+    """一行可不可以装几篇文档；为假的一行一篇（或一个句对）。"""
+    pairs: 'Literal["documents", "segments", "prefix"] | None' = None
+    """语料有译文时，句对怎样成行（`companion.corpus.pairing`）；None 的不看译文。"""
+    pairs_required: bool = False
+    """没有译文就训练不了。"""
+    exam_collator: str | None = None
+    """评估出题的整理器，`模块:类`；None 表示就用训练的。"""
     encoder_decoder: "Objective | None" = None
     """同一个目标用于编码器–解码器时的样子；没有第二种样子的为 None。"""
 
@@ -62,8 +70,12 @@ class Objective:
 
     def make_collator(self, tokenizer: Any, **options: Any) -> Any:
         """建一个整理器；`options` 之外的参数取论文的缺省值。"""
-        module, _, name = self.collator.partition(":")
-        return getattr(import_module(module), name)(tokenizer, **options)
+        return _class_at(self.collator)(tokenizer, **options)
+
+    def make_exam_collator(self, tokenizer: Any, **options: Any) -> Any:
+        """建评估出题的整理器：`frozen_options` 打底，`options` 覆盖其上。"""
+        place = self.exam_collator or self.collator
+        return _class_at(place)(tokenizer, **{**self.frozen_options, **options})
 
     def row_capacity(self, collator: Any, block_size: int, num_edges: int) -> int:
         """原文一行装多少词元：破坏会改变长度的目标，要让破坏之后恰好不超过一行。"""
@@ -108,6 +120,60 @@ OBJECTIVES: dict[str, Objective] = {
         },
         usage="fill",
         starter="starter:bert",
+    ),
+    "sentence_order": Objective(
+        key="sentence_order",
+        title="句序判断",
+        family="掩码语言模型的预训练类（ALBERT、BERT、ERNIE）",
+        paper="Lan 等，2020，§3.1",
+        auto_class="AutoModelForPreTraining",
+        causal=False,
+        collator="companion.objectives.sentence_order:SentenceOrderCollator",
+        options=("mlm_probability", "seed"),
+        model_options=("order_label",),
+        frozen_options={
+            "mlm_probability": 0.15,
+            "mask_replace_prob": 1.0,
+            "random_replace_prob": 0.0,
+        },
+        usage="fill",
+        starter="starter:bert",
+        packable=False,
+    ),
+    "translation_lm": Objective(
+        key="translation_lm",
+        title="翻译语言建模",
+        family="掩码语言模型（XLM、XLM-R、BERT），语料是句对",
+        paper="Conneau 与 Lample，2019，§3.3",
+        auto_class="AutoModelForMaskedLM",
+        causal=False,
+        collator="companion.objectives.translation_lm:TranslationLMCollator",
+        options=("mlm_probability", "seed"),
+        model_options=("type_vocab_size", "num_languages"),
+        frozen_options={
+            "mlm_probability": 0.15,
+            "mask_replace_prob": 1.0,
+            "random_replace_prob": 0.0,
+        },
+        usage="fill",
+        starter="starter:bert",
+        packable=False,
+        pairs="documents",
+        pairs_required=True,
+    ),
+    "replaced_token": Objective(
+        key="replaced_token",
+        title="替换词元检测",
+        family="生成器与判别器的一对（ELECTRA、Funnel、ConvBERT）",
+        paper="Clark 等，2020，§2",
+        auto_class="AutoModelForPreTraining",
+        causal=False,
+        collator="companion.objectives.replaced_token:ReplacedTokenCollator",
+        options=("mlm_probability", "seed"),
+        frozen_options={"mlm_probability": 0.15},
+        usage="fill",
+        starter="starter:electra",
+        exam_collator="companion.objectives.replaced_token:DrawnFakesCollator",
     ),
     "span_corruption": Objective(
         key="span_corruption",
@@ -204,6 +270,7 @@ OBJECTIVES: dict[str, Objective] = {
         masks=("prefix",),
         usage="complete",
         starter="starter:glm",
+        pairs="prefix",
         encoder_decoder=Objective(
             key="prefix_lm",
             title="前缀语言建模",
@@ -216,6 +283,7 @@ OBJECTIVES: dict[str, Objective] = {
             model_options=("decoder_start_token_id",),
             usage="complete",
             starter="starter:bart",
+            pairs="prefix",
         ),
     ),
     "unified_lm": Objective(
@@ -236,6 +304,7 @@ OBJECTIVES: dict[str, Objective] = {
         masks=("bidirectional", "seq2seq", "left_to_right", "right_to_left"),
         usage="fill",
         starter="starter:bert",
+        pairs="segments",
     ),
     "blank_infilling": Objective(
         key="blank_infilling",
@@ -258,6 +327,12 @@ OBJECTIVES: dict[str, Objective] = {
         starter="starter:glm",
     ),
 }
+
+
+def _class_at(place: str) -> Any:
+    """`模块:类` → 类。"""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
 
 
 def get_objective(key: str) -> Objective:

@@ -23,6 +23,7 @@ from companion.batch import IGNORE_INDEX, Batch, Feature
 from companion.errors import ObjectiveError
 from companion.objectives.example import Example
 from companion.objectives.masked_lm import MaskedLMCollator
+from companion.objectives.noise import derive_generator
 from companion.objectives.padding import pad_rows
 from companion.objectives.ragged import document_keys, uniform
 from companion.objectives.rows import Row, read_row
@@ -88,6 +89,30 @@ class ReplacedTokenCollator(MaskedLMCollator):
             original_ids=row.input_ids.masked_fill(row.special, IGNORE_INDEX),
             sampling_noise=torch.from_numpy((lots * 2.0**NOISE_BITS).astype(np.int64)),
         )
+
+
+@dataclass
+class DrawnFakesCollator(MaskedLMCollator):
+    """判别器的考题：假的不由生成器造，从同一行别处抽来，所以谁来考都是同一份。
+
+    选中 15% 的普通词元，各换成这一行里随机抽到的一个；抽到与原来相同的，算原文。每个普
+    通词元都要判断：标签 1 是换过，0 是原文，特殊词元处是 −100。
+
+    生成器造的假更像真的，但它随训练而变：训练前后的考题不同，分数就不能相减。
+    """
+
+    def _corrupt(self, row: Row) -> tuple[Tensor, Tensor]:
+        """换过的一行与每个词元的答案，各 (T,) int64。"""
+        generator = derive_generator(self.seed, row.epoch, row.example_id or 0)
+        chosen = self._choose(row, generator)
+        ordinary = row.input_ids[~row.special]
+        fakes = row.input_ids.clone()
+        drawn = torch.randint(
+            max(1, len(ordinary)), (int(chosen.sum()),), generator=generator
+        )
+        fakes[chosen] = ordinary[drawn]
+        answers = (fakes != row.input_ids).long()
+        return fakes, answers.masked_fill(row.special, IGNORE_INDEX)
 
 
 def _given(example: Example) -> ReplacedTokenExample:

@@ -74,6 +74,12 @@ def check_means(config: TrainingConfig, model: Any, device_kind: str) -> None:
             expected="装有 peft",
             remedy='pip install "cpt-companion[lora]"，或去掉 lora_rank',
         )
+    if config.lora_rank and config.objective == "replaced_token":
+        raise ConfigError(
+            found=f"lora_rank = {config.lora_rank}，而 replaced_token 训练一对模型",
+            expected="一个模型才套得上 LoRA",
+            remedy="去掉 lora_rank，全参数训练（小的 ELECTRA 不大）",
+        )
     if config.report_to == "tensorboard" and find_spec("tensorboard") is None:
         raise ConfigError(
             found="report_to = tensorboard，而没有安装 tensorboard",
@@ -105,8 +111,9 @@ def check_means(config: TrainingConfig, model: Any, device_kind: str) -> None:
 
 def recompute_activations(model: Any) -> None:
     """以重算换显存。transformers 5.23 改了方法名，旧名在第 6 版去掉。"""
-    enable = getattr(model, "activation_checkpointing_enable", None)
-    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    for each in getattr(model, "parts", {"": model}).values():
+        enable = getattr(each, "activation_checkpointing_enable", None)
+        (enable or each.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def add_lora(model: Any, config: TrainingConfig) -> Any:

@@ -100,6 +100,11 @@ class LogCallback(TrainerCallback):
             "loss": round(taken["nats_per_target"], 6),
             "bits_per_target": round(taken["nats_per_target"] / math.log(2), 6),
             "accuracy": round(taken["accuracy"], 6),
+            **{
+                name: round(value, 6)
+                for name, value in taken.items()
+                if name.startswith(("order_", "detection_"))  # 第二份损失
+            },
             "learning_rate": logs.get("learning_rate"),
             "grad_norm": _finite(logs.get("grad_norm")),
             "tokens_per_second": round(speed, 1),

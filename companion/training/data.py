@@ -12,6 +12,7 @@ from companion.corpus.dedup import deduplicate
 from companion.corpus.document import Document
 from companion.corpus.ledger import TokenLedger, ledger_of
 from companion.corpus.packing import BlockDataset, plan_packing
+from companion.corpus.pairing import pair_rows, readable_sides
 from companion.corpus.sources import read_corpus, resolve
 from companion.corpus.splitting import split_corpus
 from companion.corpus.store import TokenStore
@@ -19,6 +20,7 @@ from companion.corpus.tokens import tokenize_documents
 from companion.errors import ConfigError, CorpusError
 from companion.models.masking import SETTINGS, Masking, read_masking
 from companion.models.running import (
+    Edges,
     default_block_size,
     model_options,
     position_limit,
@@ -178,24 +180,32 @@ def prepare_data(
     capacity = objective.row_capacity(
         collator, block_size, len(edges.prefix) + len(edges.suffix)
     )
+    ends = _document_end(objective, tokenizer)
+    prepared = [
+        readable_sides(
+            source,
+            objective.pairs,
+            required=objective.pairs_required,
+            objective=objective.key,
+        )
+        for source in sources
+    ]
+    dropped: dict[str, int] = {}
     stages: list[JoinedRows] = []
     for segmenter in segmenters:  # ERNIE 的三个阶段，词元相同，词界不同
-        stores = [
-            tokenize_documents(
-                source, tokenizer, cache_dir=cache_dir, segmenter=segmenter
+        datasets: list[BlockDataset] = []
+        for texts, form in prepared:
+            store = tokenize_documents(
+                texts, tokenizer, cache_dir=cache_dir, segmenter=segmenter
             )
-            for source in sources
-        ]
-        for source, store in zip(sources, stores, strict=True):
-            _require_unreserved(source, store, collator, tokenizer)
-        stages.append(
-            JoinedRows(
-                [
-                    _block_dataset(store, objective, tokenizer, capacity, packed)
-                    for store in stores
-                ]
-            )
-        )
+            _require_unreserved(texts, store, collator, tokenizer)
+            if form is None:
+                datasets.append(_block_dataset(store, edges, ends, capacity, packed))
+                continue
+            pairs = pair_rows(store, form, edges, ends, capacity)
+            dropped = dropped if datasets else pairs.dropped  # 账本只记领域语料
+            datasets.append(pairs.rows)
+        stages.append(JoinedRows(datasets))
     rows = stages[0]
     plan = plan_batches(
         rows.lengths,
@@ -208,7 +218,7 @@ def prepare_data(
         if corpora.replay
         else None,
     )
-    ledger = ledger_of(rows.datasets[0]).with_training(
+    ledger = ledger_of(rows.datasets[0], dropped=dropped).with_training(
         epochs=plan.epochs,
         trained=plan.tokens,
         padded=plan.grid - plan.tokens,
@@ -239,25 +249,32 @@ def _require_unreserved(
             )
 
 
+def _document_end(objective: Objective, tokenizer: Any) -> tuple[int, ...]:
+    """文档结尾的词元；分词器自己就加结尾词元时（少见），不再重复。"""
+    end = tokenizer.eos_token_id
+    if not objective.causal or end is None or end in special_edges(tokenizer).suffix:
+        return ()
+    return (end,)
+
+
 def _block_dataset(
     store: TokenStore,
-    objective: Objective,
-    tokenizer: Any,
+    edges: Edges,
+    ends: tuple[int, ...],
     capacity: int,
     packed: bool,
 ) -> BlockDataset:
-    prefix, suffix = special_edges(tokenizer)
-    ends: tuple[int, ...] = ()
-    if objective.causal and tokenizer.eos_token_id is not None:
-        # 分词器自己就加结尾词元时（少见），不再重复
-        ends = () if tokenizer.eos_token_id in suffix else (tokenizer.eos_token_id,)
     plan = plan_packing(
         store.lengths,
         capacity,
         pack=packed,
-        overhead_per_piece=len(prefix) + len(suffix),
+        overhead_per_piece=len(edges.prefix) + len(edges.suffix),
         overhead_per_document=len(ends),
     )
     return BlockDataset(
-        store, plan, prefix_ids=prefix, suffix_ids=suffix, document_end_ids=ends
+        store,
+        plan,
+        prefix_ids=edges.prefix,
+        suffix_ids=edges.suffix,
+        document_end_ids=ends,
     )

@@ -18,12 +18,18 @@ def demo_config(objective: str, output: str | Path) -> TrainingConfig:
     """演示用的设置：起步模型、随包语料、一点回放。"""
     goal = get_objective(objective)
     samples = resources.files("companion.corpus") / "samples"
+    corpus = "sample:modern" if goal.usage == "complete" else "sample:classical"
+    general = {
+        "general": str(samples / "general.valid.txt"),
+        "replay": str(samples / "general.train.txt"),
+    }
+    if goal.pairs_required:  # 通用的一份没有译文
+        corpus, general = "sample:pairs", {}
     return TrainingConfig(
         objective=goal.key,
         model=goal.starter,
-        corpus="sample:modern" if goal.usage == "complete" else "sample:classical",
-        general=str(samples / "general.valid.txt"),
-        replay=str(samples / "general.train.txt"),
+        corpus=corpus,
+        **general,
         replay_ratio=0.2,
         output=str(output),
         block_size=128,

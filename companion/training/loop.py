@@ -37,6 +37,8 @@ class LoopResult:
     """`log.jsonl` 的各行。"""
     targets: int
     """开训以来的目标数，合各进程而言。"""
+    second_targets: dict[str, int]
+    """第二份损失的名字 → 开训以来的目标数；只有一份的为空。"""
 
 
 def run_loop(
@@ -108,5 +110,8 @@ def run_loop(
             remedy=f"检查点已存好，{train_command(team.size)} --resume "
             f"--output {output} 接着训练",
         )
-    targets = trainer.tally.combined(team).total_targets
-    return LoopResult(model, logging.rows, targets)
+    tally = trainer.tally.combined(team)
+    second = {}
+    if tally.second_name is not None:
+        second[tally.second_name] = tally.total_second_targets
+    return LoopResult(model, logging.rows, tally.total_targets, second)

@@ -108,7 +108,7 @@ def train(
     output = Path(config.output)
     config = team.ask_main(lambda: _claim(config, team, resume=resume))
     choose_masking(config, objective)
-    checkpoint = load_checkpoint(config.model, objective)
+    checkpoint = load_checkpoint(config.model, objective, generator=config.generator)
     objective = fitted_objective(checkpoint.model, objective)
     for notice in checkpoint.notices:
         say(f"注意：{notice}")
@@ -156,7 +156,9 @@ def train(
         save_checkpoint(model, checkpoint.tokenizer, output / "model")
         after = _sit(trained, exam, device, "训练后", say)
         metrics = summarise(config, data, ran.rows, before, after)
-        write_results(config, corpora, data, ledger, ran.rows, metrics)
+        write_results(
+            config, corpora, data, ledger, ran.rows, metrics, ran.second_targets
+        )
         if before and after:
             write_card(config, ledger, ran.rows, metrics, before, after, device.name)
         write_json(output / METRICS_FILE, metrics)  # 最后才写：有它就是走完了
@@ -199,7 +201,7 @@ def _choose(
         precision=precision,
     )
     require_mask(model, *objective.masks, block_size=config.block_size)
-    return config, _packing(config, model)
+    return config, _packing(config, objective, model)
 
 
 def _prepare_exam(
@@ -238,8 +240,12 @@ def _sit(
     return sit_exam(checkpoint, exam)
 
 
-def _packing(config: TrainingConfig, model: Any) -> PackingVerdict:
-    """能不能打包：用户不要，或模型隔离不了文档，就一片一行。"""
+def _packing(
+    config: TrainingConfig, objective: Objective, model: Any
+) -> PackingVerdict:
+    """能不能打包：目标或用户不要，或模型隔离不了文档，就一片一行。"""
+    if not objective.packable:
+        return PackingVerdict(False, f"{objective.key} 一行一个样本")
     if not config.packing:
         return PackingVerdict(False, "设置里关了打包")
     return can_pack(model, config.block_size)

@@ -4,16 +4,17 @@
 
 **损失**除以整步的目标数。Trainer 对 BERT、T5 这类模型会把损失与梯度放大
 `gradient_accumulation_steps` 倍（huggingface/transformers#47688）；这里自己求和再除，几
-个小批累积与一个大批相等（只差浮点舍入），目标数各不相同也不例外。
+个小批累积与一个大批相等（只差浮点舍入），目标数各不相同也不例外。损失有两份的（句序、真
+假），各除以自己在整步里的目标数。
 """
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
@@ -22,11 +23,14 @@ from companion.batch import Batch, Feature
 from companion.config import TrainingConfig
 from companion.errors import TrainingError
 from companion.models.leaks import adapt_batch
-from companion.models.target_head import TargetLosses, inner_model, target_losses
+from companion.models.losses import loss_parts, second_targets
+from companion.models.saving import write_checkpoint
+from companion.models.target_head import inner_model
 from companion.training.batching import PlannedSampler
 from companion.training.checkpoints import STAGING, staged
 from companion.training.data import TrainingData
 from companion.training.schedule import make_scheduler
+from companion.training.tally import Tally
 from companion.training.team import ALONE, Team
 
 _NEVER = 2**62
@@ -64,6 +68,7 @@ class CompanionTrainer(Trainer):
         self.data = data
         self.causal = causal
         self.tally = Tally()
+        self._second_count: Tensor | None = None
         self._broken_step: Tensor | None = None
         super().__init__(
             model=model,
@@ -89,6 +94,19 @@ class CompanionTrainer(Trainer):
             pin_memory=self.args.device.type == "cuda",
         )
 
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """取一步的各个微批量，并数第二份损失在整步里的目标数。"""
+        samples, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        seconds = [second_targets(batch) for batch in samples]
+        counts = [each for each in seconds if each is not None]
+        self._second_count = None
+        if counts:
+            mine = torch.stack(counts).sum()
+            self._second_count = self.team.total(mine).to(device).clamp(min=1)
+        return samples, count
+
     def compute_loss(
         self,
         model: Any,
@@ -96,25 +114,29 @@ class CompanionTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """目标上的损失之和，除以整步（全部微批量、全部进程）的目标数。
+        """目标上的损失之和，除以整步（全部微批量、全部进程）的目标数；几份相加。
 
         Raises:
             TrainingError: 损失不是有限的数；消息说明是哪一步、多半为什么。
         """
         batch = adapt_batch(inner_model(model), inputs)
-        losses = target_losses(model, batch, causal=self.causal)
+        first, *others = loss_parts(model, batch, causal=self.causal)
         count = num_items_in_batch
         if count is None:
-            count = max(1, len(losses.nats))
-        loss = losses.total_nats / count
+            count = max(1, len(first.losses.nats))
+        loss = first.weight * first.losses.total_nats / count
+        for part in others:
+            number = self._second_count
+            if number is None:
+                number = max(1, len(part.losses.nats))
+            loss = loss + part.weight * part.losses.total_nats / number
         if self.args.world_size > 1:
-            # DDP 对各进程的梯度取平均，而 count 已是全部进程的目标数
+            # DDP 对各进程的梯度取平均，而除数已是全部进程的目标数
             loss = loss * self.args.world_size
-        self.tally.add(losses)
+        self.tally.add(first, *others)
         # GPU 上每步同步太贵，等到记日志时再查；几个进程则一起查梯度，停在同一步
         if self.args.device.type == "cpu" and self.team.size == 1:
-            nats = float(losses.total_nats.detach())
-            self.check_finite(nats, self.state.global_step + 1)
+            self.check_finite(float(loss.detach()), self.state.global_step + 1)
         return (loss, None) if return_outputs else loss
 
     def _clip_grad_norm(self, model: Any) -> Any:
@@ -173,65 +195,30 @@ class CompanionTrainer(Trainer):
                 for checkpoint in folder.iterdir():
                     tally.save(checkpoint)
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """检查点里的权重；一对模型各存在自己的文件夹里，都是标准检查点。"""
+        model: Any = self.model
+        if not hasattr(model, "parts"):
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            folder = Path(output_dir or self.settings.output)
+            write_checkpoint(model, self.data.collator.tokenizer, folder)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: Any = None
+    ) -> None:
+        """读回 `_save` 存下的权重。"""
+        parts = getattr(self.model, "parts", None)
+        if parts is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        for name, each in parts.items():
+            file = Path(resume_from_checkpoint) / name / "model.safetensors"
+            each.load_state_dict(load_file(file), strict=False)  # 共用的表只存一份
+
     def _get_output_dir(self, trial: Any) -> str:
         """Trainer 把检查点写到 `_get_output_dir()/checkpoint-N`：先写到一旁。"""
         return str(Path(self.settings.output) / STAGING)
-
-
-class Tally:
-    """目标上的累计：自上次日志以来的损失与对错，以及开训以来的目标数。"""
-
-    FILE = "companion_tally.json"
-
-    def __init__(self) -> None:
-        self.total_targets = 0
-        self._clear()
-
-    def _clear(self) -> None:
-        self.nats: Tensor | float = 0.0
-        self.correct: Tensor | int = 0
-        self.num_targets = 0
-
-    def add(self, losses: TargetLosses) -> None:
-        """记一个微批量；留在原设备上，不同步。"""
-        self.nats = self.nats + losses.nats.double().sum()
-        self.correct = self.correct + losses.correct.sum()
-        self.num_targets += len(losses.nats)
-        self.total_targets += len(losses.nats)
-
-    def combined(self, team: Team) -> "Tally":
-        """各进程的账合成一份，人人都得到它。"""
-        names = ("nats", "correct", "num_targets", "total_targets")
-        mine = [float(getattr(self, name)) for name in names]
-        nats, *counts = team.total(torch.tensor(mine, dtype=torch.float64)).tolist()
-        whole = Tally()
-        whole.nats = nats
-        whole.correct, whole.num_targets, whole.total_targets = map(int, counts)
-        return whole
-
-    def take(self, team: Team = ALONE) -> dict[str, float]:
-        """上次以来每个目标的损失（奈特）与准确率，合各进程而言；并清零。"""
-        whole = self.combined(team)
-        count = max(1, whole.num_targets)
-        self._clear()
-        return {
-            "nats_per_target": float(whole.nats) / count,
-            "accuracy": float(whole.correct) / count,
-        }
-
-    def save(self, checkpoint: Path) -> None:
-        """随检查点存下：账上的目标总数，与还没写进日志的那几步。"""
-        state = {
-            "total_targets": self.total_targets,
-            "num_targets": self.num_targets,
-            "nats": float(self.nats),
-            "correct": int(self.correct),
-        }
-        (checkpoint / self.FILE).write_text(json.dumps(state))
-
-    def load(self, checkpoint: Path) -> None:
-        """读回 `save` 存下的。"""
-        vars(self).update(json.loads((checkpoint / self.FILE).read_text()))
 
 
 def _not_finite(

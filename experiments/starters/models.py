@@ -11,14 +11,19 @@ from transformers import (
     BertForMaskedLM,
     BloomConfig,
     BloomForCausalLM,
+    ElectraConfig,
+    ElectraForMaskedLM,
+    ElectraForPreTraining,
     PreTrainedModel,
     T5Config,
     T5ForConditionalGeneration,
 )
 
+from companion.models.electra_pair import ElectraPair
 from companion.models.starters import starter_path
 from companion.models.two_row_glm import TwoRowGlmConfig, TwoRowGlmForCausalLM
 from starters.aim_bert import aim_heads_at_neighbours
+from starters.aim_electra import copy_from_bert
 from starters.aim_glm import aim_glm
 from starters.aim_t5 import aim_t5
 from starters.vocabulary import EXTRA, POSITIONS, SPECIAL, log_frequency
@@ -29,7 +34,7 @@ CLS, BOS, EOS = (SPECIAL.index(word) for word in ("[CLS]", "<s>", "</s>"))
 
 def build_model(
     kind: str, *, vocab_size: int, seed: int, **settings: Any
-) -> PreTrainedModel:
+) -> PreTrainedModel | ElectraPair:
     """还没有训练的模型。
 
     Args:
@@ -137,6 +142,23 @@ def build_glm(**common: Any) -> PreTrainedModel:
     return model
 
 
+def build_electra(**common: Any) -> ElectraPair:
+    """判别器三层，生成器一层，都抄自 `starter:bert`；嵌入 96 维，共用。"""
+    sizes = {
+        "embedding_size": 96,
+        "hidden_size": WIDTH,
+        "num_attention_heads": 6,
+        "intermediate_size": 768,
+        "max_position_embeddings": POSITIONS,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    return copy_from_bert(
+        ElectraForMaskedLM(ElectraConfig(num_hidden_layers=1, **sizes, **common)),
+        ElectraForPreTraining(ElectraConfig(num_hidden_layers=3, **sizes, **common)),
+    )
+
+
 @torch.no_grad()
 def copy_encoder_from_bert(model: BartForConditionalGeneration) -> None:
     """词嵌入、位置嵌入与前几层抄自 `starter:bert`；抄法见 Rothe 等（2020，§2）。
@@ -170,10 +192,11 @@ def copy_encoder_from_bert(model: BartForConditionalGeneration) -> None:
             mine.load_state_dict(source.state_dict())
 
 
-BUILDERS: dict[str, Callable[..., PreTrainedModel]] = {
+BUILDERS: dict[str, Callable[..., PreTrainedModel | ElectraPair]] = {
     "bert": build_bert,
     "bloom": build_bloom,
     "t5": build_t5,
     "bart": build_bart,
     "glm": build_glm,
+    "electra": build_electra,
 }

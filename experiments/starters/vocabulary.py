@@ -48,7 +48,7 @@ def build_tokenizer(
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.decoder = decoders.Fuse()
     names: dict[str, Any] = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
-    if kind == "bert":
+    if kind in ("bert", "electra"):
         names |= {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
     elif kind == "glm":
         names |= {"cls_token": "[CLS]", "eos_token": "</s>", "mask_token": "[MASK]"}
@@ -56,6 +56,7 @@ def build_tokenizer(
         names |= {"bos_token": "<s>", "eos_token": "</s>"}
     if kind == "bart":
         names |= {"mask_token": "[MASK]"}
+    kind = "bert" if kind == "electra" else kind
     if kind in TEMPLATES:
         template = TEMPLATES[kind]
         tokenizer.post_processor = TemplateProcessing(

@@ -1,0 +1,93 @@
+"""一批的损失由几份合成：各除以自己的目标数，再按权重相加。
+
+    损失 = Σ_份 权重 × 损失之和 / 整步的目标数
+
+多数目标只有一份：有标签的词元。句序判断多一份，每行一个目标；替换词元检测多一份，每个
+普通词元一个目标，权重 50。两份的目标数不同，累积几个小批时要各自相加、各自去除，才与一
+个大批相等；所以这里只交出损失之和，除法由训练去做。
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from companion.batch import IGNORE_INDEX, Batch
+from companion.models.electra_pair import (
+    DISCRIMINATOR_WEIGHT,
+    ElectraPair,
+    ReplacedTokenLosses,
+    submodel_inputs,
+)
+from companion.models.sentence_order import ORDER_LABELS, sentence_order_losses
+from companion.models.target_head import TargetLosses, inner_model, target_losses
+
+PartName = Literal["words", "order", "detection"]
+
+_SECOND_TARGETS = (*ORDER_LABELS, "original_ids")
+"""第二份的目标在批量里叫什么；不是 −100 处有一个目标。"""
+
+
+@dataclass(frozen=True)
+class LossPart:
+    """一份损失。"""
+
+    name: PartName
+    """words 词元，order 句序，detection 真假。"""
+    weight: float
+    losses: TargetLosses
+
+
+def loss_parts(model: Any, batch: Batch, *, causal: bool) -> tuple[LossPart, ...]:
+    """前向一次，求各份损失；第一份是日志里的主项。
+
+    Args:
+        model: 带输出头的模型或 `ElectraPair`，可以包着 DDP 或 peft。
+        batch: 整理器的输出。
+        causal: 是否因果语言模型。
+
+    Raises:
+        ModelError: 不认识这个架构的输出头。
+    """
+    inner = inner_model(model)
+    if isinstance(inner, ElectraPair):
+        if "sampling_noise" not in batch:  # 考题：假的已经造好
+            return (LossPart("detection", 1.0, inner.detect(batch)),)
+        found: ReplacedTokenLosses = model(**batch)
+        return (
+            LossPart("words", 1.0, found.targets),
+            LossPart("detection", DISCRIMINATOR_WEIGHT, found.detection),
+        )
+    if any(name in batch for name in ORDER_LABELS):
+        both = sentence_order_losses(model, batch)
+        order = TargetLosses(both.order_total_nats, both.order_nats, both.order_correct)
+        return LossPart("words", 1.0, both.targets), LossPart("order", 1.0, order)
+    return (LossPart("words", 1.0, target_losses(model, batch, causal=causal)),)
+
+
+def second_targets(batch: Batch) -> Tensor | None:
+    """第二份损失在这一批里的目标数，标量；只有一份的为 None。"""
+    for name in _SECOND_TARGETS:
+        if name in batch:
+            return (batch[name] != IGNORE_INDEX).sum()
+    return None
+
+
+def word_model(model: Any) -> Any:
+    """猜词元的那个模型：一对里是生成器，别的就是它自己。"""
+    inner = inner_model(model)
+    return inner.generator if isinstance(inner, ElectraPair) else inner
+
+
+def word_logits(model: Any, batch: Batch) -> Tensor:
+    """每个位置在词表上的分数，(B, L, V)；批量里的标签不交给模型。
+
+    Args:
+        model: 单个的模型，或 `ElectraPair`（取生成器的）。
+        batch: 整理器或分词器的输出，与模型在同一设备上。
+    """
+    reader = word_model(model)
+    outputs = reader(**submodel_inputs(reader, batch))
+    found = getattr(outputs, "logits", None)
+    # BERT、ALBERT 的预训练类有两个头，词元的叫 prediction_logits
+    return outputs.prediction_logits if found is None else found

@@ -1,0 +1,214 @@
+"""句序、句对与一对模型：从命令到存盘都走得通，续训逐位相等，存下的是标准检查点。"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import transformers
+
+from companion.corpus.sources import read_corpus
+from companion.errors import ConfigError, CorpusError, ModelError
+from companion.evaluation import compare, evaluate
+from companion.inference import fill
+from companion.models import check_checkpoint
+from companion.models.electra_checkpoint import load_pair, save_pair
+from companion.models.electra_pair import DISCRIMINATORS, ElectraPair
+from companion.models.loading import load_checkpoint, load_tokenizer
+from companion.models.saving import save_checkpoint
+from companion.models.tiny import tiny_model, tiny_tokenizer
+from companion.training.run import train
+
+KEYS = ("sentence_order", "translation_lm", "replaced_token")
+BLANK = "狡兔死，走狗[MASK]；飞鸟尽，良弓藏。"
+
+pytestmark = pytest.mark.usefixtures("no_curve")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """极小的 bert、xlm、ernie 与一对 electra，权重随机。"""
+    folder = tmp_path_factory.mktemp("models")
+    for kind, extra in (("bert", {}), ("xlm", {"n_langs": 2}), ("ernie", {})):
+        tokenizer = tiny_tokenizer(kind)
+        save_checkpoint(tiny_model(kind, tokenizer, **extra), tokenizer, folder / kind)
+    tokenizer, maker = tiny_tokenizer("bert"), tiny_model("electra")
+    judge = transformers.AutoModelForPreTraining.from_config(maker.config)
+    save_pair(ElectraPair(maker, judge), tokenizer, folder / "electra")
+    return folder
+
+
+@pytest.fixture
+def settings(models: Path, configure):
+    """三个目标各自的设置；句对取随包的文言与白话。"""
+
+    def build(key: str, output: Path, **changes):
+        given = {
+            "sentence_order": {"model": str(models / "bert")},
+            "translation_lm": {
+                "model": str(models / "bert"),
+                "corpus": "sample:pairs",
+                "block_size": 64,
+            },
+            "replaced_token": {"model": str(models / "electra")},
+        }[key]
+        return configure(output, objective=key, **(given | changes))
+
+    return build
+
+
+def logged(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "log.jsonl").open()]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_an_interrupted_run_resumes_bit_for_bit(key, settings, tmp_path, weights):
+    """第四步断了接着训，与一气呵成的权重逐位相等。"""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(settings(key, whole), quiet=True)
+    train(settings(key, parts), quiet=True)
+    for late in (parts / "checkpoint-6", parts / "metrics.json"):
+        if late.is_dir():
+            import shutil
+
+            shutil.rmtree(late)
+        else:
+            late.unlink()
+    train(settings(key, parts), resume=True, quiet=True)
+    for name in ("discriminator", "generator") if key == "replaced_token" else ("",):
+        assert weights(whole / "model" / name) == weights(parts / "model" / name)
+    assert [row["loss"] for row in logged(whole)] == [
+        row["loss"] for row in logged(parts)
+    ]
+
+
+def test_a_trained_pair_is_two_stock_checkpoints(settings, tmp_path):
+    """judge 与 maker 都由标准的 Auto 类打开，一个键不缺；日志与账本各有两份损失。"""
+    train(settings("replaced_token", tmp_path / "out"), quiet=True)
+    for name, auto in (
+        ("discriminator", DISCRIMINATORS["electra"]),
+        ("generator", "AutoModelForMaskedLM"),
+    ):
+        folder = tmp_path / "out" / "model" / name
+        _, report = getattr(transformers, auto).from_pretrained(
+            folder, output_loading_info=True
+        )
+        assert not report["missing_keys"]
+        assert transformers.AutoTokenizer.from_pretrained(folder).mask_token
+    last = logged(tmp_path / "out")[-1]
+    assert 0 < last["detection_loss"] < 1
+    assert last["detection_accuracy"] > 0.5
+    ledger = json.loads((tmp_path / "out" / "ledger.json").read_text())
+    assert ledger["detection_targets"] > ledger["targets"] > 0
+
+
+def test_a_pair_is_evaluated_compared_and_asked(settings, models, tmp_path):
+    """一对模型可以打分、对照、体检；填空与 masked_lm 用其中的生成器。"""
+    train(settings("replaced_token", tmp_path / "out"), quiet=True)
+    after = load_checkpoint(str(tmp_path / "out" / "model"), "replaced_token")
+    before = load_checkpoint(str(models / "electra"), "replaced_token")
+    documents = list(read_corpus("sample:classical", "valid"))[:3]
+    scores = evaluate(after, "replaced_token", documents).scores
+    assert 0.05 < scores.replaced_rate < 0.15
+    assert scores.as_dict()["replaced_rate"] == scores.replaced_rate
+    assert scores.num_targets == scores.num_chars
+    card = compare(before, after, "replaced_token", documents, max_chars=200)
+    assert card.domain.difference.paired
+    codes = {each.code: each for each in check_checkpoint(after, "replaced_token")}
+    assert codes["tied_weights"].severity == "ok"
+    words = load_checkpoint(str(tmp_path / "out" / "model"), "masked_lm")
+    assert any("生成器" in notice for notice in words.notices)
+    for checkpoint in (after, words):
+        [[best]] = fill(checkpoint, BLANK, top_k=1)
+        assert best.score > 0
+
+
+def test_an_exam_of_fakes_does_not_depend_on_the_model(models):
+    """考题里的假来自原文自己：换一对模型，指纹相同；同样的种子，遮同样的位置。"""
+    documents = list(read_corpus("sample:classical", "valid"))[:3]
+    pair = load_checkpoint(str(models / "electra"), "replaced_token")
+    other = replace(pair, model=load_pair(str(models / "electra")).pair)
+    for parameter in other.model.parameters():
+        parameter.data.mul_(0.5)
+    first, second = (evaluate(p, "replaced_token", documents) for p in (pair, other))
+    assert first.fingerprint == second.fingerprint
+    assert first.scores.bits_per_char != second.scores.bits_per_char
+
+
+def test_sentence_order_is_scored_and_its_checkpoint_fills_blanks(settings, tmp_path):
+    """句序的准确率在成绩里；一句的行不计、记在账上；存下的也能填空、作 masked_lm。"""
+    short = tmp_path / "短.txt"
+    short.write_text("三年春大旱。\n\n民饥。王使人告于诸侯。诸侯皆来会。\n" * 9)
+    config = settings(
+        "sentence_order", tmp_path / "out", corpus=str(short), deduplicate=False
+    )
+    train(config, quiet=True)
+    ledger = json.loads((tmp_path / "out" / "ledger.json").read_text())
+    assert ledger["order_targets"] > 0
+    assert ledger["order_skipped_rows"] > 0
+    model = str(tmp_path / "out" / "model")
+    checkpoint = load_checkpoint(model, "sentence_order")
+    assert not checkpoint.missing_keys
+    documents = list(read_corpus("sample:classical", "valid"))[:3]
+    scores = evaluate(checkpoint, "sentence_order", documents).scores
+    assert 0 <= scores.order_accuracy <= 1
+    for each in (checkpoint, load_checkpoint(model, "masked_lm")):
+        [[best]] = fill(each, BLANK, top_k=1)
+        assert best.score > 0
+
+
+def test_only_single_sentences_leave_no_order_to_learn(settings, tmp_path):
+    """整份语料篇篇一句：开训之前就说，不造假。"""
+    path = tmp_path / "一句.txt"
+    path.write_text("\n\n".join(["三年春大旱。", "民饥。", "王使人告于诸侯。"] * 3))
+    with pytest.raises(CorpusError, match=r"没有一行有两句"):
+        train(
+            settings("sentence_order", tmp_path / "out", corpus=str(path)), quiet=True
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_pairs_reach_an_xlm_with_its_languages(settings, models, tmp_path):
+    """XLM 得到语言编号与重数的位置；评估考两侧遮住的字。"""
+    config = settings(
+        "translation_lm", tmp_path / "out", model=str(models / "xlm"), max_steps=2
+    )
+    result = train(config, quiet=True)
+    assert result.ledger.targets > 0
+    checkpoint = load_checkpoint(str(tmp_path / "out" / "model"), "translation_lm")
+    documents = list(read_corpus("sample:pairs", "valid"))[:5]
+    assert evaluate(checkpoint, "translation_lm", documents).scores.num_targets > 10
+
+
+def test_a_corpus_without_targets_is_named(settings, corpus, tmp_path):
+    """没有译文的语料：翻译语言建模说不行，该换什么。"""
+    with pytest.raises(CorpusError, match=r"没有译文.*sample:pairs"):
+        train(
+            settings("translation_lm", tmp_path / "out", corpus=str(corpus)),
+            quiet=True,
+        )
+
+
+def test_what_does_not_fit_is_named(settings, models, tmp_path):
+    """不判句序的检查点、单个的 BERT 当一对、LoRA 配一对、只有判别器而要填空。"""
+    with pytest.raises(ModelError, match=r"electra.*sentence_order"):
+        load_checkpoint(str(models / "electra" / "discriminator"), "sentence_order")
+    with pytest.raises(ModelError, match="不能作判别器"):
+        load_checkpoint(str(models / "bert"), "replaced_token")
+    with pytest.raises(ConfigError, match=r"lora_rank.*replaced_token"):
+        train(settings("replaced_token", tmp_path / "out", lora_rank=2), quiet=True)
+    lone = tmp_path / "lone"
+    (lone / "discriminator").mkdir(parents=True)
+    with pytest.raises(ModelError, match="只有判别器"):
+        load_checkpoint(str(lone), "masked_lm")
+
+
+def test_the_generator_can_be_named(settings, models, tmp_path):
+    """`generator` 指另一处的生成器；判别器单独给，没有它就说新建了一个。"""
+    judge = str(models / "electra" / "discriminator")
+    maker = str(models / "electra" / "generator")
+    config = settings("replaced_token", tmp_path / "out", model=judge, max_steps=1)
+    train(replace(config, generator=maker), quiet=True)
+    assert not load_pair(judge, maker).notices
+    assert any("没有给生成器" in each for each in load_pair(judge).notices)
+    assert load_tokenizer(str(models / "electra")).mask_token
