@@ -83,7 +83,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(key, settings, tmp_path, weights
 
 
 def test_a_trained_pair_is_two_stock_checkpoints(settings, tmp_path):
-    """两份检查点（judge 与 maker） 由标准的 Auto 类打开，一个键不缺；日志与账本各有两份损失。"""
+    """存成两份，都由标准的 Auto 类打开，一个键不缺；日志与账本各有两份损失。"""
     train(settings("replaced_token", tmp_path / "out"), quiet=True)
     for name, auto in (
         ("discriminator", DISCRIMINATORS["electra"]),
