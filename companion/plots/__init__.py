@@ -17,17 +17,20 @@ if TYPE_CHECKING:
     from companion.plots.curves import plot_curve
     from companion.plots.font import chinese_font, missing_glyphs, use_chinese_font
     from companion.plots.labels import plot_labels
+    from companion.plots.packing import RowsPanel, plot_rows
     from companion.plots.pairs import PairRows
     from companion.plots.panels import AttentionPanel
     from companion.plots.rows import LabelRows
     from companion.plots.style import save_figure
     from companion.plots.texts import alt_text, labels_table
+    from companion.plots.tradeoff import plot_tradeoff
     from companion.plots.weights import plot_attention_weights
 
 _HOMES = {
     "AttentionPanel": "panels",
     "LabelRows": "rows",
     "PairRows": "pairs",
+    "RowsPanel": "packing",
     "alt_text": "texts",
     "chinese_font": "font",
     "labels_table": "texts",
@@ -38,6 +41,8 @@ _HOMES = {
     "plot_attention_weights": "weights",
     "plot_curve": "curves",
     "plot_labels": "labels",
+    "plot_rows": "packing",
+    "plot_tradeoff": "tradeoff",
     "save_figure": "style",
     "use_chinese_font": "font",
 }
@@ -46,6 +51,7 @@ __all__ = [
     "AttentionPanel",
     "LabelRows",
     "PairRows",
+    "RowsPanel",
     "alt_text",
     "chinese_font",
     "labels_table",
@@ -56,6 +62,8 @@ __all__ = [
     "plot_attention_weights",
     "plot_curve",
     "plot_labels",
+    "plot_rows",
+    "plot_tradeoff",
     "save_figure",
     "use_chinese_font",
 ]

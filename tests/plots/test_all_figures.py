@@ -18,12 +18,15 @@ from companion.plots import (
     AttentionPanel,
     LabelRows,
     PairRows,
+    RowsPanel,
     plot_attention,
     plot_attention_grid,
     plot_attention_panels,
     plot_attention_weights,
     plot_curve,
     plot_labels,
+    plot_rows,
+    plot_tradeoff,
     save_figure,
 )
 from companion.plots.alignment import Span
@@ -93,6 +96,16 @@ def _panels(width: float) -> Figure:
     return plot_attention_panels(panels, width=width)
 
 
+POINTS = [
+    {"series": f"峰值 {n}e-4", "level": f"回放 {m}%", "learned": [n / 9, n / 8],
+     "forgotten": [n / 7 - m / 100, n / 7]}
+    for n in (3, 10) for m in (0, 5, 25)
+]  # fmt: skip
+ROWS = [
+    RowsPanel(TITLE, [[(0, 5)], [(1, 9)], [(2, 2)]], [9, 9, 9]),
+    RowsPanel("打包之后", [[(0, 5), (2, 2)], [(1, 9)]], [9, 9]),
+]
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "labels": lambda: _labels(16),
     "labels_phone": lambda: _labels(6),
@@ -115,6 +128,10 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "curve_phone": lambda: plot_curve(
         [*LOG, {"event": "resume", "step": 9}], title=TITLE, width=4
     ),
+    "tradeoff": lambda: plot_tradeoff(POINTS, title=TITLE),
+    "tradeoff_phone": lambda: plot_tradeoff(POINTS, title=TITLE, width=4),
+    "rows": lambda: plot_rows(ROWS, title=TITLE),
+    "rows_phone": lambda: plot_rows(ROWS, width=4),
 }
 
 
