@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 from recording import record
 
 from companion.models.loading import load_checkpoint
+from companion.models.running import position_limit
 from companion.models.starters import list_starters
 from companion.objectives.gap_sentences import GapSentencesCollator
 from companion.objectives.masked_seq2seq import MaskedSeq2SeqCollator
@@ -300,6 +301,9 @@ def step_nanoseconds(entry: Entry, objective: str, lengths: np.ndarray) -> float
         return None
     checkpoint = load_checkpoint(f"starter:{entry.starter}", objective)
     collator = entry.collator(checkpoint.tokenizer)
+    limit = position_limit(checkpoint.model)
+    if limit is not None:  # BART 的位置表只有这么多行
+        lengths = np.minimum(lengths, limit - 2)
     batch = next(batches_of(lengths, BATCHES[0]))
     edge = checkpoint.tokenizer.eos_token_id
     taken = checkpoint.tokenizer.convert_tokens_to_ids(list("天地人之以而为于其有"))

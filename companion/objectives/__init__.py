@@ -30,8 +30,7 @@ class Objective:
     collator: str
     """整理器所在，`模块:类`。"""
     options: tuple[str, ...] = field(default=())
-    """设置里属于本目标的字段，原样传给整理器；选法与词典先由 `models.masking` 化成参
-    数。"""
+    """设置里属于本目标的字段；选法与词典先由 `models.masking` 化成整理器的参数。"""
     model_options: tuple[str, ...] = field(default=())
     """整理器的参数里只有模型知道的（`companion.models.running.model_options`）。"""
     masks: "tuple[MaskKind, ...]" = field(default=())
