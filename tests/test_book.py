@@ -399,7 +399,8 @@ def test_every_chapter_follows_the_template(path: Path) -> None:
     exercises = re.findall(r"^:label: (\S+)$", text, re.MULTILINE)
     solutions = re.findall(r"^```\{solution\} (\S+)\n:class: dropdown$", text, re.M)
     assert exercises == solutions
-    assert len(exercises) >= 2
+    assert len(exercises) >= 4
+    assert "动手" in "".join(re.findall(r"^```\{exercise\} (.*)$", text, re.M))
 
 
 def test_the_family_tree_names_objectives_that_exist() -> None:
