@@ -95,9 +95,11 @@ def test_every_tab_stop_is_visible(visit: Any) -> None:
         page.keyboard.press("Tab")
         stops.append(
             page.evaluate("""() => {
-              const node = document.activeElement, style = getComputedStyle(node);
-              const shown = style.outlineStyle !== "none" || style.boxShadow !== "none"
-                || style.textDecorationLine !== "none";
+              const node = document.activeElement;
+              const shown = [node, node.firstElementChild ?? node].some((each) => {
+                const style = getComputedStyle(each);
+                return style.outlineStyle !== "none" || style.boxShadow !== "none";
+              });
               const box = node.getBoundingClientRect();
               return [node.outerHTML.slice(0, 80), shown && box.width > 0];
             }""")
