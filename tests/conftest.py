@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))  # 测试共用的几个模块
 
 # torch 的第一次调用很慢，不设时限；derandomize 使失败在每台机器上都重现
 settings.register_profile(
@@ -46,6 +47,19 @@ def shared_data() -> Path:
     if not (folder / "tongjian").is_dir():
         pytest.skip("没有大语料：把 COMPANION_DATA 指向含 tongjian/ 的文件夹才跑这一项")
     return folder
+
+
+@pytest.fixture(scope="session")
+def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """构建好的书，几个进程共用一份；刚构建过的，用环境变量 BOOK_HTML 指给它。"""
+    if "BOOK_HTML" in os.environ:
+        return Path(os.environ["BOOK_HTML"]).resolve()
+    pytest.importorskip("jupyter_book", reason='没有装书：pip install -e ".[book]"')
+    from built_book import build_once
+
+    base = tmp_path_factory.getbasetemp()
+    # xdist 的每个进程各有一个子文件夹，它们的上一级是共用的
+    return build_once(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
 
 
 @pytest.fixture(autouse=True)

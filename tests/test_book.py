@@ -5,11 +5,9 @@
 
 import importlib.util
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,13 +17,12 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 import yaml
+from built_book import ROOT, toc_files
 from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("jupyter_book", reason='没有装书的工具：pip install -e ".[book]"')
 
-ROOT = Path(__file__).resolve().parents[1]
-BUDGET_SECONDS = 180
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="没有 node，改由 Python 一侧核对")
 
@@ -54,24 +51,6 @@ TERMS = {
 }
 
 
-def toc_files() -> list[str]:
-    """目录里的全部页，不带后缀，按次序。"""
-
-    def walk(node: Any) -> list[str]:
-        if isinstance(node, list):
-            return [name for each in node for name in walk(each)]
-        if not isinstance(node, dict):
-            return []
-        own = [node[key] for key in ("root", "file") if key in node]
-        return own + [
-            name
-            for key in ("parts", "chapters", "sections")
-            for name in walk(node.get(key))
-        ]
-
-    return walk(yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8")))
-
-
 class Page(HTMLParser):
     """一页里的标签与属性。"""
 
@@ -87,29 +66,6 @@ class Page(HTMLParser):
     def values(self, tag: str, attribute: str) -> list[str]:
         """某种标签的某个属性的全部值。"""
         return [a[attribute] for t, a in self.tags if t == tag and attribute in a]
-
-
-@pytest.fixture(scope="session")
-def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """构建好的书；有一个警告就失败。"""
-    out = tmp_path_factory.mktemp("book")
-    done = subprocess.run(
-        [
-            *(sys.executable, "-c", "from jupyter_book.cli.main import main; main()"),
-            *("build", str(ROOT)),
-            *("-n", "-W", "--keep-going", "--path-output", str(out)),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"},
-        capture_output=True,
-        text=True,
-        timeout=3 * BUDGET_SECONDS,
-        check=False,
-    )
-    said = done.stdout + done.stderr
-    wrong = [line for line in said.splitlines() if "WARNING" in line or "ERROR" in line]
-    assert done.returncode == 0, "\n".join(wrong) or said[-3000:]
-    return out / "_build" / "html"
 
 
 @pytest.fixture(scope="session")

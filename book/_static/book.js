@@ -2,6 +2,8 @@
 // 本文件先于 searchtools.js 载入，它的初始化也等 DOMContentLoaded，因此这里先登记先执行
 document.addEventListener("DOMContentLoaded", () => {
   if (typeof Search === "undefined") return;
+  // 从文件夹打开的页面读不了别的文件，摘要取不来，就只列标题
+  if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
   const parse = Search._parseQuery;
   Search._parseQuery = (query) => {
     const parsed = parse(query);
