@@ -42,6 +42,10 @@ _LATIN_RUN = re.compile(
 _UTF8_LEADS = "ÂÃâãäåæçèéï"
 """单独一个字时可信的首字节；法文的 `É` 加不换行空格也合法，却不是乱码。"""
 _HAN_RUN = re.compile("[\u0080-\uffff]+")
+_CHINESE = re.compile(
+    "(?=(?:.*?[\u4e00-\u9fff]){3})[\u4e00-\u9fff\u3000-\u303f\uff00-\uffef“”‘’—…]+"
+)
+"""汉字与中文标点，汉字不少于三个。"""
 
 _LOST = "字节已丢，找未损坏的原件；或先用 `companion corpus clean` 去掉坏字再用"
 
@@ -83,12 +87,10 @@ def _misread_as_latin(text: str, start: int) -> Garble | None:
         return None
     shown = run.group()
     raw = _as_single_bytes(shown)
-    for name, least in (("utf-8", 1), ("gb18030", 3)):
+    for name in ("utf-8", "gb18030"):
         restored = _whole(raw, name)
         # Latin-1 的西文偶有两个连写的重音字母，碰巧合法的极少；GBK 则要三个汉字才算数
-        if restored is None or len(restored) < least:
-            continue
-        if name == "gb18030" and not all("\u4e00" <= c <= "\u9fff" for c in restored):
+        if not restored or (name == "gb18030" and not _CHINESE.fullmatch(restored)):
             continue
         if len(restored) == 1 and shown[0] not in _UTF8_LEADS:
             continue

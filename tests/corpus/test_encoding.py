@@ -137,6 +137,7 @@ GARBLED = {  # 名目：(前面的好字, 乱码, 原来的编码)
     "latin accents": ("caf", "\u00c3\u00a9", "UTF-8"),
     "latin chinese": ("", "中文".encode().decode("latin-1"), "UTF-8"),
     "gbk as latin": ("", "中国人民".encode("gbk").decode("latin-1"), "GB18030"),
+    "prose as latin": ("", "臣光曰：从之，".encode("gbk").decode("latin-1"), "GB18030"),
     "utf-8 as gbk": ("", "的中国人，".encode().decode("gbk", "ignore"), "UTF-8"),
 }
 
