@@ -72,7 +72,8 @@ def _examine(text: str, match: re.Match[str]) -> Garble | None:
         cause = "文本里有 NUL，文件可能是二进制，或是没有 BOM 的 UTF-16"
         return Garble(start, "\\x00", cause, "确认这是文本；先另存为 UTF-8")
     if hit == "\ufffd":
-        return Garble(start, hit, "解码时丢了字节，原编码多半是 GB18030 或 Big5", _LOST)
+        cause = "解码时丢了字节，原编码多半是 GB18030 或 Big5"
+        return _misread_as_gbk(text, start) or Garble(start, hit, cause, _LOST)
     if hit == "锟斤拷":
         cause = "丢了字节的 UTF-8 文本又按 GBK 读过一遍"
         return Garble(start, hit, cause, _LOST)
@@ -121,7 +122,7 @@ def _misread_as_gbk(text: str, start: int) -> Garble | None:
     for run in _HAN_RUN.finditer(window):
         if not run.start() <= start - left < run.end():
             continue
-        raw = run.group().encode("gb18030", "ignore")
+        raw = run.group().replace("\ufffd", "").encode("gb18030", "ignore")
         restored = raw.decode("utf-8", "ignore")
         han = sum("\u3000" <= char <= "\u9fff" or char >= "\uff00" for char in restored)
         # 正常中文的 GBK 字节几乎凑不成合法的 UTF-8：要求六成字节、至少三个字

@@ -52,4 +52,13 @@ CORPUS_EXERCISES: dict[str, Exercise] = {
         ],
         hint="写 A、B、C 三个字母之一，加引号",
     ),
+    "corpus-swap": Exercise(
+        right="B",
+        because="它没有见过文言的词，连不少字也要拆成字节；分词器只对读过的那类文字省。",
+        wrong=[
+            ("A", "再看一眼两张表里字节 BPE、文言的那一格"),
+            ("C", "词表一样大，读过的文字不同，切出来就不同"),
+        ],
+        hint="写 A、B、C 三个字母之一，加引号",
+    ),
 }
