@@ -42,6 +42,10 @@ _LATIN_RUN = re.compile(
 _UTF8_LEADS = "ÂÃâãäåæçèéï"
 """单独一个字时可信的首字节；法文的 `É` 加不换行空格也合法，却不是乱码。"""
 _HAN_RUN = re.compile("[\u0080-\uffff]+")
+_CHINESE = re.compile(
+    "(?=(?:.*?[\u4e00-\u9fff]){3})[\u4e00-\u9fff\u3000-\u303f\uff00-\uffef“”‘’—…]+"
+)
+"""汉字与中文标点，汉字不少于三个。"""
 
 _LOST = "字节已丢，找未损坏的原件；或先用 `companion corpus clean` 去掉坏字再用"
 
@@ -68,7 +72,8 @@ def _examine(text: str, match: re.Match[str]) -> Garble | None:
         cause = "文本里有 NUL，文件可能是二进制，或是没有 BOM 的 UTF-16"
         return Garble(start, "\\x00", cause, "确认这是文本；先另存为 UTF-8")
     if hit == "\ufffd":
-        return Garble(start, hit, "解码时丢了字节，原编码多半是 GB18030 或 Big5", _LOST)
+        cause = "解码时丢了字节，原编码多半是 GB18030 或 Big5"
+        return _misread_as_gbk(text, start) or Garble(start, hit, cause, _LOST)
     if hit == "锟斤拷":
         cause = "丢了字节的 UTF-8 文本又按 GBK 读过一遍"
         return Garble(start, hit, cause, _LOST)
@@ -83,12 +88,10 @@ def _misread_as_latin(text: str, start: int) -> Garble | None:
         return None
     shown = run.group()
     raw = _as_single_bytes(shown)
-    for name, least in (("utf-8", 1), ("gb18030", 3)):
+    for name in ("utf-8", "gb18030"):
         restored = _whole(raw, name)
         # Latin-1 的西文偶有两个连写的重音字母，碰巧合法的极少；GBK 则要三个汉字才算数
-        if restored is None or len(restored) < least:
-            continue
-        if name == "gb18030" and not all("\u4e00" <= c <= "\u9fff" for c in restored):
+        if not restored or (name == "gb18030" and not _CHINESE.fullmatch(restored)):
             continue
         if len(restored) == 1 and shown[0] not in _UTF8_LEADS:
             continue
@@ -119,7 +122,7 @@ def _misread_as_gbk(text: str, start: int) -> Garble | None:
     for run in _HAN_RUN.finditer(window):
         if not run.start() <= start - left < run.end():
             continue
-        raw = run.group().encode("gb18030", "ignore")
+        raw = run.group().replace("\ufffd", "").encode("gb18030", "ignore")
         restored = raw.decode("utf-8", "ignore")
         han = sum("\u3000" <= char <= "\u9fff" or char >= "\uff00" for char in restored)
         # 正常中文的 GBK 字节几乎凑不成合法的 UTF-8：要求六成字节、至少三个字

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from companion.errors import ObjectiveError
+from companion.notebook.corpus_exercises import CORPUS_EXERCISES
 from companion.notebook.exercise import Exercise
 from companion.notebook.family_exercises import FAMILY_EXERCISES
 
@@ -66,6 +67,7 @@ EXERCISES: dict[str, Exercise] = {
         hint="写 True 或 False，不加引号",
     ),
     **FAMILY_EXERCISES,
+    **CORPUS_EXERCISES,
     "causal-count": Exercise(
         right=60,
         because="63 个词元，减去 3 个没有上文的首词元。",

@@ -134,9 +134,15 @@ def test_western_text_in_latin_1_is_refused_with_the_likely_encoding() -> None:
 GARBLED = {  # 名目：(前面的好字, 乱码, 原来的编码)
     "kuncopy": ("", "锟斤拷锟斤拷", "GBK"),
     "replacement": ("臣光", "\ufffd\ufffd", "GB18030 或 Big5"),
+    "replaced gbk": (
+        "",
+        "\ufffd" + "礼莫大于分，分莫大于名。".encode().decode("gb18030", "replace"),
+        "UTF-8 的字节按 GBK",
+    ),
     "latin accents": ("caf", "\u00c3\u00a9", "UTF-8"),
     "latin chinese": ("", "中文".encode().decode("latin-1"), "UTF-8"),
     "gbk as latin": ("", "中国人民".encode("gbk").decode("latin-1"), "GB18030"),
+    "prose as latin": ("", "臣光曰：从之，".encode("gbk").decode("latin-1"), "GB18030"),
     "utf-8 as gbk": ("", "的中国人，".encode().decode("gbk", "ignore"), "UTF-8"),
 }
 
