@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from companion.notebook.conditional import finetune_blank, write_after
     from companion.notebook.decoding import decoding_table
     from companion.notebook.exercises import EXERCISES, check
+    from companion.notebook.failures import FAILURES, failures_table, reproduce
     from companion.notebook.families import (
         attention_table,
         claimed_masks,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "EXERCISES": "exercises",
+    "FAILURES": "failures",
     "PROFILES": "profiles",
     "TRANSLATION": "translation",
     "Table": "tables",
@@ -73,6 +75,7 @@ _HOMES = {
     "claimed_masks": "families",
     "completions_table": "results",
     "decoding_table": "decoding",
+    "failures_table": "failures",
     "family_examples": "families",
     "fills_table": "results",
     "finetune": "translation",
@@ -90,6 +93,7 @@ _HOMES = {
     "open_families": "families",
     "prefix_example": "prefixes",
     "profile_config": "profiles",
+    "reproduce": "failures",
     "scores_table": "results",
     "seen_without_mask": "prefixes",
     "sentence_pairs": "translation",
@@ -105,6 +109,7 @@ _HOMES = {
 
 __all__ = [
     "EXERCISES",
+    "FAILURES",
     "PROFILES",
     "TRANSLATION",
     "Table",
@@ -115,6 +120,7 @@ __all__ = [
     "claimed_masks",
     "completions_table",
     "decoding_table",
+    "failures_table",
     "family_examples",
     "fills_table",
     "finetune",
@@ -132,6 +138,7 @@ __all__ = [
     "open_families",
     "prefix_example",
     "profile_config",
+    "reproduce",
     "scores_table",
     "seen_without_mask",
     "sentence_pairs",

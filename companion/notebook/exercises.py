@@ -13,6 +13,7 @@ from typing import Any
 
 from companion.errors import ObjectiveError
 from companion.notebook.exercise import Exercise
+from companion.notebook.failure_exercises import FAILURE_EXERCISES
 from companion.notebook.family_exercises import FAMILY_EXERCISES
 
 TOLERANCE = 0.005
@@ -66,6 +67,7 @@ EXERCISES: dict[str, Exercise] = {
         hint="写 True 或 False，不加引号",
     ),
     **FAMILY_EXERCISES,
+    **FAILURE_EXERCISES,
     "causal-count": Exercise(
         right=60,
         because="63 个词元，减去 3 个没有上文的首词元。",
