@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from companion.errors import EvaluationError
 from companion.plots import style
+from companion.plots.font import prose
 from companion.plots.style import WIDTH, Card, drawing, finish, plain, wrap
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def plot_contrast(
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color=style.PALE, lw=0.7)
         axes.set_axisbelow(True)
-        axes.legend(  # 放在框外，不盖住线
+        legend = axes.legend(  # 放在框外，不盖住线
             loc="lower left",
             bbox_to_anchor=(0, 1),
             ncols=1 if width < 6 else 2,
@@ -93,6 +94,8 @@ def plot_contrast(
             handlelength=2.4,
             borderpad=0.2,
         )
+        for text in legend.get_texts():
+            plain(text)
         return finish(card, _say(title, lines, ylabel))
 
 
@@ -111,14 +114,14 @@ def _draw(axes: "Axes", line: Line, color: str, top: float, number: int) -> None
     shape = _RIGHT if line.right else _WRONG
     finite = [v if math.isfinite(v) else math.nan for v in line.y]
     axes.plot(
-        line.x, finite, color=color, lw=1.8, label=line.name, gid=f"line-{number}",
-        **shape,
+        line.x, finite, color=color, lw=1.8, label=prose(line.name),
+        gid=f"line-{number}", **shape,
     )  # fmt: skip
     broken = [x for x, v in zip(line.x, line.y, strict=True) if not math.isfinite(v)]
     if broken:
         axes.plot(
             broken, [top] * len(broken), ls="none", marker="X", ms=9, color=color,
-            label=f"{line.name}：非数或无穷", gid=f"broken-{number}",
+            label=f"{prose(line.name)}：非数或无穷", gid=f"broken-{number}",
         )  # fmt: skip
 
 
