@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
     from companion.notebook.decoding import decoding_table
     from companion.notebook.exercises import EXERCISES, check
+    from companion.notebook.failures import FAILURES, failures_table, reproduce
     from companion.notebook.families import (
         attention_table,
         claimed_masks,
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "EXERCISES": "exercises",
+    "FAILURES": "failures",
     "PROFILES": "profiles",
     "TRANSLATION": "translation",
     "Table": "tables",
@@ -99,6 +101,7 @@ _HOMES = {
     "completions_table": "results",
     "decoding_table": "decoding",
     "encodings_table": "corpora",
+    "failures_table": "failures",
     "family_examples": "families",
     "fills_table": "results",
     "finetune": "translation",
@@ -124,6 +127,7 @@ _HOMES = {
     "prefix_example": "prefixes",
     "profile_config": "profiles",
     "public_tokenizers": "tokenizers",
+    "reproduce": "failures",
     "scores_table": "results",
     "seen_without_mask": "prefixes",
     "sentence_pairs": "translation",
@@ -145,6 +149,7 @@ _HOMES = {
 
 __all__ = [
     "EXERCISES",
+    "FAILURES",
     "PROFILES",
     "TRANSLATION",
     "Table",
@@ -157,6 +162,7 @@ __all__ = [
     "completions_table",
     "decoding_table",
     "encodings_table",
+    "failures_table",
     "family_examples",
     "fills_table",
     "finetune",
@@ -182,6 +188,7 @@ __all__ = [
     "prefix_example",
     "profile_config",
     "public_tokenizers",
+    "reproduce",
     "scores_table",
     "seen_without_mask",
     "sentence_pairs",

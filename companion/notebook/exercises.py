@@ -14,6 +14,7 @@ from typing import Any
 from companion.errors import ObjectiveError
 from companion.notebook.corpus_exercises import CORPUS_EXERCISES
 from companion.notebook.exercise import Exercise
+from companion.notebook.failure_exercises import FAILURE_EXERCISES
 from companion.notebook.family_exercises import FAMILY_EXERCISES
 
 TOLERANCE = 0.005
@@ -68,6 +69,7 @@ EXERCISES: dict[str, Exercise] = {
     ),
     **FAMILY_EXERCISES,
     **CORPUS_EXERCISES,
+    **FAILURE_EXERCISES,
     "causal-count": Exercise(
         right=60,
         because="63 个词元，减去 3 个没有上文的首词元。",

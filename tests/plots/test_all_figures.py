@@ -30,6 +30,7 @@ from companion.plots import (
     save_figure,
 )
 from companion.plots.alignment import Span
+from companion.plots.contrast import Line, plot_contrast
 from companion.plots.style import WIDTH, wrap
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -106,6 +107,15 @@ ROWS = [
     RowsPanel("打包之后", [[(0, 5), (2, 2)], [(1, 9)]], [9, 9]),
 ]
 
+
+def _contrast(width: float) -> Figure:
+    lines = [
+        Line(name=TITLE[:20], x=[1, 2, 3], y=[4.9, 4.5, 4.3], right=True),
+        Line(name="做错", x=[1, 2, 3], y=[4.9, float("nan"), 8.1], right=False),
+    ]
+    return plot_contrast(lines, title=TITLE, xlabel="步", ylabel="损失", width=width)
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "labels": lambda: _labels(16),
     "labels_phone": lambda: _labels(6),
@@ -124,6 +134,8 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "weights": lambda: plot_attention_weights(
         np.stack([TRI / TRI.sum(1, keepdims=True)] * 3), TOKENS, title=TITLE
     ),
+    "contrast": lambda: _contrast(WIDTH),
+    "contrast_phone": lambda: _contrast(4),
     "curve": lambda: plot_curve(LOG, title=TITLE, before=SCORES, after=SCORES),
     "curve_phone": lambda: plot_curve(
         [*LOG, {"event": "resume", "step": 9}], title=TITLE, width=4
