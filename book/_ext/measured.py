@@ -15,6 +15,8 @@ Python 的格式，不写就是原样。路径里的 `[键=值,…]` 在列表�
     :names: full=全参数 | embeddings=只训练词嵌入
     ```
 
+文件名以 `@` 开头的不读文件，由 `book_figures.py` 里同名的函数当场算出。
+
 一张图，由 `book_figures.py` 里同名的函数画：
 
     ```{measured-figure} replay_tradeoff
@@ -46,7 +48,11 @@ class ResultError(ValueError):
 
 @cache
 def read_result(name: str) -> Any:
-    """`results/NAME.json` 的内容。"""
+    """`results/NAME.json` 的内容，或 `@NAME` 当场算出的。"""
+    if name.startswith("@"):
+        from book_figures import TABLES
+
+        return {"summary": TABLES[name[1:]]()}
     path = RESULTS / f"{name}.json"
     if not path.is_file():
         raise ResultError(f"没有 results/{name}.json：先跑它的实验")
