@@ -79,6 +79,11 @@ if TYPE_CHECKING:
         tokens_table,
         train_tokenizers,
     )
+    from companion.notebook.tradeoff import (
+        STUDY,
+        tradeoff_points,
+        tradeoff_table,
+    )
     from companion.notebook.translation import (
         TRANSLATION,
         finetune,
@@ -90,6 +95,7 @@ _HOMES = {
     "EXERCISES": "exercises",
     "FAILURES": "failures",
     "PROFILES": "profiles",
+    "STUDY": "tradeoff",
     "TRANSLATION": "translation",
     "Table": "tables",
     "answers_table": "results",
@@ -139,6 +145,8 @@ _HOMES = {
     "targets_table": "tables",
     "tokens_table": "tokenizers",
     "train_tokenizers": "tokenizers",
+    "tradeoff_points": "tradeoff",
+    "tradeoff_table": "tradeoff",
     "translations_table": "translation",
     "unified_examples": "prefixes",
     "verdict": "results",
@@ -151,6 +159,7 @@ __all__ = [
     "EXERCISES",
     "FAILURES",
     "PROFILES",
+    "STUDY",
     "TRANSLATION",
     "Table",
     "answers_table",
@@ -199,6 +208,8 @@ __all__ = [
     "splits_table",
     "targets_table",
     "tokens_table",
+    "tradeoff_points",
+    "tradeoff_table",
     "train_tokenizers",
     "translations_table",
     "unified_examples",

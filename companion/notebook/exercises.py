@@ -16,6 +16,7 @@ from companion.notebook.corpus_exercises import CORPUS_EXERCISES
 from companion.notebook.exercise import Exercise
 from companion.notebook.failure_exercises import FAILURE_EXERCISES
 from companion.notebook.family_exercises import FAMILY_EXERCISES
+from companion.notebook.gain_exercises import GAIN_EXERCISES
 
 TOLERANCE = 0.005
 UNANSWERED = "还没有作答：把 ... 换成你的答案，再运行这一格。"
@@ -70,6 +71,7 @@ EXERCISES: dict[str, Exercise] = {
     **FAMILY_EXERCISES,
     **CORPUS_EXERCISES,
     **FAILURE_EXERCISES,
+    **GAIN_EXERCISES,
     "causal-count": Exercise(
         right=60,
         because="63 个词元，减去 3 个没有上文的首词元。",

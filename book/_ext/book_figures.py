@@ -1,0 +1,116 @@
+"""书里的图：数据取自 `results/` 或当场算出，画法都在 `companion.plots`。"""
+
+from collections.abc import Callable
+from typing import Any
+
+from measured import read_result
+
+
+def replay_tradeoff() -> Any:
+    """回放与学习率：学到的对忘掉的。"""
+    from companion.plots import plot_tradeoff
+
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for run in read_result("replay_tradeoff")["runs"]:
+        rate, ratio = run["learning_rate"], run["replay_ratio"]
+        point = groups.setdefault(
+            (rate, ratio),
+            {
+                "series": f"峰值 {rate:g}",
+                "level": f"回放 {ratio:.0%}" if ratio else "不回放",
+                "learned": [],
+                "forgotten": [],
+            },
+        )
+        before, after = run["before"], run["after"]
+        point["learned"].append(before["domain"] - after["domain"])
+        point["forgotten"].append(after["general"] - before["general"])
+    points = [groups[key] for key in sorted(groups)]
+    return plot_tradeoff(points, title="学到的与忘掉的，每字比特数")
+
+
+def packing() -> Any:
+    """随包史书开头的十六句，一句一篇，打包前后。"""
+    from companion.corpus.packing import plan_packing
+    from companion.corpus.sources import read_corpus
+    from companion.models.loading import load_tokenizer
+    from companion.plots import RowsPanel, plot_rows
+
+    capacity, special = 112, 2
+    tokenizer = load_tokenizer("starter:bert")
+    [text] = [each.text for each in read_corpus("sample:classical")][:1]
+    lines = [line + "。" for line in text.split("。") if line][:16]
+    encoded = tokenizer(lines, add_special_tokens=False)["input_ids"]
+    lengths = [len(ids) for ids in encoded]
+    panels: list[RowsPanel] = []
+    for title, pack in (("一篇一行，补到最长", False), ("打包，一行至多 112", True)):
+        plan = plan_packing(lengths, capacity, pack=pack, overhead_per_piece=special)
+        rows = [
+            [(piece.document, piece.stop - piece.start + special) for piece in row]
+            for row in plan
+        ]
+        widest = max(sum(size for _, size in row) for row in rows)
+        panels.append(RowsPanel(title, rows, [widest] * len(rows)))
+    return plot_rows(panels)
+
+
+def memory() -> list[dict[str, Any]]:
+    """几个公开的检查点训练时占多少，照 `training_memory` 的公式；只搭空壳，不下载。"""
+    import torch
+    import transformers
+
+    from companion.models.device import Device
+    from companion.models.model_checks import training_memory
+
+    gpu = Device("cuda", "GPU", torch.bfloat16, 0, "")
+    shells: dict[str, tuple[str, Any]] = {
+        "SIKU-BERT/sikubert": (
+            "AutoModelForMaskedLM",
+            transformers.BertConfig(vocab_size=29_791),
+        ),
+        "bigscience/bloom-560m": (
+            "AutoModelForCausalLM",
+            transformers.BloomConfig(
+                vocab_size=250_880, hidden_size=1024, n_layer=24, n_head=16
+            ),
+        ),
+        "Qwen/Qwen3-0.6B-Base": (
+            "AutoModelForCausalLM",
+            transformers.Qwen3Config(
+                vocab_size=151_936,
+                hidden_size=1024,
+                intermediate_size=3072,
+                num_hidden_layers=28,
+                num_attention_heads=16,
+                num_key_value_heads=8,
+                head_dim=128,
+                tie_word_embeddings=True,
+            ),
+        ),
+    }
+    rows: list[dict[str, Any]] = []
+    for name, (auto, config) in shells.items():
+        with torch.device("meta"):
+            model = getattr(transformers, auto).from_config(config)
+        parameters = sum(weight.numel() for weight in model.parameters())
+        fixed = 16 * parameters
+        whole = training_memory(model, gpu, 4096, 512)
+        rows.append(
+            {
+                "model": f"`{name}`",
+                "millions": parameters / 1e6,
+                "states": fixed / 2**30,
+                "activations": (whole - fixed) / 2**30,
+                "whole": whole / 2**30,
+                "frozen": (4 * parameters + whole - fixed) / 2**30,
+            }
+        )
+    return rows
+
+
+TABLES: dict[str, Callable[[], list[dict[str, Any]]]] = {"memory": memory}
+
+FIGURES: dict[str, Callable[[], Any]] = {
+    "replay_tradeoff": replay_tradeoff,
+    "packing": packing,
+}

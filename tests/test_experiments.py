@@ -1,0 +1,57 @@
+"""章节里的实验：几步、一个种子跑得通，方向与书里说的相同。"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_quick(script: str) -> list[dict[str, Any]]:
+    """`--quick` 打印的汇总；不要语料文件夹，不写 results/。"""
+    before = {p.name: p.stat().st_mtime_ns for p in (ROOT / "results").iterdir()}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "experiments" / script), "--quick"],
+        env={
+            **{k: v for k, v in os.environ.items() if k != "COMPANION_DATA"},
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    after = {p.name: p.stat().st_mtime_ns for p in (ROOT / "results").iterdir()}
+    assert after == before
+    return json.loads(done.stdout)
+
+
+def test_replay_forgets_less_and_learns_a_little_less() -> None:
+    """同样多的词元，掺两成半回放：通用升得少，领域降得也少一些。"""
+    without, replayed = run_quick("replay_tradeoff.py")
+    assert (without["replay_ratio"], replayed["replay_ratio"]) == (0.0, 0.25)
+    assert replayed["general"]["mean"] < without["general"]["mean"]
+    assert without["domain"]["mean"] < replayed["domain"]["mean"] < 0
+
+
+def test_lora_trains_few_parameters_and_moves_less() -> None:
+    """同一个学习率下，LoRA 只训练百分之几的参数，领域上学得少。"""
+    pytest.importorskip("peft", reason='没有装 peft：pip install -e ".[lora]"')
+    full, lora = run_quick("full_or_lora.py")
+    assert full["share"] == 1
+    assert lora["share"] < 0.05
+    assert full["domain"]["mean"] < lora["domain"]["mean"]
+
+
+def test_scoring_only_the_targets_reads_faster() -> None:
+    """一样的模型与文字，只在目标上算输出头，每秒处理器时间读的字多得多。"""
+    whole, targets = run_quick("one_factor.py")
+    speed = "characters_per_cpu_second"
+    assert targets[speed]["mean"] > 1.3 * whole[speed]["mean"]
