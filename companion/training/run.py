@@ -43,6 +43,7 @@ from companion.training.data import (
     prepare_data,
     read_corpora,
 )
+from companion.training.extending import extend_for_corpus
 from companion.training.loop import run_loop
 from companion.training.output import (
     CONFIG_FILE,
@@ -110,11 +111,13 @@ def train(
     choose_masking(config, objective)
     checkpoint = load_checkpoint(config.model, objective)
     objective = fitted_objective(checkpoint.model, objective)
+    device = best_device(checkpoint.model.config.model_type)
+    check_means(config, checkpoint.model, device.kind, team.size)
+    corpora = read_corpora(config)
+    extension = extend_for_corpus(checkpoint, config, corpora.train)
+    checkpoint = extension.checkpoint if extension else checkpoint
     for notice in checkpoint.notices:
         say(f"注意：{notice}")
-    device = best_device(checkpoint.model.config.model_type)
-    check_means(config, checkpoint.model, device.kind)
-    corpora = read_corpora(config)
     config, verdict = team.ask_main(
         lambda: _choose(config, objective, checkpoint.model, device)
     )
@@ -145,7 +148,17 @@ def train(
 
     team.wait()  # 人人都准备妥了，才建输出文件夹
     team.ask_main(begin)
-    ran = run_loop(config, objective, checkpoint, data, device, team, resume, screen)
+    ran = run_loop(
+        config,
+        objective,
+        checkpoint,
+        data,
+        device,
+        team,
+        resume,
+        screen,
+        extension.ids if extension else (),
+    )
     ledger = replace(data.ledger, targets=ran.targets)
     ledger.check()
 
