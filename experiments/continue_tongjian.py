@@ -35,14 +35,9 @@ SETUPS: dict[str, tuple[str, str, str]] = {
 
 
 def run(
-    kind: str,
-    name: str,
-    corpus: Path,
-    seed: int,
-    args: argparse.Namespace,
-    *settings: str,
+    kind: str, name: str, corpus: Path, seed: int, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """一次继续预训练，返回它的 metrics；`settings` 是另设的几项，写成 名字=值。"""
+    """一次继续预训练，返回它的 metrics。"""
     starter, objective, side = SETUPS[kind]
     with tempfile.TemporaryDirectory() as folder:
         output = (args.keep or Path(folder)) / f"{kind}-{name}-{seed}"
@@ -62,7 +57,6 @@ def run(
             "--set", "eval_max_chars=25000",
             "--set", "save_steps=100000",
             "--set", "logging_steps=50",
-            *(word for each in settings for word in ("--set", each)),
         ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
