@@ -25,14 +25,9 @@ from runs import SETUPS, change, full_settings
 
 
 def run(
-    kind: str,
-    name: str,
-    corpus: Path,
-    seed: int,
-    args: argparse.Namespace,
-    *settings: str,
+    kind: str, name: str, corpus: Path, seed: int, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """一次继续预训练，返回它的 metrics；`settings` 是另设的几项，写成 名字=值。"""
+    """一次继续预训练，返回它的 metrics。"""
     common = full_settings(kind, args.data) | {
         "corpus": corpus,
         "seed": seed,
@@ -43,9 +38,8 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         output = (args.keep or Path(folder)) / f"{kind}-{name}-{seed}"
         command = [sys.executable, "-m", "companion", "train", "--json"]
-        common |= {"output": output}
-        for each in [*(f"{key}={value}" for key, value in common.items()), *settings]:
-            command += ["--set", each]
+        for key, value in {**common, "output": output}.items():
+            command += ["--set", f"{key}={value}"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             command, env=environment, stdout=subprocess.PIPE, check=True, text=True
