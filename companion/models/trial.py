@@ -71,7 +71,15 @@ def make_trial(
     bodies = [body for body in bodies if body]
 
     def feature(number: int, body: list[int]) -> Feature:
-        return {"input_ids": [*prefix, *body, *suffix], "example_id": number}
+        whole = [*prefix, *body, *suffix]
+        if goal.pairs_required:  # 自己作自己的译文
+            starts = [0, len(whole)]
+            return {
+                "input_ids": whole * 2,
+                "document_starts": starts,
+                "example_id": number,
+            }
+        return {"input_ids": whole, "example_id": number}
 
     features = [feature(number, body) for number, body in enumerate(bodies)]
     longer: list[Example] = []
