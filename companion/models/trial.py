@@ -148,9 +148,10 @@ def packed_leak(model: Any, trial: Trial, example: Example) -> float:
 
 def _logits(model: Any, batch: Batch) -> Any:
     """一行的输出，(K, V) float32。"""
+    from companion.models.losses import word_logits
     from companion.models.target_head import cross_attention
 
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    inputs = dict(batch)
     mask = inputs.pop("cross_attention_mask", None)
     with evaluation_mode(model), cross_attention(model, mask):
-        return model(**inputs).logits[0].float().cpu()
+        return word_logits(model, inputs)[0].float().cpu()
