@@ -127,7 +127,13 @@ def show(
     given = {"granularity": granularity, "mlm_probability": mlm_probability}
     flags = {name: value for name, value in given.items() if value is not None}
     options = _options(goal, flags, settings or [])
-    _one_row_per_picture(png, texts, packed=packed)
+    given_rows = _rows(goal, texts, packed=packed)
+    if png is not None and len(given_rows) > 1:
+        raise ConfigError(
+            found=f"--png 配了 {len(texts)} 段文字",
+            expected="一张图画一行",
+            remedy="加 --packed 把几段打包成一行，或一次只给一行",
+        )
     name = model or goal.starter
     tokenizer = load_tokenizer(name)
     goal = load_objective(name, goal)
@@ -144,7 +150,7 @@ def show(
             model_options=known,
             **options,
         )
-        for row in ([texts] if packed else texts)
+        for row in given_rows
     ]
     attention = packed or any(each.explicit for each in examples)
     pictures = _pictures(png, attention=attention)
@@ -217,13 +223,19 @@ def _similar_words(name: str, goal: "Objective", texts: list[str]) -> Any:
     return find_similar_words(checkpoint.tokenizer, checkpoint.model, [*sample, *texts])
 
 
-def _one_row_per_picture(png: Path | None, texts: list[str], *, packed: bool) -> None:
-    if png is not None and len(texts) > 1 and not packed:
+def _rows(
+    goal: "Objective", texts: list[str], *, packed: bool
+) -> list[str] | list[list[str]]:
+    """哪几段文字在一行：各自一行，全在一行，或两段一个句对。"""
+    if not goal.pairs_required:
+        return [texts] if packed else texts
+    if len(texts) % 2 or packed:
         raise ConfigError(
-            found=f"--png 配了 {len(texts)} 段文字",
-            expected="一张图画一行",
-            remedy="加 --packed 把几段打包成一行，或一次只给一段",
+            found="--packed" if packed else f"{len(texts)} 段文字",
+            expected=f"{goal.key} 一行一个句对：源一段，目标一段，依次成对",
+            remedy=f"例如 companion show {goal.key} 民大饥。 百姓大闹饥荒。",
         )
+    return [texts[at : at + 2] for at in range(0, len(texts), 2)]
 
 
 def _pictures(png: Path | None, *, attention: bool) -> list[Path]:

@@ -53,7 +53,7 @@ TIED_TABLES = ("position_embeddings", "token_type_embeddings")
 _CHUNK = 256
 """一次抽多少个词元。"""
 
-_ASIDE = (
+LABEL_KEYS = (
     "labels",
     "original_ids",
     "sampling_noise",
@@ -270,7 +270,7 @@ def _table(model: Any, name: str) -> nn.Embedding | None:
 
 def submodel_inputs(model: Any, batch: Batch) -> Batch:
     """只留模型要的几项，改成它收得下的样子；标签都不给。"""
-    kept = {name: value for name, value in batch.items() if name not in _ASIDE}
+    kept = {name: value for name, value in batch.items() if name not in LABEL_KEYS}
     return adapt_batch(model, kept)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from companion.batch import IGNORE_INDEX, Batch
 from companion.models.electra_pair import (
     DISCRIMINATOR_WEIGHT,
+    LABEL_KEYS,
     ElectraPair,
     ReplacedTokenLosses,
     submodel_inputs,
@@ -84,10 +85,13 @@ def word_logits(model: Any, batch: Batch) -> Tensor:
 
     Args:
         model: 单个的模型，或 `ElectraPair`（取生成器的）。
-        batch: 整理器或分词器的输出，与模型在同一设备上。
+        batch: 批量，与模型在同一设备上；单个的模型要先经过 `adapt_batch`。
     """
+    inner = inner_model(model)
     reader = word_model(model)
-    outputs = reader(**submodel_inputs(reader, batch))
+    if reader is not inner:
+        batch = submodel_inputs(reader, batch)
+    outputs = reader(**{k: v for k, v in batch.items() if k not in LABEL_KEYS})
     found = getattr(outputs, "logits", None)
     # BERT、ALBERT 的预训练类有两个头，词元的叫 prediction_logits
     return outputs.prediction_logits if found is None else found

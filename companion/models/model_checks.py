@@ -1,13 +1,16 @@
 """体检之模型：输出头学过没有，填充与打包会不会渗，放不放得下。"""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from companion.errors import CompanionError
 from companion.models.device import Device, overflows_in_fp16
 from companion.models.findings import DEFAULT_ROW, Finding, Subject
 from companion.models.leaks import LEAK_TOLERANCE, can_pack
 from companion.models.probing import evaluation_mode, position_table
+
+if TYPE_CHECKING:
+    from companion.models.losses import LossPart
 
 _NO_BETTER_THAN_GUESSING = 0.9
 """损失达到 ln V 的这一比例，就算没有学过。"""
@@ -21,15 +24,17 @@ _SEES_PADDING = {
     "convbert": ("ConvBERT 的卷积看得见填充，各份检查点都如此", ""),
 }
 """看得见填充的架构：缘由，与架构独有的办法。"""
+_COIN = 0.5
+"""总答“原文”也有八成以上；连一半都不到，不是没学过，就是说反了。"""
 _TOKENS_PER_BATCH = 4096
 """估计激活时设想的批量，词元数。"""
 _MEMORY_SHARE = 0.9
 
 
 def check_head(subject: Subject) -> Finding:
-    """输出头学过没有：看它比瞎猜（ln V）强多少。"""
-    loss = _mean_loss(subject)
-    if loss is None:
+    """输出头学过没有：看它比瞎猜（ln V）强多少；有第二个头的也看。"""
+    parts = _trial_parts(subject)
+    if parts is None:
         return Finding(
             "notice",
             "head",
@@ -38,7 +43,21 @@ def check_head(subject: Subject) -> Finding:
             "先改正上面的错误，或换长些的文字",
         )
     guessing = math.log(subject.model.config.vocab_size)
+    loss = float(parts[0].losses.nats.mean())
     message = f"试读损失 {loss:.2f} 奈特，瞎猜是 {guessing:.2f}"
+    for part in parts[1:]:
+        if part.name == "order":  # 试读的句子太短，看不出什么
+            continue
+        right = float(part.losses.correct.float().mean())
+        message += f"；真假判对了 {right:.0%}"
+        if right < _COIN:
+            return Finding(
+                "warning",
+                "head",
+                message + "：判别器没有学过，或把真假说反了",
+                "ELECTRA、ConvBERT 的 1 是换过，Funnel 的 1 是原文；判别头缺了也会这样",
+                "换一个判别器；Funnel 用发布的检查点（funnel-transformer/…）",
+            )
     lost = subject.checkpoint.missing_keys
     if loss < _NO_BETTER_THAN_GUESSING * guessing:
         return Finding("ok", "head", message)
@@ -218,8 +237,8 @@ def _layers(config: Any) -> tuple[int, int]:
     return config.num_hidden_layers, decoder
 
 
-def _mean_loss(subject: Subject) -> float | None:
-    """试读时每个目标的平均损失，奈特；出不了题或没有目标时为 None。"""
+def _trial_parts(subject: Subject) -> "tuple[LossPart, ...] | None":
+    """试读时的各份损失；出不了题或没有目标时为 None。"""
     from companion.models.losses import loss_parts
     from companion.models.trial import trial_batch
 
@@ -229,8 +248,8 @@ def _mean_loss(subject: Subject) -> float | None:
     batch = trial_batch(subject.model, trial, trial.examples)
     with evaluation_mode(subject.model):
         parts = loss_parts(subject.model, batch, causal=subject.goal.causal)
-    losses = parts[0].losses
-    return float(losses.nats.mean()) if len(losses.nats) else None
+    kept = tuple(part for part in parts if len(part.losses.nats))
+    return kept if kept and kept[0].name == "words" else None
 
 
 def _packed_leak(subject: Subject) -> float | None:

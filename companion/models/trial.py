@@ -71,7 +71,15 @@ def make_trial(
     bodies = [body for body in bodies if body]
 
     def feature(number: int, body: list[int]) -> Feature:
-        return {"input_ids": [*prefix, *body, *suffix], "example_id": number}
+        whole = [*prefix, *body, *suffix]
+        if goal.pairs_required:  # 自己作自己的译文
+            starts = [0, len(whole)]
+            return {
+                "input_ids": whole * 2,
+                "document_starts": starts,
+                "example_id": number,
+            }
+        return {"input_ids": whole, "example_id": number}
 
     features = [feature(number, body) for number, body in enumerate(bodies)]
     longer: list[Example] = []
@@ -140,9 +148,10 @@ def packed_leak(model: Any, trial: Trial, example: Example) -> float:
 
 def _logits(model: Any, batch: Batch) -> Any:
     """一行的输出，(K, V) float32。"""
+    from companion.models.losses import word_logits
     from companion.models.target_head import cross_attention
 
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    inputs = dict(batch)
     mask = inputs.pop("cross_attention_mask", None)
     with evaluation_mode(model), cross_attention(model, mask):
-        return model(**inputs).logits[0].float().cpu()
+        return word_logits(model, inputs)[0].float().cpu()

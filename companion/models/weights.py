@@ -73,7 +73,9 @@ def load_weights(folder: Path, auto_class: str) -> LoadedWeights:
     from safetensors import SafetensorError
 
     try:
-        with warnings.catch_warnings():
+        # 检查点缺的输出头随机补上：种子固定，同样的命令才得同样的结果
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            torch.default_generator.manual_seed(0)
             # 不是第 2 号协议的 pickle：读得懂就读，读不懂时自有 UnpicklingError
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             model, report = getattr(transformers, auto_class).from_pretrained(

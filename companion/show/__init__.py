@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from companion.batch import Feature
+from companion.batch import IGNORE_INDEX, Feature
 from companion.errors import ObjectiveError
 from companion.objectives import Objective, get_objective
 from companion.plots.pairs import PairRows
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Example", "example_rows", "show_example", "token_text"]
 
 _GRANULARITIES = {"whole_word": "（全词）", "ngram": "（词组）", "span": "（片段）"}
+_ORDERS = {0: "（原来的次序）", 1: "（对调）", IGNORE_INDEX: "（只有一句，不计）"}
 
 
 def example_rows(
@@ -98,6 +99,7 @@ def show_example(
     feature = {**_feature(goal, texts, tokenizer, segmenter), "epoch": epoch}
     [corrupted] = collator.examples([feature])
     batch = collator.collate([corrupted])
+    title += _ORDERS.get(getattr(corrupted, "order", None), "")
     return Reader(goal, title, feature, corrupted, batch, tokenizer).read()
 
 

@@ -207,6 +207,8 @@ def prepare_data(
             datasets.append(pairs.rows)
         stages.append(JoinedRows(datasets))
     rows = stages[0]
+    if objective.key == "sentence_order":
+        _require_two_sentences(rows.datasets[0], collator)
     plan = plan_batches(
         rows.lengths,
         tokens_per_batch=config.tokens_per_batch,
@@ -247,6 +249,16 @@ def _require_unreserved(
                 expected=f"正文里没有 {word}，否则分不清它是不是后来换上的",
                 remedy=f"从原文删去 {word} 字样",
             )
+
+
+def _require_two_sentences(dataset: BlockDataset, collator: Any) -> None:
+    """至少一行有两句，才有次序可判；只有一句的行训练时跳过，训练完记进账本。"""
+    if not any(len(collator.sentence_lengths(row)) > 1 for row in dataset):
+        raise CorpusError(
+            found=f"语料 {len(dataset)} 行，没有一行有两句",
+            expected="sentence_order 的一行至少两句，才能对调",
+            remedy="把连续的句子合成一个文档（空行才是文档的分界），或改用 masked_lm",
+        )
 
 
 def _document_end(objective: Objective, tokenizer: Any) -> tuple[int, ...]:

@@ -1,12 +1,14 @@
 """句序、句对与一对模型：从命令到存盘都走得通，续训逐位相等，存下的是标准检查点。"""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import transformers
 
+from companion.corpus.document import Document
 from companion.corpus.sources import read_corpus
 from companion.errors import ConfigError, CorpusError, ModelError
 from companion.evaluation import compare, evaluate
@@ -17,6 +19,7 @@ from companion.models.electra_pair import DISCRIMINATORS, ElectraPair
 from companion.models.loading import load_checkpoint, load_tokenizer
 from companion.models.saving import save_checkpoint
 from companion.models.tiny import tiny_model, tiny_tokenizer
+from companion.models.tiny_tokenizers import TINY_TEXT
 from companion.training.run import train
 
 KEYS = ("sentence_order", "translation_lm", "replaced_token")
@@ -58,23 +61,24 @@ def settings(models: Path, configure):
 
 
 def logged(output: Path) -> list[dict]:
-    return [json.loads(line) for line in (output / "log.jsonl").open()]
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().split("\n")
+            if line]  # fmt: skip
+
+
+def held_out() -> list[Document]:
+    """极小的词表认得的几句。"""
+    return [Document(text, f"句#{n}", "句") for n, text in enumerate(TINY_TEXT[:6], 1)]
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_an_interrupted_run_resumes_bit_for_bit(key, settings, tmp_path, weights):
-    """第四步断了接着训，与一气呵成的权重逐位相等。"""
+    """第二步断了接着训，与一气呵成的权重逐位相等；缺的头也由固定的种子补上。"""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(settings(key, whole), quiet=True)
-    train(settings(key, parts), quiet=True)
-    for late in (parts / "checkpoint-6", parts / "metrics.json"):
-        if late.is_dir():
-            import shutil
-
-            shutil.rmtree(late)
-        else:
-            late.unlink()
-    train(settings(key, parts), resume=True, quiet=True)
+    train(settings(key, whole, max_steps=4), quiet=True)
+    train(settings(key, parts, max_steps=4), quiet=True)
+    shutil.rmtree(parts / "checkpoint-4")
+    (parts / "metrics.json").unlink()
+    train(settings(key, parts, max_steps=4), resume=True, quiet=True)
     for name in ("discriminator", "generator") if key == "replaced_token" else ("",):
         assert weights(whole / "model" / name) == weights(parts / "model" / name)
     assert [row["loss"] for row in logged(whole)] == [
@@ -83,7 +87,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(key, settings, tmp_path, weights
 
 
 def test_a_trained_pair_is_two_stock_checkpoints(settings, tmp_path):
-    """存成两份，都由标准的 Auto 类打开，一个键不缺；日志与账本各有两份损失。"""
+    """判别器与生成器都由标准的 Auto 类打开，一个键不缺；日志与账本各有两份损失。"""
     train(settings("replaced_token", tmp_path / "out"), quiet=True)
     for name, auto in (
         ("discriminator", DISCRIMINATORS["electra"]),
@@ -107,9 +111,9 @@ def test_a_pair_is_evaluated_compared_and_asked(settings, models, tmp_path):
     train(settings("replaced_token", tmp_path / "out"), quiet=True)
     after = load_checkpoint(str(tmp_path / "out" / "model"), "replaced_token")
     before = load_checkpoint(str(models / "electra"), "replaced_token")
-    documents = list(read_corpus("sample:classical", "valid"))[:3]
+    documents = held_out()
     scores = evaluate(after, "replaced_token", documents).scores
-    assert 0.05 < scores.replaced_rate < 0.15
+    assert 0.05 < scores.replaced_rate < 0.2
     assert scores.as_dict()["replaced_rate"] == scores.replaced_rate
     assert scores.num_targets == scores.num_chars
     card = compare(before, after, "replaced_token", documents, max_chars=200)
@@ -125,7 +129,7 @@ def test_a_pair_is_evaluated_compared_and_asked(settings, models, tmp_path):
 
 def test_an_exam_of_fakes_does_not_depend_on_the_model(models):
     """考题里的假来自原文自己：换一对模型，指纹相同；同样的种子，遮同样的位置。"""
-    documents = list(read_corpus("sample:classical", "valid"))[:3]
+    documents = held_out()
     pair = load_checkpoint(str(models / "electra"), "replaced_token")
     other = replace(pair, model=load_pair(str(models / "electra")).pair)
     for parameter in other.model.parameters():
@@ -138,9 +142,13 @@ def test_an_exam_of_fakes_does_not_depend_on_the_model(models):
 def test_sentence_order_is_scored_and_its_checkpoint_fills_blanks(settings, tmp_path):
     """句序的准确率在成绩里；一句的行不计、记在账上；存下的也能填空、作 masked_lm。"""
     short = tmp_path / "短.txt"
-    short.write_text("三年春大旱。\n\n民饥。王使人告于诸侯。诸侯皆来会。\n" * 9)
+    short.write_text("三年春大旱。\n\n民饥。王使人告于诸侯。诸侯皆来会。\n\n" * 9)
     config = settings(
-        "sentence_order", tmp_path / "out", corpus=str(short), deduplicate=False
+        "sentence_order",
+        tmp_path / "out",
+        corpus=str(short),
+        valid=str(short),
+        deduplicate=False,
     )
     train(config, quiet=True)
     ledger = json.loads((tmp_path / "out" / "ledger.json").read_text())
@@ -149,7 +157,7 @@ def test_sentence_order_is_scored_and_its_checkpoint_fills_blanks(settings, tmp_
     model = str(tmp_path / "out" / "model")
     checkpoint = load_checkpoint(model, "sentence_order")
     assert not checkpoint.missing_keys
-    documents = list(read_corpus("sample:classical", "valid"))[:3]
+    documents = held_out()
     scores = evaluate(checkpoint, "sentence_order", documents).scores
     assert 0 <= scores.order_accuracy <= 1
     for each in (checkpoint, load_checkpoint(model, "masked_lm")):
