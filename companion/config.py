@@ -135,7 +135,7 @@ class TrainingConfig:
         "masked_lm 以词选时的用户词典，一行一词；ernie 的短语也从这里来", None
     )
     names: str | None = _setting(
-        "masked_lm，preset=ernie：人名、地名、官名表，一行一个", None
+        "masked_lm，preset=ernie：人名、地名、官名表，一行一个；tongjian 是随包的", None
     )
     similar_words: str | None = _setting(
         "masked_lm，preset=macbert：近义词表，一行是词与它的近义词；缺省由词嵌入去找",

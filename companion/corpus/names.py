@@ -7,9 +7,30 @@ ERNIE 的第三阶段以专名为单位来遮（Sun 等，2019，§3.2）。《�
 import hashlib
 import re
 from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
 
-from companion.corpus.words import Segmenter, segmenter_fingerprint
+from companion.corpus.words import Segmenter, read_word_list, segmenter_fingerprint
 from companion.errors import CorpusError
+
+BUILT_IN = "tongjian"
+"""随包的专名表：《资治通鉴》里常见的人名、地名、官名七百个，本项目编。"""
+
+
+def read_names(spec: str | Path) -> list[str]:
+    """专名表：`tongjian` 是随包的一份，别的当作文件，一行一个。
+
+    Raises:
+        CorpusError: 文件读不了，或不是 UTF-8。
+
+    >>> names = read_names("tongjian")
+    >>> len(names), "平原君" in names
+    (707, True)
+    """
+    if str(spec) != BUILT_IN:
+        return read_word_list(spec)
+    file = resources.files("companion.corpus") / "names_tongjian.txt"
+    return file.read_text("utf-8").split()
 
 
 def names_first(names: Iterable[str], segmenter: Segmenter) -> "NamesFirst":

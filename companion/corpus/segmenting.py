@@ -11,7 +11,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from companion.corpus.names import names_first
+from companion.corpus.names import names_first, read_names
 from companion.corpus.words import (
     Segmenter,
     dictionary_segmenter,
@@ -32,7 +32,7 @@ def segmenters_for(
     Args:
         source: `none` 不切，`words` 用 jieba 切，`stages` 照 ERNIE 的三个阶段。
         user_dictionary: jieba 的用户词典，一行一词。
-        names: 专名表，一行一个；只有 `stages` 用，而且必须有。
+        names: 专名表，一行一个，或随包的 `tongjian`；只有 `stages` 用，而且必须有。
 
     Raises:
         CorpusError: 词典或专名表读不了、是空的，或该有专名表而没有、不该有而有。
@@ -52,10 +52,11 @@ def segmenters_for(
     if names is None:
         raise CorpusError(
             found="preset=ernie 没有专名表",
-            expected="names 指向一个文本文件，一行一个人名、地名或官名",
-            remedy="加 --set names=专名.txt；没有专名可用时改用 preset=bert-wwm",
+            expected="names 指向一个文本文件，一行一个人名、地名或官名，或写 tongjian",
+            remedy="加 --set names=专名.txt（或 tongjian，随包的那一份）；"
+            "没有专名可用时改用 preset=bert-wwm",
         )
-    return dictionary_segmenter(()), words, names_first(read_word_list(names), words)
+    return dictionary_segmenter(()), words, names_first(read_names(names), words)
 
 
 def read_similar_words(path: str | Path) -> Mapping[str, list[str]]:

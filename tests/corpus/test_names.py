@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.corpus.names import names_first
+from companion.corpus.names import names_first, read_names
 from companion.corpus.words import dictionary_segmenter, word_spans
 from companion.errors import CorpusError
 
@@ -56,3 +56,18 @@ def test_an_empty_list_of_names_is_refused():
     """一个专名也没有：说清怎么办。"""
     with pytest.raises(CorpusError, match="专名表是空的"):
         names_first([" ", ""], PHRASES)
+
+
+def test_the_built_in_names_are_distinct_and_findable():
+    """随包的专名都是两字以上的汉字，不重复；文件照路径读，一行一个。"""
+    names = read_names("tongjian")
+    assert len(set(names)) == len(names) >= 700
+    assert all(len(name) > 1 and name.isalpha() for name in names)
+    assert {"平原君", "节度使", "长平"} <= set(names)
+
+
+def test_a_list_of_ones_own_is_read_from_its_file(tmp_path):
+    """不叫 tongjian 的都当作路径。"""
+    path = tmp_path / "专名.txt"
+    path.write_text("澄王\n\n泠水\n", encoding="utf-8")
+    assert read_names(path) == ["澄王", "泠水"]
