@@ -17,6 +17,7 @@ from companion.notebook.exercise import Exercise
 from companion.notebook.failure_exercises import FAILURE_EXERCISES
 from companion.notebook.family_exercises import FAMILY_EXERCISES
 from companion.notebook.gain_exercises import GAIN_EXERCISES
+from companion.notebook.masked_exercises import MASKED_EXERCISES
 
 TOLERANCE = 0.005
 UNANSWERED = "还没有作答：把 ... 换成你的答案，再运行这一格。"
@@ -72,6 +73,7 @@ EXERCISES: dict[str, Exercise] = {
     **CORPUS_EXERCISES,
     **FAILURE_EXERCISES,
     **GAIN_EXERCISES,
+    **MASKED_EXERCISES,
     "causal-count": Exercise(
         right=60,
         because="63 个词元，减去 3 个没有上文的首词元。",

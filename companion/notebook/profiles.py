@@ -123,6 +123,31 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
         "t4": {**_T4_PAIR, "model": "SIKU-BERT/sikubert"},
         "full": {**_FULL_PAIR, "model": "SIKU-BERT/sikuroberta"},
     },
+    # 判别器的成绩一步就动；先看得出方向，再谈多少
+    "replaced_token": {
+        "tiny": {
+            **_TINY,
+            "model": "starter:electra",
+            "corpus": "sample:classical",
+            "max_steps": 40,
+        },
+        "t4": {
+            **_T4,
+            "model": "hfl/chinese-electra-180g-small-discriminator",
+            "generator": "hfl/chinese-electra-180g-small-generator",
+            "corpus": "tongjian:classical",
+            "num_train_epochs": 2.0,
+            "tokens_per_batch": 8192,
+        },
+        "full": {
+            **_FULL,
+            "model": "hfl/chinese-electra-180g-base-discriminator",
+            "generator": "hfl/chinese-electra-180g-base-generator",
+            "corpus": "tongjian:classical",
+            "num_train_epochs": 4.0,
+            "tokens_per_batch": 32_768,
+        },
+    },
     # 公开的中文 GLM 要运行检查点自带的代码，所以各档都是起步模型，读的语料不同
     "blank_infilling": {
         "tiny": {**_TINY_PAIR, "model": "starter:glm"},
