@@ -142,6 +142,14 @@ class TrainingConfig:
         None,
     )
 
+    new_characters: int = _setting(
+        "扩充词表：添语料里最常见的多少个缺字（companion corpus missing 列出它们）", 0
+    )
+    new_words: int = _setting("扩充词表：另添多少个被拆开的常用词", 0)
+    embedding_steps: float = _setting(
+        "扩充之后先只训练新行的步数；小于 1 时是占总步数的比例", 0.1
+    )
+
     eval: bool = _setting("训练前后各评估一次并写报告", True)
     eval_max_chars: int = _setting("评估时每个留出集至多用多少字", 50_000)
     save_steps: int = _setting("每隔多少步存一个检查点", 500)
@@ -179,7 +187,8 @@ class TrainingConfig:
             if value is not None and value <= 0:
                 raise _out_of_range(name, value, "大于 0")
         for name in ("warmup_steps", "weight_decay", "lora_rank", "seed",
-                     "dataloader_num_workers"):  # fmt: skip
+                     "dataloader_num_workers", "new_characters", "new_words",
+                     "embedding_steps"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise _out_of_range(name, getattr(self, name), "不小于 0")
         if self.seed > MAX_SEED:
@@ -203,6 +212,12 @@ class TrainingConfig:
                 f"{self.tokens_per_batch}",
                 expected="一个微批量至少容得下一行",
                 remedy=f"用 --set tokens_per_batch={self.block_size} 或更大的数",
+            )
+        if self.lora_rank and (self.new_characters or self.new_words):
+            raise ConfigError(
+                found=f"lora_rank = {self.lora_rank}，又要扩充词表",
+                expected="新词元的行要能训练，LoRA 却冻结词嵌入",
+                remedy="去掉 lora_rank；或先不用 LoRA 扩充词表，再以它的 model/ 训练",
             )
         if self.report_to not in (None, "tensorboard"):
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""`companion corpus …`：列出、取得、统计、清洗、切分。"""
+"""`companion corpus …`：列出、取得、统计、缺字、清洗、切分。"""
 
 import tempfile
 from collections.abc import Iterator
@@ -9,14 +9,16 @@ import typer
 
 from companion.cli.chinese import ChineseCommand, ChineseGroup
 from companion.cli.console import emit, make_console, make_table
-from companion.cli.options import CORPUS_HELP, AsJson, Seed
+from companion.cli.options import CORPUS_HELP, AsJson, ModelName, Seed
 from companion.errors import ConfigError, CorpusError
 
 if TYPE_CHECKING:
     from companion.corpus.document import Document
 
 app = typer.Typer(
-    cls=ChineseGroup, help="语料：列出、取得、统计、清洗、切分。", no_args_is_help=True
+    cls=ChineseGroup,
+    help="语料：列出、取得、统计、缺字、清洗、切分。",
+    no_args_is_help=True,
 )
 CorpusArgument = Annotated[str, typer.Argument(metavar="语料", help=CORPUS_HELP)]
 
@@ -75,6 +77,38 @@ def stats(
 
     found = corpus_stats(read_corpus(corpus, split))
     emit({"corpus": corpus, **found.as_dict()}, str(found), as_json=as_json)
+
+
+@app.command(cls=ChineseCommand)
+def missing(
+    corpus: CorpusArgument,
+    model: ModelName,
+    words: Annotated[
+        bool, typer.Option("--words", help="也数被拆开的词（用 jieba 切词）")
+    ] = False,
+    min_count: Annotated[
+        int, typer.Option(metavar="整数", help="出现不到这么多次的不列")
+    ] = 2,
+    split: Annotated[
+        str, typer.Option(metavar="切分", help="有名字的语料读哪个切分")
+    ] = "train",
+    as_json: AsJson = False,
+) -> None:
+    """语料里哪些字、哪些词，分词器认不得或要拆开；训练时用 --set new_characters 添。"""
+    from companion.corpus import jieba_segmenter, missing_vocabulary, read_corpus
+    from companion.models.loading import load_tokenizer
+
+    found = missing_vocabulary(
+        read_corpus(corpus, split),
+        load_tokenizer(model),
+        segmenter=jieba_segmenter() if words else None,
+        min_count=min_count,
+    )
+    emit(
+        {"corpus": corpus, "model": model, **found.as_dict()},
+        str(found),
+        as_json=as_json,
+    )
 
 
 @app.command(cls=ChineseCommand)

@@ -50,17 +50,18 @@ class MissingVocabulary:
         characters: 缺的字。
         words: 缺的词，两个字以上；没有切词器时为空。
         num_characters: 语料的字数，不计空白。
+        num_unknown: 其中成为 [UNK] 的字数，没有列出的稀见字也在内。
     """
 
     characters: tuple[MissingPiece, ...]
     words: tuple[MissingPiece, ...]
     num_characters: int
+    num_unknown: int
 
     @property
     def unknown_rate(self) -> float:
         """成为 [UNK] 的字占的比例，[0, 1]。"""
-        lost = sum(piece.count for piece in self.characters if piece.unknown)
-        return lost / self.num_characters
+        return self.num_unknown / self.num_characters
 
     def tokens(self, num_characters: int, num_words: int = 0) -> list[str]:
         """最常见的若干个缺字与缺词，字在前。
@@ -144,10 +145,12 @@ def missing_vocabulary(
             expected="至少一篇有文字的文档",
             remedy="检查路径；一次性的流是不是已经读过一遍",
         )
+    missing = list(_missing(characters, tokenizer, 1))
     return MissingVocabulary(
-        tuple(_missing(characters, tokenizer, min_count)),
+        tuple(piece for piece in missing if piece.count >= min_count),
         tuple(_missing(words, tokenizer, min_count)),
         characters.total(),
+        sum(piece.count for piece in missing if piece.unknown),
     )
 
 

@@ -62,7 +62,9 @@ def training_arguments(
     )
 
 
-def check_means(config: TrainingConfig, model: Any, device_kind: str) -> None:
+def check_means(
+    config: TrainingConfig, model: Any, device_kind: str, num_processes: int = 1
+) -> None:
     """设置要用的包、设备与模型的本事都在不在；趁什么也没写，先问清楚。
 
     Raises:
@@ -85,6 +87,14 @@ def check_means(config: TrainingConfig, model: Any, device_kind: str) -> None:
             found="report_to = tensorboard，而没有安装 tensorboard",
             expected="装有 tensorboard",
             remedy="pip install tensorboard，或去掉 report_to；日志总在 log.jsonl 里",
+        )
+    extends = config.new_characters or config.new_words
+    if extends and config.embedding_steps and num_processes > 1:
+        raise ConfigError(  # DDP 建好之后，哪些参数训练就不能再变
+            found=f"要扩充词表并先只训练新行，而有 {num_processes} 个进程",
+            expected="一个进程；或一开始就训练全部参数",
+            remedy="用 --set embedding_steps=0；或先以一个进程扩充、训练几步，"
+            "再以它的 model/ 为 --model",
         )
     family = model.config.model_type
     if config.precision == "fp16" and overflows_in_fp16(family):

@@ -1,5 +1,6 @@
 """真正训练的一段：把设置、模型与排定的数据交给 Trainer，走完，或体面地停下。"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from companion.training.arguments import (
 from companion.training.callbacks import LOG_FILE, LogCallback, StopCallback
 from companion.training.checkpoints import latest_checkpoint
 from companion.training.data import TrainingData
+from companion.training.extending import EmbeddingsFirst, num_embedding_steps
 from companion.training.team import Team, train_command
 
 
@@ -50,8 +52,9 @@ def run_loop(
     team: Team,
     resume: bool,
     console: Console | None,
+    new_ids: Sequence[int] = (),
 ) -> LoopResult:
-    """训练到排定的最后一步。
+    """训练到排定的最后一步；扩充了词表时，开头几步只训练 `new_ids` 的行。
 
     Raises:
         TrainingInterrupted: 收到信号，存盘后停下。
@@ -87,6 +90,10 @@ def run_loop(
         team=team,
     )
     trainer.remove_callback(PrinterCallback)
+    first = num_embedding_steps(config, data.plan.num_steps) if new_ids else 0
+    embeddings = EmbeddingsFirst(new_ids, first)
+    if first:
+        trainer.add_callback(embeddings)
     logging.trainer = trainer
     resume_from = None
     if resume:
@@ -100,6 +107,7 @@ def run_loop(
             )
     finally:
         logging.close()
+        embeddings.close()
         if keep_cache is not None:  # Trainer 关了它；存盘的检查点应与原来一样
             checkpoint.model.config.use_cache = keep_cache
     if stopping.stopped:

@@ -39,12 +39,12 @@ from companion.training.checkpoints import (
 )
 from companion.training.data import (
     Corpora,
-    TrainingData,
     choose_block_size,
     choose_masking,
     prepare_data,
     read_corpora,
 )
+from companion.training.extending import extend_for_corpus
 from companion.training.loop import run_loop
 from companion.training.output import (
     CONFIG_FILE,
@@ -56,6 +56,7 @@ from companion.training.output import (
 )
 from companion.training.results import summarise, write_card, write_results
 from companion.training.team import Team, join_team, train_command
+from companion.training.telling import advice, announce, speaker
 
 _SAMPLED_DOCUMENTS = 200
 """体检拿多少篇语料去试。"""
@@ -108,7 +109,7 @@ def train(
     """
     team = join_team()
     screen = None if quiet or not team.is_main else console or Console(stderr=True)
-    say = _speaker(screen)
+    say = speaker(screen)
     objective = get_objective(config.objective)
     output = Path(config.output)
     config = team.ask_main(lambda: _claim(config, team, resume=resume))
@@ -116,15 +117,19 @@ def train(
     checkpoint = load_checkpoint(config.model, objective, generator=config.generator)
     objective = fitted_objective(checkpoint.model, objective)
     device = best_device(checkpoint.model.config.model_type)
-    check_means(config, checkpoint.model, device.kind)
+    check_means(config, checkpoint.model, device.kind, team.size)
     corpora = read_corpora(config)
+    extension = extend_for_corpus(checkpoint, config, corpora.train)
+    checkpoint = extension.checkpoint if extension else checkpoint
+    for notice in checkpoint.notices:
+        say(f"注意：{notice}")
     config, verdict = team.ask_main(
         lambda: _choose(config, objective, checkpoint.model, device)
     )
     for finding in team.ask_main(
         lambda: _preflight(config, objective, checkpoint, corpora, device)
     ):
-        say(f"注意：{_advice(finding)}")
+        say(f"注意：{advice(finding)}")
     data = team.main_first(
         lambda: prepare_data(
             config,
@@ -144,7 +149,7 @@ def train(
 
     def begin() -> None:
         exam = _prepare_exam(config, objective, checkpoint, corpora, clozes)
-        _announce(say, config, corpora, data, verdict, device, team)
+        announce(say, config, corpora, data, verdict, device, team)
         with writing(output / CONFIG_FILE):
             output.mkdir(parents=True, exist_ok=True)
             config.save(output / CONFIG_FILE)
@@ -152,7 +157,17 @@ def train(
 
     team.wait()  # 人人都准备妥了，才建输出文件夹
     team.ask_main(begin)
-    ran = run_loop(config, objective, checkpoint, data, device, team, resume, screen)
+    ran = run_loop(
+        config,
+        objective,
+        checkpoint,
+        data,
+        device,
+        team,
+        resume,
+        screen,
+        extension.ids if extension else (),
+    )
     ledger = replace(data.ledger, targets=ran.targets)
     ledger.check()
 
@@ -233,12 +248,6 @@ def _preflight(
     )
 
 
-def _advice(finding: Finding) -> str:
-    """一条提醒：发现了什么，为什么，怎么办。"""
-    parts = (finding.message, finding.cause, finding.remedy)
-    return "。".join(part for part in parts if part)
-
-
 def _prepare_exam(
     config: TrainingConfig,
     objective: Objective,
@@ -306,41 +315,3 @@ def _refuse_finished(output: Path, num_steps: int) -> None:
             remedy="换一个 --output 另训一次；或以 "
             f"{output / 'model'} 为 --model 再往下训练",
         )
-
-
-def _speaker(console: Console | None) -> Callable[[str], None]:
-    """往控制台说一句话的函数；没有控制台就不说。"""
-    if console is None:
-        return lambda _text: None
-    return lambda text: console.print(
-        text, highlight=False, markup=False, soft_wrap=True
-    )
-
-
-def _announce(
-    say: Callable[[str], None],
-    config: TrainingConfig,
-    corpora: Corpora,
-    data: TrainingData,
-    verdict: PackingVerdict,
-    device: Device,
-    team: Team,
-) -> None:
-    """第一步之前，把账和安排说清楚。"""
-    say(f"设备：{device}")
-    if team.size > 1:
-        batches = team.size * config.gradient_accumulation_steps
-        say(f"进程：{team.size} 个，合起来一步 {batches} 个微批量")
-    say(
-        f"精度：{config.precision}；学习率峰值 {config.learning_rate:g}，"
-        f"共 {data.plan.num_steps:,} 步，一行至多 {data.block_size} 个词元"
-    )
-    way = "打包，文档互不可见" if verdict.ok else "不打包，按长度分桶"
-    say(f"批次：{way}（{verdict.reason}）")
-    if corpora.duplicates:
-        say(f"去重：删去 {corpora.duplicates:,} 篇完全相同的文档")
-    say("词元账本")
-    say(str(data.ledger))
-    if data.plan.replayed:
-        share = data.plan.replayed / data.plan.tokens
-        say(f"  其中回放 {data.plan.replayed:,} 个词元，占 {share:.1%}")

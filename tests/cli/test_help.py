@@ -36,6 +36,7 @@ COMMANDS = [
     "corpus list",
     "corpus fetch",
     "corpus stats",
+    "corpus missing",
     "corpus clean",
     "corpus split",
 ]

@@ -70,12 +70,13 @@ def test_words_that_fall_apart_are_counted_by_the_segmenter():
 
 
 def test_both_sides_of_a_pair_count_and_rare_ones_are_left_out():
-    """句对两侧都算；次数不到 min_count 的不列，字数照计。"""
+    """句对两侧都算；次数不到 min_count 的不列，字数与认不得的字数照计。"""
     pair = Document("鱻龘", "a#1", "a", target="鱻")
     result = missing_vocabulary([pair], TOKENIZERS["wordpiece"], min_count=2)
     assert [piece.text for piece in result.characters] == ["鱻"]
     assert result.num_characters == 3
-    assert result.unknown_rate == 2 / 3
+    assert result.num_unknown == 3
+    assert result.unknown_rate == 1
 
 
 def test_documents_are_read_once_as_a_stream():
