@@ -1,12 +1,11 @@
 """同一进程里训练许多次：语料只读一遍，卷子只出一份，不写报告。
 
-与 `companion train` 走同一条路（同样的打包、批次、噪声、种子），只省去每次重读语料、重考训
-练前、画图写报告。
+与 `companion train` 走同一条路：同样的打包、批次、噪声、种子；只是省去每次重读语料、重
+考训练之前、画图写报告。
 """
 
 import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from companion.config import TrainingConfig

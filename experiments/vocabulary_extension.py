@@ -4,7 +4,7 @@
 
 起步模型的词表由别的史书与现代文定出，《资治通鉴》里有它没见过的字（磝、湝、碻……），一律
 成了 [UNK]。这样的字在全书里只占万分之五，混在全文里什么也量不出；所以训练集与留出集都只
-取含有生字的行，比例都写进结果。
+取含有生字的段，比例都写进结果。
 
 两组都从 starter:bloom 起。考同样的字：
 
@@ -15,39 +15,42 @@
 import argparse
 import json
 import os
-import subprocess
-import sys
-import tempfile
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from in_process import continue_once
 from recording import record, spread
 
 from companion.batch import IGNORE_INDEX
+from companion.config import TrainingConfig
 from companion.corpus import Document, missing_vocabulary, read_corpus
 from companion.evaluation.scoring import score_targets
 from companion.evaluation.targets import FrozenTargets, build_targets
 from companion.models import extend_vocabulary, load_checkpoint
+from companion.training.data import Corpora
 
 STARTER = "starter:bloom"
 BLOCK = 128
 ARMS = ("plain", "extended")
 
 
-def rare_lines(path: Path, tokenizer: Any) -> tuple[list[Document], dict[str, Any]]:
-    """含有生字的行，一行一篇；连同全文的 UNK 率。"""
+def rare_passages(path: Path, tokenizer: Any) -> tuple[list[Document], dict[str, Any]]:
+    """含有生字的段，三句一段，一段一篇；连同全文与这些段的 UNK 率。"""
     documents = list(read_corpus(str(path)))
     found = missing_vocabulary(documents, tokenizer, min_count=1)
     unknown = {piece.text for piece in found.characters if piece.unknown}
-    lines = [line for each in documents for line in each.text.splitlines()]
-    kept = [line for line in lines if unknown & set(line)]
-    rare = [
-        Document(line, f"{path.name}#{n}", path.name) for n, line in enumerate(kept)
-    ]
+    rare: list[Document] = []
+    for document in documents:
+        sentences = re.findall("[^。！？]+[。！？]*", document.text)
+        for at in range(0, len(sentences), 3):
+            text = "".join(sentences[at : at + 3])
+            if unknown & set(text):
+                rare.append(Document(text, f"{document.id}#{at}", path.name))
     facts = {
         "unk_rate_of_the_whole": found.unknown_rate,
-        "lines": len(rare),
+        "passages": len(rare),
         "characters": sum(len(each.text) for each in rare),
         "unk_rate": missing_vocabulary(rare, tokenizer, min_count=1).unknown_rate,
     }
@@ -100,27 +103,6 @@ def examine(checkpoint: Any, valid: list[Document], size: int) -> dict[str, Any]
     return {"unk_rate": targets.unk_rate, **scores}
 
 
-def train(corpus: Path, output: Path, seed: int, args: argparse.Namespace, *more: str):
-    """一次继续预训练，不评估。"""
-    settings = [
-        f"block_size={BLOCK}", f"tokens_per_batch={args.tokens}",
-        f"learning_rate={args.learning_rate}", "eval=false", "save_steps=100000",
-        *more,
-    ]  # fmt: skip
-    command = [
-        sys.executable, "-m", "companion", "train", "--json", "--quiet",
-        "--objective", "causal_lm", "--model", STARTER,
-        "--corpus", str(corpus), "--valid", str(corpus), "--output", str(output),
-        "--seed", str(seed), "--max-steps", str(args.steps),
-        *(word for each in settings for word in ("--set", each)),
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, check=True, text=True
-    )
-    return json.loads(done.stdout)
-
-
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """两组之后的成绩，以及同一个种子的差（扩充 − 不扩充）。"""
 
@@ -155,43 +137,52 @@ def main() -> None:
     folder = args.data / "tongjian"
     starter = load_checkpoint(STARTER, "causal_lm")
     size = len(starter.tokenizer)
-    rare, train_facts = rare_lines(folder / "train.classical.txt.gz", starter.tokenizer)
-    valid, valid_facts = rare_lines(folder / "valid.classical.txt", starter.tokenizer)
+    rare, train_facts = rare_passages(
+        folder / "train.classical.txt.gz", starter.tokenizer
+    )
+    valid, valid_facts = rare_passages(
+        folder / "valid.classical.txt", starter.tokenizer
+    )
     before = {"plain": examine(starter, valid, size)}
     found = missing_vocabulary(rare, starter.tokenizer, min_count=2)
     added = found.tokens(args.new_characters)
     extended = extend_vocabulary(starter, added).checkpoint
     before["extended"] = examine(extended, valid, size)
+    config = TrainingConfig(
+        objective="causal_lm",
+        model=STARTER,
+        corpus="含有生字的段",
+        output="不用",
+        block_size=BLOCK,
+        tokens_per_batch=args.tokens,
+        learning_rate=args.learning_rate,
+        max_steps=args.steps,
+        save_steps=100_000,
+        embedding_steps=args.embedding_steps,
+    )
+    corpora = Corpora(train=rare, valid=valid, general=[], replay=[], duplicates=0)
     runs: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as name:
-        corpus = Path(name) / "生字.txt"
-        corpus.write_text("\n\n".join(each.text for each in rare), encoding="utf-8")
-        more = {
-            "plain": (),
-            "extended": (
-                f"new_characters={args.new_characters}",
-                f"embedding_steps={args.embedding_steps}",
-            ),
-        }
-        for seed in args.seeds:
-            for arm in ARMS:
-                output = Path(name) / f"{arm}-{seed}"
-                metrics = train(corpus, output, seed, args, *more[arm])
-                trained = load_checkpoint(str(output / "model"), "causal_lm")
-                after = examine(trained, valid, size)
-                runs.append({"arm": arm, **metrics, "output": None, "after": after})
-                path = record(
-                    "vocabulary_extension",
-                    {
-                        "claim": "添上缺字：认得的字每字比特数变不变，生字学到多少",
-                        "added": len(added),
-                        "train": train_facts,
-                        "valid": valid_facts,
-                        "before": before,
-                        "bits_per_char_after": summarise(runs),
-                        "runs": runs,
-                    },
-                )
+    for seed in args.seeds:
+        for arm in ARMS:
+            count = args.new_characters if arm == "extended" else 0
+            trained, facts = continue_once(
+                replace(config, seed=seed, new_characters=count), corpora
+            )
+            after = examine(trained, valid, size)
+            runs.append({"arm": arm, **facts, "after": after})
+            path = record(
+                "vocabulary_extension",
+                {
+                    "claim": "添上缺字：认得的字每字比特数变不变，生字学到多少",
+                    "settings": config.as_dict(),
+                    "added": len(added),
+                    "train": train_facts,
+                    "valid": valid_facts,
+                    "before": before,
+                    "bits_per_char_after": summarise(runs),
+                    "runs": runs,
+                },
+            )
     print(path, json.dumps(summarise(runs), ensure_ascii=False, indent=2))
 
 
