@@ -1,0 +1,56 @@
+"""训练对人说的话：往哪里说，一条提醒怎么写，第一步之前交代什么。"""
+
+from collections.abc import Callable
+
+from rich.console import Console
+
+from companion.config import TrainingConfig
+from companion.models.device import Device
+from companion.models.findings import Finding
+from companion.models.leaks import PackingVerdict
+from companion.training.data import Corpora, TrainingData
+from companion.training.team import Team
+
+
+def advice(finding: Finding) -> str:
+    """一条提醒：发现了什么，为什么，怎么办。"""
+    parts = (finding.message, finding.cause, finding.remedy)
+    return "。".join(part for part in parts if part)
+
+
+def speaker(console: Console | None) -> Callable[[str], None]:
+    """往控制台说一句话的函数；没有控制台就不说。"""
+    if console is None:
+        return lambda _text: None
+    return lambda text: console.print(
+        text, highlight=False, markup=False, soft_wrap=True
+    )
+
+
+def announce(
+    say: Callable[[str], None],
+    config: TrainingConfig,
+    corpora: Corpora,
+    data: TrainingData,
+    verdict: PackingVerdict,
+    device: Device,
+    team: Team,
+) -> None:
+    """第一步之前，把账和安排说清楚。"""
+    say(f"设备：{device}")
+    if team.size > 1:
+        batches = team.size * config.gradient_accumulation_steps
+        say(f"进程：{team.size} 个，合起来一步 {batches} 个微批量")
+    say(
+        f"精度：{config.precision}；学习率峰值 {config.learning_rate:g}，"
+        f"共 {data.plan.num_steps:,} 步，一行至多 {data.block_size} 个词元"
+    )
+    way = "打包，文档互不可见" if verdict.ok else "不打包，按长度分桶"
+    say(f"批次：{way}（{verdict.reason}）")
+    if corpora.duplicates:
+        say(f"去重：删去 {corpora.duplicates:,} 篇完全相同的文档")
+    say("词元账本")
+    say(str(data.ledger))
+    if data.plan.replayed:
+        share = data.plan.replayed / data.plan.tokens
+        say(f"  其中回放 {data.plan.replayed:,} 个词元，占 {share:.1%}")
