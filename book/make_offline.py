@@ -39,6 +39,8 @@ def make_epub(out: Path) -> Path:
     extensions = config["sphinx"]["local_extensions"]
     for name in ("zh_theme", "page_repairs", "local_mathjax", "play_vocabulary"):
         extensions.pop(name)
+    for name, folder in extensions.items():
+        extensions[name] = str(ROOT / folder)  # 相对的路径从设置文件所在处算起
     settings = config["sphinx"]["config"]
     for key in ("html_css_files", "html_js_files", "html_static_path", "mathjax_path"):
         settings.pop(key, None)
