@@ -39,7 +39,7 @@ def jobs(
                     "seed": seed,
                 }
                 yield (
-                    {"replay_ratio": ratio, "learning_rate": rate},
+                    {"replay_ratio": ratio, "learning_rate": rate, "seed": seed},
                     lambda chosen=settings: train_once(chosen),
                 )
 
