@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     args = parser.parse_args()
     if args.quick:
-        args.seeds, args.steps = [0], 12
+        args.seeds, args.steps = [0], 8
     facts = {
         "model": "starter:bert",
         "objective": "masked_lm",
