@@ -29,6 +29,11 @@ _HOMES = {
     "Extension": "vocabulary",
     "embeddings_only": "vocabulary",
     "extend_vocabulary": "vocabulary",
+    "ElectraPair": "electra_pair",
+    "load_pair": "electra_checkpoint",
+    "save_pair": "electra_checkpoint",
+    "LossPart": "losses",
+    "loss_parts": "losses",
     "TargetLosses": "target_head",
     "target_losses": "target_head",
 }
