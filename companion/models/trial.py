@@ -123,14 +123,13 @@ def packed_leak(model: Any, trial: Trial, example: Example) -> float:
         trial: 试读的题。
         example: 一行两篇的样本。
     """
-    batch = trial.collator.collate([example])
-    places = example.decoder_documents  # (K,)
-    if places is None:
-        places = example.documents
+    batch = trial_batch(model, trial, [example])
+    pair = example.decoder_documents is not None
+    places = example.decoder_documents if pair else example.documents  # (K,)
     if example.decoder_visible is not None:  # 没有内容处的输出无意义
         places = places.masked_fill(~example.decoder_visible, -1)
     owners = {"input_ids": example.documents, "decoder_input_ids": places}
-    original = word_logits(model, batch)[0]  # (K, V)
+    original = _logits(model, batch)  # (K, V)
     change = 0.0
     for document in (0, 1):
         changed = dict(batch)
@@ -142,7 +141,7 @@ def packed_leak(model: Any, trial: Trial, example: Example) -> float:
                 ids[0, there] = other
                 changed[name] = ids
         others = (places == 1 - document).nonzero()[:, 0]
-        difference = word_logits(model, changed)[0, others] - original[others]
+        difference = _logits(model, changed)[others] - original[others]
         change = max(change, float(difference.abs().max()))
     return change / max(float(original.abs().max()), 1e-12)
 
