@@ -12,16 +12,15 @@
 - 生字：不扩充的一组写不出它们，没有分数；扩充的一组报训练前后。
 """
 
-import argparse
-import json
-import os
+import functools
 import re
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from in_process import continue_once
-from recording import record, spread
+import torch
+from runs import Run, parser_of, run_all
 
 from companion.batch import IGNORE_INDEX
 from companion.config import TrainingConfig
@@ -29,11 +28,11 @@ from companion.corpus import Document, missing_vocabulary, read_corpus
 from companion.evaluation.scoring import score_targets
 from companion.evaluation.targets import FrozenTargets, build_targets
 from companion.models import extend_vocabulary, load_checkpoint
-from companion.training.data import Corpora
+from companion.training import train
+from companion.training.extending import MIN_COUNT
 
 STARTER = "starter:bloom"
 BLOCK = 128
-ARMS = ("plain", "extended")
 
 
 def rare_passages(path: Path, tokenizer: Any) -> tuple[list[Document], dict[str, Any]]:
@@ -103,37 +102,33 @@ def examine(checkpoint: Any, valid: list[Document], size: int) -> dict[str, Any]
     return {"unk_rate": targets.unk_rate, **scores}
 
 
-def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """两组之后的成绩，以及同一个种子的差（扩充 − 不扩充）。"""
-
-    def bits(arm: str, part: str) -> list[float]:
-        scores = [each["after"][part] for each in runs if each["arm"] == arm]
-        return [each["bits_per_char"] for each in scores if each]
-
-    plain, extended = bits("plain", "known"), bits("extended", "known")
-    paired = [b - a for a, b in zip(plain, extended, strict=False)]
-    found = {
-        "known_plain": plain,
-        "known_extended": extended,
-        "known_extended_minus_plain": paired,
-        "new_extended": bits("extended", "new"),
+def train_arm(settings: Run, tokenizer_size: int, valid: list[Document]) -> Run:
+    """训练一次，再考；输出文件夹不留。"""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "run"
+        config = TrainingConfig(**settings, output=str(output), eval=False)
+        metrics = train(config, quiet=True).metrics
+        trained = load_checkpoint(str(output / "model"), "causal_lm")
+        after = examine(trained, valid, tokenizer_size)
+    return {
+        "seed": settings["seed"],
+        "steps": metrics["steps"],
+        "tokens_trained": metrics["tokens_trained"],
+        "seconds": metrics["seconds"],
+        "after": after,
+        "known_bits_per_char": after["known"]["bits_per_char"],
     }
-    return {name: spread(values) for name, values in found.items() if values}
 
 
 def main() -> None:
     """三个种子，两组轮着来；训练前的成绩只考一次。"""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data", type=Path, default=os.environ.get("COMPANION_DATA"), help="语料文件夹"
-    )
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--tokens", type=int, default=1024)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser = parser_of(__doc__ or "")
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--new-characters", type=int, default=200)
-    parser.add_argument("--embedding-steps", type=float, default=0.2)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
+    if args.quick:
+        parser.error("随包的小史书里没有生字，量不出什么")
+    torch.set_num_threads(1)
     folder = args.data / "tongjian"
     starter = load_checkpoint(STARTER, "causal_lm")
     size = len(starter.tokenizer)
@@ -144,46 +139,54 @@ def main() -> None:
         folder / "valid.classical.txt", starter.tokenizer
     )
     before = {"plain": examine(starter, valid, size)}
-    found = missing_vocabulary(rare, starter.tokenizer, min_count=2)
+    found = missing_vocabulary(rare, starter.tokenizer, min_count=MIN_COUNT)
     added = found.tokens(args.new_characters)
     extended = extend_vocabulary(starter, added).checkpoint
     before["extended"] = examine(extended, valid, size)
-    config = TrainingConfig(
-        objective="causal_lm",
-        model=STARTER,
-        corpus="含有生字的段",
-        output="不用",
-        block_size=BLOCK,
-        tokens_per_batch=args.tokens,
-        learning_rate=args.learning_rate,
-        max_steps=args.steps,
-        save_steps=100_000,
-        embedding_steps=args.embedding_steps,
-    )
-    corpora = Corpora(train=rare, valid=valid, general=[], replay=[], duplicates=0)
-    runs: list[dict[str, Any]] = []
-    for seed in args.seeds:
-        for arm in ARMS:
-            count = args.new_characters if arm == "extended" else 0
-            trained, facts = continue_once(
-                replace(config, seed=seed, new_characters=count), corpora
+    settings = {
+        "objective": "causal_lm",
+        "model": STARTER,
+        "block_size": BLOCK,
+        "tokens_per_batch": 512,
+        "learning_rate": 1e-3,
+        "warmup_steps": 0.1,
+        "embedding_steps": 0.2,
+        "precision": "fp32",
+        "max_steps": args.steps,
+        "save_steps": 100_000,
+    }
+    with tempfile.TemporaryDirectory() as name:
+        corpus = Path(name) / "生字.txt"
+        corpus.write_text("\n\n".join(each.text for each in rare), encoding="utf-8")
+        settings |= {"corpus": str(corpus), "valid": str(corpus)}
+        jobs = (
+            (
+                {"arm": arm},
+                functools.partial(
+                    train_arm,
+                    {**settings, "seed": seed, "new_characters": count},
+                    size,
+                    valid,
+                ),
             )
-            after = examine(trained, valid, size)
-            runs.append({"arm": arm, **facts, "after": after})
-            path = record(
-                "vocabulary_extension",
-                {
-                    "claim": "添上缺字：认得的字每字比特数变不变，生字学到多少",
-                    "settings": config.as_dict(),
-                    "added": len(added),
-                    "train": train_facts,
-                    "valid": valid_facts,
-                    "before": before,
-                    "bits_per_char_after": summarise(runs),
-                    "runs": runs,
-                },
-            )
-    print(path, json.dumps(summarise(runs), ensure_ascii=False, indent=2))
+            for seed in args.seeds
+            for arm, count in (("plain", 0), ("extended", args.new_characters))
+        )
+        run_all(
+            "vocabulary_extension",
+            "添上缺字：认得的字每字比特数变不变，生字学到多少",
+            jobs,
+            {
+                "settings": {**settings, "corpus": None, "valid": None},
+                "added": len(added),
+                "train": train_facts,
+                "valid": valid_facts,
+                "before": before,
+            },
+            keys=("arm",),
+            measures=("known_bits_per_char",),
+            save=True,
+        )
 
 
 if __name__ == "__main__":

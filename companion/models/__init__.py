@@ -29,6 +29,7 @@ _HOMES = {
     "Extension": "vocabulary",
     "embeddings_only": "vocabulary",
     "extend_vocabulary": "vocabulary",
+    "find_similar_words": "masking",
     "TargetLosses": "target_head",
     "target_losses": "target_head",
 }

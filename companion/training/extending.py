@@ -37,11 +37,17 @@ def extend_for_corpus(
         documents: 训练语料。
 
     Raises:
-        ConfigError: 要扩充，而语料里没有缺的。
+        ConfigError: 要扩充，而语料里没有缺的，或训练的是一对模型。
         ModelError: 分词器添不进去。
     """
     if not (config.new_characters or config.new_words):
         return None
+    if not hasattr(checkpoint.model, "resize_token_embeddings"):  # ELECTRA 的一对
+        raise ConfigError(
+            found=f"{config.objective} 训练一对模型，又要扩充词表",
+            expected="只有一个模型的训练目标",
+            remedy="去掉 new_characters 与 new_words；或先以别的目标扩充",
+        )
     words = jieba_segmenter(config.user_dictionary) if config.new_words else None
     found = missing_vocabulary(
         documents, checkpoint.tokenizer, segmenter=words, min_count=MIN_COUNT

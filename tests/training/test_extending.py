@@ -1,6 +1,7 @@
 """扩充词表的训练：先只有新行动，旧的逐位不变；然后全部一起训练，断了也接得上。"""
 
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -115,6 +116,17 @@ def test_nothing_missing_is_said_by_name(configure, checkpoints, tmp_path):
     assert extend_for_corpus(checkpoint, configure(tmp_path), documents) is None
     with pytest.raises(ConfigError, match="new_characters"):
         extend_for_corpus(checkpoint, configure(tmp_path, new_characters=5), documents)
+
+
+def test_a_pair_of_models_is_refused(configure, checkpoints, tmp_path):
+    """ELECTRA 是两个模型合用一份词嵌入，没有扩充的办法：按名拒绝。"""
+    checkpoint = replace(
+        load_checkpoint(str(checkpoints / "bert"), "masked_lm"),
+        model=torch.nn.Linear(1, 1),
+    )
+    config = configure(tmp_path, objective="replaced_token", new_characters=5)
+    with pytest.raises(ConfigError, match="replaced_token 训练一对模型"):
+        extend_for_corpus(checkpoint, config, [Document(RARE, "a#1", "a")])
 
 
 @pytest.mark.parametrize(
