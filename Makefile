@@ -3,7 +3,7 @@ PYTHON ?= python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help check lint types test demo book notebooks nb-clean constraints clean
+.PHONY: help check lint types test demo book offline notebooks nb-clean constraints clean
 
 help:  ## 列出这些命令
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ demo:  ## 三分钟的演示
 
 book:  ## 构建书，有警告就失败
 	jupyter-book build . -n -W --keep-going
+
+offline: book  ## 离线版：网页的 zip 与 EPUB，放进 _build/offline/
+	$(PYTHON) book/make_offline.py
 
 notebooks:  ## 笔记本：检查、单独重跑、核对输出
 	$(PYTHON) -m pytest tests/test_notebooks.py -q

@@ -218,7 +218,6 @@ def jobs(
                 steps = max(1, round((args.cpu_seconds - setup) / step))
                 checkpoint, characters, taken = train_by(variant, chapters, seed, steps)
                 return {
-                    "seed": seed,
                     "steps": steps,
                     "cpu_seconds": round(taken, 1),
                     "cpu_seconds_per_step": round(step, 3),
@@ -227,7 +226,7 @@ def jobs(
                     **score(checkpoint, held_out, args.max_chars),
                 }
 
-            yield {"variant": name}, work
+            yield {"variant": name, "seed": seed}, work
 
 
 def main() -> None:

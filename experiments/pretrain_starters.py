@@ -34,7 +34,7 @@ from companion.corpus.reading import Document, read_documents
 from companion.corpus.tokens import tokenize_documents
 from companion.models.losses import loss_parts
 from companion.models.running import model_options, special_edges
-from companion.models.saving import MARKER, save_checkpoint
+from companion.models.saving import write_checkpoint
 from companion.objectives import get_objective
 
 
@@ -330,8 +330,7 @@ def train(kind: str, data: Path, work: Path, tokens: int | None) -> None:
         for hook in hooks:
             hook.remove()
     output = work / kind
-    save_checkpoint(model.half(), tokenizer, output)
-    (output / MARKER).unlink()
+    write_checkpoint(model.half(), tokenizer, output)
     facts = {"steps": step, "tokens_seen": seen, "seed": recipe.seed}
     (output / "training.json").write_text(json.dumps(facts))
 

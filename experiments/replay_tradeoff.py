@@ -39,7 +39,7 @@ def jobs(
                     "seed": seed,
                 }
                 yield (
-                    {"replay_ratio": ratio, "learning_rate": rate},
+                    {"replay_ratio": ratio, "learning_rate": rate, "seed": seed},
                     lambda chosen=settings: train_once(chosen),
                 )
 
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=120)
     args = parser.parse_args()
     if args.quick:
-        args.seeds, args.steps = [0], 40
+        args.seeds, args.steps = [0], 30
     run_all(
         "replay_tradeoff",
         "同样多的词元，回放越多忘得越少，领域上学到的只少一点",

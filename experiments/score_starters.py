@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -20,6 +21,7 @@ from pretrain_starters import RECIPES
 from companion.corpus.document import Document
 from companion.corpus.reading import read_documents
 from companion.evaluation.scoring import evaluate
+from companion.models.electra_pair import ElectraPair
 from companion.models.loading import load_checkpoint
 from companion.models.starters import StarterCard, seal
 
@@ -69,6 +71,12 @@ HOW = {
     "架构仍是原样的 `T5ForConditionalGeneration`。",
     "bart": "编码器的三层与词嵌入、位置嵌入抄自 starter:bert（同一份词表），解码器从零"
     "开始；此后全部参数照文本填补的目标训练。",
+    "electra": "判别器三层，生成器一层，各抄自 starter:bert 的前几层；嵌入压到 96 维，"
+    "两者共用（见 `starters/aim_electra.py`）；两个头从零开始，此后全部参数照替换词元检"
+    "测训练。打的分是判别器的：假的从同一行别处抽来，每字比特数是判断每个字真假的代价，命"
+    "中率要与总答“原文”的比。训练到八十三万词元时，全程由一百五十万改为一百万，前两段因"
+    "此比配方里的长。架构仍是原样的 `ElectraForPreTraining` 与 `ElectraForMaskedLM`，"
+    "各在一个文件夹里。",
     "glm": "两行位置都取随机频率的正弦，前两层的头对准空的左右邻与片段里刚写的字；层归"
     "一化在前，对准的两层输出要小，位置才不被淹没；字频写进词嵌入专给的一维；词嵌入的"
     "其余各维抄自 starter:bert（见 `starters/aim_glm.py`）。架构是本包的 "
@@ -96,21 +104,16 @@ def score(kind: str, data: Path, work: Path) -> None:
         name: evaluate(checkpoint, recipe.objective, documents, max_chars=60_000).scores
         for name, documents in sets.items()
     }
+    pair = isinstance(checkpoint.model, ElectraPair)
     target = STARTERS / kind
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("training.json"))
     facts = json.loads((source / "training.json").read_text())
-    config = checkpoint.model.config
-    layers = f"{config.num_hidden_layers} 层"
-    if config.is_encoder_decoder:
-        decoder = getattr(config, "num_decoder_layers", None) or config.decoder_layers
-        layers = f"编码器 {config.num_hidden_layers} 层、解码器 {decoder} 层"
+    models = [*checkpoint.model.parts.values()] if pair else [checkpoint.model]
     (target / "README.md").write_text(
         README.format(
             kind=kind,
-            architecture=f"`{type(checkpoint.model).__name__}`，{layers}，宽 "
-            f"{config.hidden_size}，"
-            f"{checkpoint.model.num_parameters() / 1e6:.2f} M 参数",
+            architecture="；".join(describe(model) for model in models),
             objective=recipe.objective,
             data=DATA_NOTE,
             tokens=facts["tokens_seen"],
@@ -119,7 +122,8 @@ def score(kind: str, data: Path, work: Path) -> None:
             rate=recipe.peak_learning_rate,
             decay=recipe.decay_share,
             scores="\n".join(
-                f"| {name} | 每字 {s.bits_per_char:.3f} 比特，命中 {s.accuracy:.1%} |"
+                f"| {name} | 每字 {s.bits_per_char:.3f} 比特，命中 {s.accuracy:.1%}"
+                + (f"（总答“原文”是 {1 - s.replaced_rate:.1%}） |" if pair else " |")
                 for name, s in results.items()
             ),
             licence=LICENCE_NOTE,
@@ -147,6 +151,9 @@ def score(kind: str, data: Path, work: Path) -> None:
                         "accuracy": round(s.accuracy, 4),
                         "unk_rate": round(s.unk_rate, 6),
                         "num_chars": s.num_chars,
+                        **(
+                            {"replaced_rate": round(s.replaced_rate, 4)} if pair else {}
+                        ),
                     }
                     for name, s in results.items()
                 },
@@ -155,6 +162,20 @@ def score(kind: str, data: Path, work: Path) -> None:
         ),
     )
     print((target / "README.md").read_text("utf-8"))
+
+
+def describe(model: Any) -> str:
+    """架构、层数、宽与参数。"""
+    config = model.config
+    layers = f"{config.num_hidden_layers} 层"
+    if config.is_encoder_decoder:
+        decoder = getattr(config, "num_decoder_layers", None) or config.decoder_layers
+        layers = f"编码器 {config.num_hidden_layers} 层、解码器 {decoder} 层"
+    millions = model.num_parameters() / 1e6
+    return (
+        f"`{type(model).__name__}`，{layers}，宽 {config.hidden_size}，"
+        f"{millions:.2f} M 参数"
+    )
 
 
 if __name__ == "__main__":

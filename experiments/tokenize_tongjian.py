@@ -1,15 +1,18 @@
 """三种切法在《资治通鉴》上：同样大的词表，每字几个词元，多少 [UNK]，能不能还原。
 
     python experiments/tokenize_tongjian.py            # 三个种子，写 results/
-    python experiments/tokenize_tongjian.py --quick    # 一个种子，小得多，只打印
+    python experiments/tokenize_tongjian.py --quick    # 随包的小史书，只打印
 
-WordPiece、Unigram、字节 BPE 由《资治通鉴》训练集里随机抽的几卷（文言与白话各半）练成，
-词表都是 8,000；种子定抽哪几卷。另有两份公开的 WordPiece 词表，放在 COMPANION_DATA 的
-vocab/ 里。考的是留出的各卷与通用文本。再数三种装法的填充与截断。
+WordPiece、Unigram、字节 BPE 由《资治通鉴》训练集里随机抽的 12 卷（文言与白话）练成，词表
+都以 8,000 为限；种子定抽哪几卷。另有两份公开的 WordPiece 词表，放在 COMPANION_DATA 的
+vocab/ 里。考的是留出的各卷与通用文本。再数三种装法的填充、丢弃与切断，行长 512。
 """
 
 import argparse
+import json
 import random
+from collections.abc import Iterable, Mapping
+from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,50 +26,50 @@ from companion.corpus.reading import read_lines
 from companion.notebook.corpora import packings
 from companion.notebook.tokenizers import measure, train_tokenizers
 
-SIDES = {"classical": "文言", "modern": "白话"}
+SIDES = ("classical", "modern")
+KINDS = (*SIDES, "general")
 MEASURES = ("tokens_per_char", "unk_rate", "restored_rate")
-CAPACITY = 512
+JUAN, VOCAB_SIZE, CAPACITY, PARAGRAPHS = 12, 8000, 512, 300
 
 
 def main() -> None:
     """量完写进 results/tokenize_tongjian.json。"""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--quick", action="store_true", help="一个种子，小词表，只打印")
+    parser.add_argument("--quick", action="store_true", help="随包的小史书，只打印")
     given = parser.parse_args()
-    seeds, vocab_size, juan = ([0], 5000, 1) if given.quick else (given.seeds, 8000, 12)
+    if given.quick:
+        print(json.dumps(quick(), ensure_ascii=False))
+        return
+    held_out = _held_out("tongjian", _data() / "general" / "valid.txt")
     train = {side: list(read_corpus(f"tongjian:{side}")) for side in SIDES}
-    held_out = {
-        name: list(read_corpus(f"tongjian:{side}", "valid"))
-        for side, name in SIDES.items()
-    }
-    held_out["通用"] = list(islice(read_documents(_data() / "general/valid.txt"), 300))
     runs: list[dict[str, Any]] = []
-    for seed in seeds:
-        documents = _some(train, juan, seed)
-        trained = train_tokenizers(documents, vocab_size)
-        for name, tokenizer in trained.items():
-            runs.append(_run(name, seed, tokenizer, held_out))
-            print(runs[-1], flush=True)
+    for seed in given.seeds:
+        chosen = random.Random(seed).sample(range(len(train["classical"])), JUAN)
+        documents = [train[side][at] for side in SIDES for at in chosen]
+        runs += _runs(train_tokenizers(documents, VOCAB_SIZE), seed, held_out)
     for name in ("bert-base-chinese", "uer-ancient"):
         tokenizer = _public(_data() / "vocab" / f"{name}.vocab.txt")
-        runs.append(_run(name, None, tokenizer, held_out))
-        print(runs[-1], flush=True)
+        runs += _runs({name: tokenizer}, None, held_out)
     content = {
         "claim": "字节 BPE 没有 [UNK]、处处还原；词表缺字时一字一元丢字",
-        "vocab_size": vocab_size,
-        "juan": juan,
+        "vocab_size": VOCAB_SIZE,
+        "juan": JUAN,
+        "capacity": CAPACITY,
         "summary": _summary(runs),
         "packing": _packing(),
-        "statistics": {
-            SIDES[side]: corpus_stats(documents).as_dict()
-            for side, documents in train.items()
-        },
+        "statistics": {side: corpus_stats(train[side]).as_dict() for side in SIDES},
         "runs": runs,
     }
-    print(content["summary"], content["packing"])
-    if not given.quick:
-        record("tokenize_tongjian", content)
+    print(record("tokenize_tongjian", content))
+
+
+def quick() -> list[dict[str, Any]]:
+    """不要大语料：由随包的小史书练出三种，考它的留出集与通用文本。"""
+    samples = resources.files("companion.corpus") / "samples"
+    held_out = _held_out("sample", Path(str(samples / "general.valid.txt")))
+    train = [each for side in SIDES for each in read_corpus(f"sample:{side}")]
+    return _summary(_runs(train_tokenizers(train, 2000), 0, held_out))
 
 
 def _data() -> Path:
@@ -76,10 +79,9 @@ def _data() -> Path:
     return folder
 
 
-def _some(train: dict[str, list[Document]], count: int, seed: int) -> list[Document]:
-    """同样的几卷，文言与白话都要。"""
-    chosen = random.Random(seed).sample(range(len(train["classical"])), count)
-    return [documents[at] for documents in train.values() for at in chosen]
+def _held_out(name: str, general: Path) -> dict[str, list[Document]]:
+    texts = {side: list(read_corpus(f"{name}:{side}", "valid")) for side in SIDES}
+    return {**texts, "general": list(islice(read_documents(general), PARAGRAPHS))}
 
 
 def _public(vocabulary: Path) -> Any:
@@ -87,44 +89,53 @@ def _public(vocabulary: Path) -> Any:
     return BertTokenizer(vocab={word: number for number, word in enumerate(words)})
 
 
-def _run(
-    name: str, seed: int | None, tokenizer: Any, held_out: dict[str, list[Document]]
-) -> dict[str, Any]:
-    scores = {kind: measure(tokenizer, texts) for kind, texts in held_out.items()}
-    return {"tokenizer": name, "seed": seed, "vocab": len(tokenizer), **scores}
+def _runs(
+    tokenizers: Mapping[str, Any],
+    seed: int | None,
+    held_out: Mapping[str, Iterable[Document]],
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for name, tokenizer in tokenizers.items():
+        scores = {kind: measure(tokenizer, texts) for kind, texts in held_out.items()}
+        rows.append(
+            {"tokenizer": name, "seed": seed, "vocab": len(tokenizer), **scores}
+        )
+    return rows
 
 
-def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """分词器 → 文字 → 指标 → 均值与散布。"""
-    names = dict.fromkeys(run["tokenizer"] for run in runs)
-    return {
-        name: {
-            kind: {
-                measure: spread(
-                    [run[kind][measure] for run in runs if run["tokenizer"] == name]
-                )
-                for measure in MEASURES
-            }
-            for kind in (*SIDES.values(), "通用")
+def _summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """一个分词器一行：各份文字、各个指标的均值与散布。"""
+    rows: list[dict[str, Any]] = []
+    for name in dict.fromkeys(run["tokenizer"] for run in runs):
+        own = [run for run in runs if run["tokenizer"] == name]
+        scores = {
+            kind: {each: spread([run[kind][each] for run in own]) for each in MEASURES}
+            for kind in KINDS
         }
-        for name in names
-    }
+        vocab = spread([float(run["vocab"]) for run in own])
+        rows.append({"tokenizer": name, "seeds": len(own), "vocab": vocab, **scores})
+    return rows
 
 
-def _packing() -> dict[str, Any]:
-    """文言一侧一字一个词元：一行一句、通用的一段一篇，各三种装法。"""
+def _packing() -> list[dict[str, Any]]:
+    """文言的一行一句、通用的一段一篇，一字算一个词元，各三种装法。"""
     folder = _data()
-    lines = [
-        len(line) for line in read_lines(folder / "tongjian/train.classical.txt.gz")
-    ]
-    paragraphs = [
-        each.num_chars for each in read_documents(folder / "general/train.txt")
-    ]
-    return {
-        "capacity": CAPACITY,
-        "文言，一行一句": packings(lines, CAPACITY),
-        "通用，一段一篇": packings(paragraphs, CAPACITY),
+    lines = read_lines(folder / "tongjian" / "train.classical.txt.gz")
+    paragraphs = read_documents(folder / "general" / "train.txt")
+    lengths = {
+        "文言，一行一句": [len(line) for line in lines],
+        "通用，一段一篇": [each.num_chars for each in paragraphs],
     }
+    return [
+        {
+            "corpus": name,
+            "method": method,
+            **found,
+            "padded_ratio": found["padded"] / found["grid"],
+        }
+        for name, each in lengths.items()
+        for method, found in packings(each, CAPACITY).items()
+    ]
 
 
 if __name__ == "__main__":

@@ -41,6 +41,9 @@ TERMS = {
     "四维掩码": "book/06_prefix_lm",
     "自回归填空": "book/06_prefix_lm",
     "灾难性遗忘": "book/00_quickstart",
+    "得失图": "book/08_gain_and_forgetting",
+    "低秩": "book/09_adapting_with_less",
+    "分桶": "book/10_fast_and_large",
     "学习率": "book/glossary",
     "每字比特数": "book/03_causal_lm",
     "资治通鉴": "book/intro",
@@ -385,12 +388,28 @@ FORBIDDEN = {
 }
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "book").rglob("*.md")), ids=lambda p: p.stem
-)
+PROSE = [
+    *sorted((ROOT / "book").rglob("*.md")),
+    *sorted((ROOT / "notebooks").glob("*.ipynb")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+]
+
+
+def read_prose(path: Path) -> str:
+    """给人看的文字：笔记本取文字格，代码块去掉。"""
+    text = path.read_text("utf-8")
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n\n".join(
+            "".join(c["source"]) for c in cells if c["cell_type"] == "markdown"
+        )
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda p: p.name)
 def test_the_prose_keeps_to_the_house_style(path: Path) -> None:
     """一个概念一个词；中西文之间空一格，全角标点旁不空；强调里不夹标点。"""
-    text = re.sub(r"```.*?```", "", path.read_text("utf-8"), flags=re.DOTALL)
+    text = read_prose(path)
     text = text.replace("亦称增量预训练、二次预训练", "")
     for word, instead in FORBIDDEN.items():
         assert word not in text, f"“{word}”写作“{instead}”"

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from companion.models.electra_pair import sample_tokens
 from companion.models.tiny import tiny_tokenizer
 from companion.objectives.attention import visible_within_documents
 from companion.objectives.blank_infilling import BlankInfillingCollator, blank_documents
@@ -97,6 +98,18 @@ def blanked(draw: Any) -> tuple[int, list[tuple[int, int]]]:
 @cache
 def glm_collator() -> BlankInfillingCollator:
     return BlankInfillingCollator(tiny_tokenizer("glm_two_row"))
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=9), st.integers(0, 2**53 - 1))
+def test_the_naive_draw_is_the_draw(logits: list[float], noise: int) -> None:
+    """同样的概率、同样的随机数，抽出同一个词元。"""
+    scores = torch.tensor([logits], dtype=torch.float64)
+    chances = scores.softmax(-1)[0].tolist()
+    ours = int(sample_tokens(scores, torch.tensor([noise]))[0])
+    expected = naive("naive_sample")(chances, noise / 2**53)
+    if ours != expected:  # 随机数恰在两个词元的交界，只差舍入
+        border = sum(chances[: max(ours, expected)])
+        assert abs(border - noise / 2**53) < 1e-12
 
 
 @given(blanked())

@@ -2,7 +2,7 @@
 
 - sphinx-thebe 不用也照样载入，还把同一个常量声明两次，浏览器为此报错；
 - 目录的折叠钮、文献的列表没有给读屏软件的名字与正确的角色；
-- 文献的引用里写着 et al.。
+- 文献的引用里写着 et al. 与 and。
 """
 
 import re
@@ -28,6 +28,8 @@ _REPAIRS = [
         (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
         (r' role="doc-biblioentry"', ""),
         (r" <em>et al\.</em>", " 等"),
+        (r'(<span class="bibtex-citation"[^>]*>[^<\[]*) and ', r"\1 与 "),
+        (r'(bibliography\.html#\w+" title="[^"]*">[^<]*) and ', r"\1 与 "),
     )
 ]
 

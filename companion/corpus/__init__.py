@@ -6,7 +6,7 @@
 - `cleaning`、`dedup`：`Document` → `Document`，或计了数的理由
 - `splitting`：→ 训练集、留出集
 - `words`、`tokens`：→ 词元
-- `packing`：→ 打包的行；`ledger` 记账
+- `packing`、`pairing`：→ 打包的行，或一行一个句对；`ledger` 记账
 
 公开的名字在第一次用到时才载入，`import companion.corpus` 本身不碰任何大库。
 """
@@ -26,6 +26,7 @@ _HOMES = {
     "MissingVocabulary": "missing",
     "NamedSource": "catalog",
     "OverlapReport": "contamination",
+    "PairDataset": "pairing",
     "Piece": "packing",
     "Resolved": "sources",
     "Split": "splitting",
@@ -43,6 +44,7 @@ _HOMES = {
     "missing_vocabulary": "missing",
     "names_first": "names",
     "overlap": "contamination",
+    "pair_rows": "pairing",
     "plan_packing": "packing",
     "read_cloze": "cloze",
     "read_corpus": "sources",

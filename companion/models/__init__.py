@@ -30,6 +30,11 @@ _HOMES = {
     "embeddings_only": "vocabulary",
     "extend_vocabulary": "vocabulary",
     "find_similar_words": "masking",
+    "ElectraPair": "electra_pair",
+    "load_pair": "electra_checkpoint",
+    "save_pair": "electra_checkpoint",
+    "LossPart": "losses",
+    "loss_parts": "losses",
     "TargetLosses": "target_head",
     "target_losses": "target_head",
 }

@@ -56,6 +56,9 @@ class Failure:
     def as_dict(self) -> dict[str, Any]:
         """可写成 JSON 的字典。"""
         return {
+            "title": self.title,
+            "xlabel": self.xlabel,
+            "ylabel": self.ylabel,
             "measure": self.measure,
             "wrong": round(self.wrong_value, 5),
             "right": round(self.right_value, 5),

@@ -155,7 +155,7 @@ def draw(
         collator: 整理器。
         steps: 几步。
         seed: 随机种子。
-        replay: 给了时，每步有四分之一换成它的行。
+        replay: 给了时，每步有一半换成它的行。
     """
     order = random.Random(seed)
     numbered = [{**row, "example_id": at} for at, row in enumerate(rows)]
@@ -163,7 +163,7 @@ def draw(
     for step in range(steps):
         chosen = order.sample(numbered, ROWS)
         if mixed:
-            chosen[: ROWS // 4] = order.sample(mixed, ROWS // 4)
+            chosen[: ROWS // 2] = order.sample(mixed, ROWS // 2)
         yield collator([{**row, "epoch": seed * steps + step} for row in chosen])
 
 

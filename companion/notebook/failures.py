@@ -32,11 +32,11 @@ FAILURES: dict[str, str] = {
 }
 """失败的键 → 重现它的模块；函数与键同名。"""
 
-STEPS = 12
-"""要训练的，缺省走几步：单线程几秒，方向已经看得出来。"""
+STEPS = {"tiny": 8, "t4": 32, "full": 32}
+"""档 → 要训练的走几步；几步已经看得出方向，单线程几秒。模型各档都是起步模型。"""
 
 
-def reproduce(key: str, seed: int = 42, steps: int = STEPS) -> "Failure":
+def reproduce(key: str, seed: int = 42, steps: int = STEPS["tiny"]) -> "Failure":
     """重现一种失败：做错与做对各跑一遍，只差那一处。
 
     Args:
@@ -58,7 +58,7 @@ def reproduce(key: str, seed: int = 42, steps: int = STEPS) -> "Failure":
         raise EvaluationError(
             found=f"steps = {steps}",
             expected="至少 4 步，曲线才看得出方向",
-            remedy=f"改成例如 steps={STEPS}",
+            remedy=f"改成例如 steps={STEPS['tiny']}",
         )
     module = import_module(f"companion.notebook.{FAILURES[key]}")
     run: Callable[[int, int], Failure] = getattr(module, key)

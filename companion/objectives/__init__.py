@@ -4,83 +4,9 @@
 """
 
 import difflib
-from dataclasses import dataclass, field
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
 
 from companion.errors import ObjectiveError
-
-if TYPE_CHECKING:
-    from companion.objectives.attention import MaskKind
-
-
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """一个训练目标：叫什么、出自哪里、要什么样的模型。"""
-
-    key: str
-    title: str
-    family: str
-    """模型家族的中文名。"""
-    paper: str
-    auto_class: str
-    """transformers 中打开检查点的 Auto 类。"""
-    causal: bool
-    """位置 t 的输出对位置 t+1 的标签（真），还是对位置 t 的（假）。"""
-    collator: str
-    """整理器所在，`模块:类`。"""
-    options: tuple[str, ...] = field(default=())
-    """设置里属于本目标的字段；选法与词典先由 `models.masking` 化成整理器的参数。"""
-    model_options: tuple[str, ...] = field(default=())
-    """整理器的参数里只有模型知道的（`companion.models.running.model_options`）。"""
-    masks: "tuple[MaskKind, ...]" = field(default=())
-    """整理器自己给出哪几种四维掩码（`attention.MaskKind`）；空的由模型自己补。"""
-    usage: Literal["complete", "fill", "infill"]
-    """训练好的模型怎样用：续写、填空，还是填补；样张与填空题照此作答。"""
-    frozen_options: dict[str, Any] = field(default_factory=dict)
-    """评估出题时交给整理器的参数；其余取缺省值，与训练的设置无关。"""
-    starter: str
-    """离线演示所用的起步模型。"""
-    packable: bool = True
-    """一行可不可以装几篇文档；为假的一行一篇（或一个句对）。"""
-    pairs: 'Literal["documents", "segments", "prefix"] | None' = None
-    """语料有译文时，句对怎样成行（`companion.corpus.pairing`）；None 的不看译文。"""
-    pairs_required: bool = False
-    """没有译文就训练不了。"""
-    exam_collator: str | None = None
-    """评估出题的整理器，`模块:类`；None 表示就用训练的。"""
-    encoder_decoder: "Objective | None" = None
-    """同一个目标用于编码器–解码器时的样子；没有第二种样子的为 None。"""
-
-    def for_config(self, config: Any) -> "Objective":
-        """用于这种模型时的样子。
-
-        Args:
-            config: 模型的 transformers 设置。
-        """
-        if self.encoder_decoder is not None and config.is_encoder_decoder:
-            return self.encoder_decoder
-        return self
-
-    @property
-    def seq2seq(self) -> bool:
-        """是否编码器–解码器。"""
-        return self.auto_class == "AutoModelForSeq2SeqLM"
-
-    def make_collator(self, tokenizer: Any, **options: Any) -> Any:
-        """建一个整理器；`options` 之外的参数取论文的缺省值。"""
-        return _class_at(self.collator)(tokenizer, **options)
-
-    def make_exam_collator(self, tokenizer: Any, **options: Any) -> Any:
-        """建评估出题的整理器：`frozen_options` 打底，`options` 覆盖其上。"""
-        place = self.exam_collator or self.collator
-        return _class_at(place)(tokenizer, **{**self.frozen_options, **options})
-
-    def row_capacity(self, collator: Any, block_size: int, num_edges: int) -> int:
-        """原文一行装多少词元：破坏会改变长度的目标，要让破坏之后恰好不超过一行。"""
-        measure = getattr(collator, "row_capacity", None)
-        return block_size if measure is None else measure(block_size, num_edges)
-
+from companion.objectives.objective import Objective
 
 OBJECTIVES: dict[str, Objective] = {
     "causal_lm": Objective(
@@ -176,6 +102,7 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "span_corruption": Objective(
         key="span_corruption",
+        least_tokens=2,
         title="片段破坏",
         family="编码器–解码器（T5、mT5、T5 v1.1）",
         paper="Raffel 等，2020，§3.1.4、§3.3.4",
@@ -195,6 +122,7 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "text_infilling": Objective(
         key="text_infilling",
+        least_tokens=2,
         title="文本填补",
         family="编码器–解码器（BART、中文 BART、mBART）",
         paper="Lewis 等，2020，§2.2",
@@ -217,6 +145,7 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "masked_seq2seq": Objective(
         key="masked_seq2seq",
+        least_tokens=2,
         title="掩码序列到序列",
         family="编码器–解码器（MASS 的目标，用于 BART、T5）",
         paper="Song 等，2019，§3",
@@ -232,6 +161,7 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "gap_sentences": Objective(
         key="gap_sentences",
+        least_tokens=2,
         title="缺句生成",
         family="编码器–解码器（PEGASUS、T5、BART）",
         paper="Zhang 等，2020，§3.1",
@@ -245,6 +175,7 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "mixture_of_denoisers": Objective(
         key="mixture_of_denoisers",
+        least_tokens=2,
         title="混合去噪",
         family="编码器–解码器（UL2、T5）",
         paper="Tay 等，2023，§3.1",
@@ -258,6 +189,7 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "prefix_lm": Objective(
         key="prefix_lm",
+        least_tokens=2,
         title="前缀语言建模",
         family="只有解码器的模型（GPT-2、Llama、Qwen、GLM）；编码器–解码器（T5、BART）",
         paper="Raffel 等，2020，§3.2.1、§3.2.3；适应：Lester 等，2021，§2.2",
@@ -272,6 +204,7 @@ OBJECTIVES: dict[str, Objective] = {
         pairs="prefix",
         encoder_decoder=Objective(
             key="prefix_lm",
+            least_tokens=2,
             title="前缀语言建模",
             family="编码器–解码器（T5、BART）",
             paper="Raffel 等，2020，§3.2.1、§3.2.3；适应：Lester 等，2021，§2.2",
@@ -326,12 +259,6 @@ OBJECTIVES: dict[str, Objective] = {
         starter="starter:glm",
     ),
 }
-
-
-def _class_at(place: str) -> Any:
-    """`模块:类` → 类。"""
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
 
 
 def get_objective(key: str) -> Objective:

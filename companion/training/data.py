@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from companion.config import TrainingConfig
 from companion.corpus.dedup import deduplicate
@@ -200,11 +201,15 @@ def prepare_data(
             )
             _require_unreserved(texts, store, collator, tokenizer)
             if form is None:
-                datasets.append(_block_dataset(store, edges, ends, capacity, packed))
-                continue
-            pairs = pair_rows(store, form, edges, ends, capacity)
-            dropped = dropped if datasets else pairs.dropped  # 账本只记领域语料
-            datasets.append(pairs.rows)
+                lengths, short = _long_enough(store, objective)
+                rows_here = _block_dataset(
+                    store, lengths, edges, ends, capacity, packed
+                )
+            else:
+                pairs = pair_rows(store, form, edges, ends, capacity)
+                rows_here, short = pairs.rows, pairs.dropped
+            dropped = dropped if datasets else short  # 账本只记领域语料
+            datasets.append(rows_here)
         stages.append(JoinedRows(datasets))
     rows = stages[0]
     if objective.key == "sentence_order":
@@ -269,15 +274,37 @@ def _document_end(objective: Objective, tokenizer: Any) -> tuple[int, ...]:
     return (end,)
 
 
+def _long_enough(
+    store: TokenStore, objective: Objective
+) -> tuple[NDArray[np.int64], dict[str, int]]:
+    """各篇的词元数，太短而出不了题的当作没有；与它们的账：原因 → 词元数。
+
+    Raises:
+        CorpusError: 没有一篇出得了题。
+    """
+    least = objective.least_tokens
+    short = store.lengths < least
+    if short.all():
+        raise CorpusError(
+            found=f"语料 {len(store):,} 篇，篇篇不足 {least} 个词元",
+            expected=f"{objective.key} 的一篇至少 {least} 个词元，才有得遮、有得看",
+            remedy="把连续的文字合成一篇（空行才是文档的分界）",
+        )
+    lost = int(store.lengths[short].sum())
+    reason = f"一篇不足 {least} 个词元"
+    return np.where(short, 0, store.lengths), {reason: lost} if lost else {}
+
+
 def _block_dataset(
     store: TokenStore,
+    lengths: NDArray[np.int64],
     edges: Edges,
     ends: tuple[int, ...],
     capacity: int,
     packed: bool,
 ) -> BlockDataset:
     plan = plan_packing(
-        store.lengths,
+        lengths,
         capacity,
         pack=packed,
         overhead_per_piece=len(edges.prefix) + len(edges.suffix),

@@ -20,7 +20,8 @@ def chromium() -> str:
     pytest.importorskip(
         "playwright", reason='没有装浏览器测试：pip install -e ".[test]"'
     )
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)))
+    paths = (os.environ.get("CHROMIUM"), *map(shutil.which, _NAMES))
+    found = next(filter(None, paths), None)
     if not found:
         pytest.skip("没有 Chromium：装一个（Debian：apt install chromium）再测")
     return found
@@ -93,7 +94,7 @@ def context(browser: Any) -> Iterator[Any]:
         reduced_motion="reduce",
         locale="zh-CN",
     )
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)  # 机器忙的时候也等得起
     yield context
     context.close()
 

@@ -42,7 +42,9 @@ BESIDES: dict[tuple[str, str], tuple[str, ...]] = {
 """看得出某一项的差别，要先把别的几项这样设。"""
 KINDS = {
     "text_infilling": "bart",
-    "masked_lm": "bert",
+    **dict.fromkeys(
+        ("masked_lm", "sentence_order", "translation_lm", "replaced_token"), "bert"
+    ),
     "unified_lm": "bert",
     "prefix_lm": "gpt2",
     "blank_infilling": "glm",
@@ -126,7 +128,8 @@ def test_every_setting_of_the_objective_can_be_set(
     objective: str, setting: str, run: Callable[..., Any], pairs: Path
 ) -> None:
     """名册里的每一项都能用 `--set` 改，改了样本就不同。"""
-    words = ("show", objective, TEXT * 2, "--json", "--seed", 2)
+    texts = (TEXT * 2,) * (1 + OBJECTIVES[objective].pairs_required)
+    words = ("show", objective, *texts, "--json", "--seed", 2)
     words += ("--model", pairs / kind_of(objective))
     for besides in BESIDES.get((objective, setting), ()):
         words += ("--set", besides)
@@ -366,3 +369,30 @@ def test_objectives_list_what_can_be_set(run: Callable[..., Any]) -> None:
         assert f"companion {each['usage']}" in shown
         for name in each["options"]:
             assert name == "seed" or name in shown
+
+
+def test_a_pair_of_texts_is_one_row(run: Callable[..., Any], pairs: Path) -> None:
+    """句对：两段一行，后一句的位置重数；单数的几段与 --packed 点名拒绝。"""
+    words = ("show", "translation_lm", "--model", pairs / "bert", "--json")
+    found = json.loads(run(*words, "走狗烹", "良弓藏", "狡兔死", "飞鸟尽").stdout)
+    assert len(found["rows"]) == 2
+    for row in found["rows"]:
+        assert row["position_ids"] == [*range(5), *range(5)]
+        assert row["token_type_ids"] == [0] * 5 + [1] * 5
+    for wrong in (("走狗烹",), ("走狗烹", "良弓藏", "--packed")):
+        result = run(*words, *wrong)
+        assert result.exit_code == 1
+        assert "一行一个句对" in result.stderr
+
+
+def test_the_order_is_told(run: Callable[..., Any], pairs: Path) -> None:
+    """句序：标题说是原来的次序还是对调；换几个种子，两种都有；一句的说不计。"""
+    words = ("show", "sentence_order", "--model", pairs / "bert", "--json")
+    text = "王使人告于诸侯。诸侯皆来会。"
+    titles = {
+        json.loads(run(*words, text, "--seed", seed).stdout)["rows"][0]["title"]
+        for seed in range(6)
+    }
+    assert titles == {"句序判断（原来的次序）", "句序判断（对调）"}
+    alone = json.loads(run(*words, "王使人告于诸侯。").stdout)["rows"][0]
+    assert alone["title"] == "句序判断（只有一句，不计）"

@@ -140,10 +140,12 @@ def test_a_single_text_without_a_second_sentence_cannot_be_split(tmp_path, confi
 TEXTS = ("学而时习之，不亦说乎？", "天下大势，分久必合。", "王使人告于诸侯，" * 9)
 
 
-def prepared(tmp_path, configure, kind="bert", *, packed=True, replay=(), **changes):
+def prepared(
+    tmp_path, configure, kind="bert", *, packed=True, replay=(), texts=TEXTS, **changes
+):
     config = configure(tmp_path, kind, **changes)
     tokenizer = tiny_tokenizer(kind)
-    documents = [Document(text, f"d#{n}", "d") for n, text in enumerate(TEXTS)]
+    documents = [Document(text, f"d#{n}", "d") for n, text in enumerate(texts)]
     return prepare_data(
         config,
         Corpora(documents, [], [], list(replay), 0),
@@ -214,3 +216,31 @@ def test_the_prepared_rows_match_a_checkpoint_on_disk(tmp_path, configure, check
     """磁盘上的检查点与内存里的极小模型给出同样的行长。"""
     loaded = load_checkpoint(str(checkpoints / "bert"), "masked_lm")
     assert choose_block_size(configure(tmp_path), loaded.model) == 32
+
+
+@pytest.mark.parametrize(
+    ("kind", "objective"),
+    [("bart-chinese", "text_infilling"), ("bart-chinese", "masked_seq2seq")],
+)
+def test_documents_too_short_to_corrupt_are_dropped_and_counted(
+    tmp_path, configure, kind, objective
+):
+    """只有一个词元的文档遮了就什么也不剩：不进训练，账本写明几个，账仍是平的。"""
+    texts = ("王", *TEXTS, "曰")
+    data = prepared(tmp_path, configure, kind, objective=objective, texts=texts)
+    whole = prepared(tmp_path / "b", configure, kind, objective=objective)
+    assert data.ledger.dropped == {"一篇不足 2 个词元": 2}
+    assert data.ledger.tokens_in == whole.ledger.tokens_in + 2
+    assert data.ledger.placed == whole.ledger.placed
+
+
+def test_a_corpus_of_single_tokens_is_refused(tmp_path, configure):
+    """一篇也出不了题：开训之前说清有几篇、至少要几个词元。"""
+    with pytest.raises(CorpusError, match="2 篇，篇篇不足 2 个词元"):
+        prepared(
+            tmp_path,
+            configure,
+            "bart-chinese",
+            objective="text_infilling",
+            texts=("王", "曰"),
+        )

@@ -47,8 +47,6 @@ document.addEventListener("DOMContentLoaded", () => {
     return section;
   };
 
-  const isMade = (token) => /^[[<]/u.test(token);
-
   const drawSingle = ({ tokens, inputs, labels, prefix }) => {
     const cells = tokens.map((token, at) =>
       makeCell(at, [
@@ -75,8 +73,11 @@ document.addEventListener("DOMContentLoaded", () => {
     const original = tokens.map((token, at) =>
       makeCell(at, [{ name: "词元", text: token, kind: hidden[at] ? "play-hidden" : "" }]),
     );
+    const known = new Set(tokens);
     const given = inputs.map((token, at) =>
-      makeCell(at, [{ name: "输入", text: token, kind: isMade(token) ? "play-noise" : "" }]),
+      makeCell(at, [
+        { name: "输入", text: token, kind: known.has(token) ? "" : "play-noise" },
+      ]),
     );
     const written = labels.map((label, at) =>
       makeCell(at, [

@@ -1,0 +1,108 @@
+"""README 的两张图：一张由 results/ 画，一张是书的截图。
+
+    python experiments/draw_readme.py                 # 只画结果
+    python experiments/draw_readme.py --site _build/html   # 另拍书的一页
+
+结果的图说的是：每个训练目标读完《资治通鉴》之后，领域与通用的每字比特数各变了多少。
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from companion.objectives import OBJECTIVES
+from companion.plots import save_figure, style
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "book" / "_static" / "readme"
+SPLITS = {"tongjian_domain": "学到：领域", "tongjian_general": "忘掉：通用"}
+
+
+def read_changes() -> list[tuple[str, dict[str, dict[str, float]]]]:
+    """每个训练目标的名字与变化，学得多的在前。"""
+    found: list[tuple[str, dict[str, dict[str, float]]]] = []
+    for path in sorted((ROOT / "results").glob("continue_tongjian_*.json")):
+        content = json.loads(path.read_text("utf-8"))
+        run = content["runs"][0]
+        name = f"{OBJECTIVES[run['objective']].title}\n{run['model']}"
+        found.append((name, content["relative_change_of_bits_per_char"]))
+    return sorted(found, key=lambda row: row[1]["tongjian_domain"]["mean"])
+
+
+def read_steps() -> tuple[int, int]:
+    """最少与最多练了几步。"""
+    paths = (ROOT / "results").glob("continue_tongjian_*.json")
+    steps = [json.loads(p.read_text("utf-8"))["runs"][0]["steps"] for p in paths]
+    return min(steps), max(steps)
+
+
+def draw() -> style.Card:
+    """横条：左边学到的，右边忘掉的，须是三个种子的标准差。"""
+    rows, (least, most) = read_changes(), read_steps()
+    with style.drawing():
+        card = style.Card(style.WIDTH, 0.45 * len(rows) + 1.2, constrained=True)
+        axes = card.subplots()
+        colors = (style.BLUE, style.ORANGE)
+        for (split, label), color, hatch in zip(
+            SPLITS.items(), colors, ("", "//"), strict=True
+        ):
+            axes.barh(
+                [name for name, _ in rows],
+                [100 * change[split]["mean"] for _, change in rows],
+                xerr=[100 * change[split]["std"] for _, change in rows],
+                color=color,
+                edgecolor="white",
+                hatch=hatch,
+                label=label,
+                height=0.62,
+            )
+        axes.axvline(0, color=style.GREY, lw=0.8)
+        axes.invert_yaxis()
+        axes.set_xlabel("每字比特数的变化，%（负的是更会猜；须是三个种子的标准差）")
+        axes.set_title(f"起步模型读《资治通鉴》{least} 到 {most} 步之后，没有回放")
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.legend(loc="lower right", frameon=False)
+        said = "；".join(
+            f"{name.partition(chr(10))[0]}领域 "
+            f"{100 * change['tongjian_domain']['mean']:+.1f}%，通用 "
+            f"{100 * change['tongjian_general']['mean']:+.1f}%"
+            for name, change in rows
+        )
+        return style.finish(card, f"继续预训练前后，每字比特数的变化。{said}。")
+
+
+def photograph(site: Path, target: Path) -> None:
+    """书的互动页，宽屏；缩成一半的尺寸，文件小。"""
+    from PIL import Image
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
+        page = browser.new_page(viewport={"width": 1280, "height": 860}, locale="zh-CN")
+        page.goto((site.resolve() / "book" / "play.html").as_uri())
+        page.locator("#play-seed").fill("3")
+        page.locator("#play-objective").select_option("span_corruption")
+        page.locator("#play-text").fill(
+            "狡兔死，走狗烹；飞鸟尽，良弓藏；敌国破，谋臣亡。"
+        )
+        page.screenshot(path=target)
+        browser.close()
+    picture = Image.open(target).convert("RGB")
+    picture.quantize(64).save(target, optimize=True)
+
+
+def main() -> None:
+    """画，存。"""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--site", type=Path, help="构建好的书；给了才拍")
+    site = parser.parse_args().site
+    print(save_figure(draw(), OUT / "gain.png"))
+    if site is not None:
+        photograph(site, OUT / "site.png")
+        print(OUT / "site.png")
+
+
+if __name__ == "__main__":
+    main()

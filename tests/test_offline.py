@@ -1,0 +1,65 @@
+"""离线版与 README 的图：装得成，打得开，数字是现在的。"""
+
+import importlib.util
+import re
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from built_book import ROOT
+from PIL import Image
+
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def load(path: Path) -> ModuleType:
+    """按路径载入一个脚本。"""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_zip_unpacks_into_one_folder(tmp_path: Path) -> None:
+    """网页都在一个文件夹里，解开不会撒得到处都是；一个文件不少。"""
+    html = tmp_path / "html"
+    (html / "book").mkdir(parents=True)
+    (html / "index.html").write_text("序")
+    (html / "book" / "play.html").write_text("互动")
+    out = tmp_path / "out"
+    out.mkdir()
+    offline = load(ROOT / "book" / "make_offline.py")
+    with zipfile.ZipFile(offline.make_zip(html, out)) as archive:
+        files = {name for name in archive.namelist() if not name.endswith("/")}
+    assert files == {
+        f"{offline.NAME}/index.html",
+        f"{offline.NAME}/book/play.html",
+    }
+
+
+def test_without_a_built_book_it_says_what_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """还没构建就去装，说明先运行什么。"""
+    offline = load(ROOT / "book" / "make_offline.py")
+    monkeypatch.setattr("sys.argv", ["make_offline.py", "--html", str(tmp_path)])
+    with pytest.raises(SystemExit, match="make book"):
+        offline.main()
+
+
+def test_the_pictures_of_the_readme_exist_and_are_small() -> None:
+    """README 的图都在仓库里，都有替代文字，加起来不到 300 kB。"""
+    pictures = re.findall(r"!\[([^\]]*)\]\(([^)]+\.png)\)", README)
+    assert len(pictures) == 2
+    assert all(len(alt) > 10 for alt, _ in pictures)
+    assert sum((ROOT / path).stat().st_size for _, path in pictures) < 300_000
+
+
+def test_the_plot_of_the_readme_is_drawn_from_the_present_results() -> None:
+    """图里存的文字与由 results/ 现算的相同；不同就重画。"""
+    script = load(ROOT / "experiments" / "draw_readme.py")
+    saved = Image.open(script.OUT / "gain.png").text["Title"]
+    assert saved == script.draw().alt, "运行 python experiments/draw_readme.py 重画"
