@@ -29,6 +29,7 @@ _HOMES = {
     "Extension": "vocabulary",
     "embeddings_only": "vocabulary",
     "extend_vocabulary": "vocabulary",
+    "find_similar_words": "masking",
     "ElectraPair": "electra_pair",
     "load_pair": "electra_checkpoint",
     "save_pair": "electra_checkpoint",

@@ -8,6 +8,9 @@ ERNIE 1.0 分三个阶段：先逐字，再以短语为单位，再以专名为�
 续。三个阶段的参数相同，差别全在词界，`companion.corpus.segmenters_for` 给出三个切词器：
 一字一词（西文一串一词）、短语、专名优先。以 15% 选词，单字词也在其内。论文没有写各阶段
 练多少步，训练时三等分。
+
+MacBERT 练的时候没有 [MASK]，而评估与 `companion fill` 都以 [MASK] 出题；发布的 MacBERT
+因此也“不能做原来的掩码任务”。它的好处要在下游任务上量。
 """
 
 import difflib

@@ -114,7 +114,7 @@ def _read_masking(
         raise ObjectiveError(
             found="preset=macbert 没有近义词表",
             expected="similar_words 是一个文件，或造好的 SimilarWords",
-            remedy="用 companion.models.masking.find_similar_words 由词嵌入找一份",
+            remedy="用 companion.models.find_similar_words 由词嵌入找一份",
         )
     options = masking.collator_options(tokenizer, None, ())
     stage = min(epoch, len(masking.segmenters) - 1)

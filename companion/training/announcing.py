@@ -44,6 +44,11 @@ def announce(
         say(f"去重：删去 {corpora.duplicates:,} 篇完全相同的文档")
     say("词元账本")
     say(str(data.ledger))
+    if config.preset == "macbert" and config.eval:
+        say(
+            "注意：macbert 练的时候没有 [MASK]，而评估以 [MASK] 出题："
+            "前后的分数只说明它还认不认得 [MASK]"
+        )
     if data.plan.replayed:
         share = data.plan.replayed / data.plan.tokens
         say(f"  其中回放 {data.plan.replayed:,} 个词元，占 {share:.1%}")
