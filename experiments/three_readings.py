@@ -120,10 +120,14 @@ def run(settings: Any, places: list[str]) -> Any:
 def main() -> None:
     """三个目标、各个种子，写进 results/；没有训练的起步模型也考一遍，作底。"""
     parser = parser_of(__doc__)
-    parser.add_argument("--chars", type=int, default=160_000, help="读多少字")
+    parser.add_argument("--chars", type=int, default=240_000, help="读多少字")
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--windows", type=int, default=300, help="动手写几处")
     args = parser.parse_args()
-    settings = {**settings_of("glm", args), "tokens_per_batch": 1024}
+    settings = settings_of("glm", args) | {
+        "tokens_per_batch": 1024,
+        "learning_rate": args.learning_rate,
+    }
     chars, number = (6_000, 12) if args.quick else (args.chars, args.windows)
     seeds = args.seeds[:1] if args.quick else args.seeds
     with tempfile.TemporaryDirectory() as folder:
