@@ -47,6 +47,11 @@ def make_epub(out: Path) -> Path:
     settings |= {
         "epub_title": config["title"],
         "epub_basename": NAME,
+        "epub_uid": NAME,
+        "epub_identifier": NAME,
+        "epub_scheme": "ID",
+        "epub_description": config["title"],
+        "epub_contributor": config["author"],
         "epub_show_urls": "no",
         "epub_css_files": [],
         "epub_writing_mode": "horizontal",

@@ -3,9 +3,9 @@
     python experiments/tokenize_tongjian.py            # 三个种子，写 results/
     python experiments/tokenize_tongjian.py --quick    # 随包的小史书，只打印
 
-WordPiece、Unigram、字节 BPE 由《资治通鉴》训练集里随机抽的 12 卷（文言与白话）练成，词表
-都以 8,000 为限；种子定抽哪几卷。另有两份公开的 WordPiece 词表，放在 COMPANION_DATA 的
-vocab/ 里。考的是留出的各卷与通用文本。再数三种装法的填充、丢弃与切断，行长 512。
+WordPiece、Unigram、字节 BPE 由《资治通鉴》训练集里随机抽的 12 卷（文言与白话）练成，
+词表都以 8,000 为限；种子定抽哪几卷。另有两份公开的 WordPiece 词表，在 COMPANION_DATA
+的 vocab/ 里。考的是留出的各卷与通用文本。再数三种装法的填充、丢弃与切断，行长 512。
 """
 
 import argparse

@@ -84,6 +84,16 @@ def test_every_paper_of_a_default_is_in_the_bibliography() -> None:
     assert not cited - set(keys)
 
 
+def test_the_bibliography_parses_and_no_key_stands_twice() -> None:
+    """文献库合乎 BibTeX 的语法；少一个括号，整本书就构建不了。"""
+    bibtex = pytest.importorskip(
+        "pybtex.database", reason='没有装书的工具：pip install -e ".[book]"'
+    )
+    text = (BOOK / "references.bib").read_text("utf-8")
+    entries = bibtex.parse_string(text, "bibtex").entries
+    assert len(entries) == len(re.findall(r"^@", text, re.MULTILINE))
+
+
 def test_every_objective_names_its_paper_and_section() -> None:
     """每个训练目标都写明出自哪一篇的哪一节。"""
     index = extension("paper_index")

@@ -55,3 +55,17 @@ def test_scoring_only_the_targets_reads_faster() -> None:
     whole, targets = run_quick("one_factor.py")
     speed = "characters_per_cpu_second"
     assert targets[speed]["mean"] > 1.3 * whole[speed]["mean"]
+
+
+def test_only_the_bytes_lose_nothing() -> None:
+    """同样的词表：字节 BPE 没有 [UNK]、句句还原；一字一元缺字，Unigram 还改标点。"""
+    word_piece, unigram, byte_bpe = run_quick("tokenize_tongjian.py")
+    assert byte_bpe["general"]["unk_rate"]["max"] == 0
+    assert byte_bpe["general"]["restored_rate"]["min"] == 1
+    assert word_piece["classical"]["unk_rate"]["min"] > 0
+    lost, changed = (
+        each["classical"]["restored_rate"]["mean"] for each in (word_piece, unigram)
+    )
+    assert changed < lost < 1
+    assert byte_bpe["classical"]["tokens_per_char"]["mean"] < 1
+    assert byte_bpe["general"]["tokens_per_char"]["mean"] > 1

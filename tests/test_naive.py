@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from companion.models.electra_pair import sample_tokens
-from companion.models.tiny import tiny_tokenizer
+from companion.models.target_head import target_losses
+from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.objectives.attention import visible_within_documents
 from companion.objectives.blank_infilling import BlankInfillingCollator, blank_documents
 from companion.objectives.blanks import Spans
@@ -136,3 +137,19 @@ def test_the_naive_blanks_are_the_blanks(case: tuple[int, Any]) -> None:
         tokens, spans, collator.tokens.mask, collator.tokens.start, collator.tokens.end
     )
     assert [column.tolist() for column in found] == expected
+
+
+@given(
+    st.lists(st.sampled_from([-100, 5, 6, 7, 8]), min_size=2, max_size=8),
+    st.sampled_from(["gpt2", "bert"]),
+)
+def test_the_naive_losses_are_the_losses(labels: list[int], kind: str) -> None:
+    """因果模型由前一行的输出猜这一格，掩码模型由同一行；−100 处不计。"""
+    model, causal = tiny_model(kind).eval(), kind == "gpt2"
+    batch = {"input_ids": torch.arange(5, 5 + len(labels))[None]}
+    with torch.no_grad():
+        scores = model(**batch).logits[0].tolist()
+        batch["labels"] = torch.tensor([labels])
+        ours = target_losses(model, batch, causal=causal).nats
+    expected = naive("naive_nats")(scores, labels, causal)
+    torch.testing.assert_close(ours, torch.tensor(expected), rtol=1e-4, atol=1e-5)

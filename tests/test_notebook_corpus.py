@@ -1,10 +1,7 @@
 """笔记本 02 的支撑：朴素写法与包里的相同；编码、切分、切法、装法的表说的是真话。"""
 
-import json
-import re
 from importlib import resources
 from itertools import groupby
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -43,9 +40,6 @@ from companion.notebook.corpora import packings
 from companion.notebook.naive_corpus import first_of_each, shingles, similarity
 from companion.notebook.tokenizers import measure, sentences
 
-ROOT = Path(__file__).resolve().parents[1]
-CHAPTER = ROOT / "book" / "02_corpus.md"
-RESULTS = ROOT / "results" / "tokenize_tongjian.json"
 SENTENCE = "臣光曰：臣闻天子之职莫大于礼，礼莫大于分。"
 
 
@@ -206,64 +200,3 @@ def test_every_way_of_packing_balances(lengths: list[int], capacity: int) -> Non
     assert joined["rows"] <= one_each["rows"] or one_each["dropped"]
     assert fitted["dropped"] == fitted["cut"] == 0
     assert len(packing_table(lengths, capacity).rows) == 3
-
-
-def chapter_tables() -> dict[str, list[list[str]]]:
-    """第 02 章的列表式表格：名字 → 各行各格，不含表头。"""
-    text = CHAPTER.read_text(encoding="utf-8")
-    tables: dict[str, list[list[str]]] = {}
-    for block in re.findall(r"```\{list-table\}.*?```", text, re.DOTALL):
-        [name] = re.findall(r"^:name: (.+)$", block, re.MULTILINE)
-        rows = [each.splitlines() for each in block.split("\n* - ")[1:]]
-        cells = [[line.strip().removeprefix("- ") for line in row] for row in rows]
-        tables[name] = [[cell for cell in row if cell != "```"] for row in cells[1:]]
-    return tables
-
-
-def spelled(measured: dict[str, float], *, percent: bool = False) -> str:
-    """均值，散布看得出时加上 ±；写法与章里的相同。"""
-    mean, std = measured["mean"], measured["std"]
-    if percent:
-        return f"{mean:.2%}" + (f" ± {100 * std:.2f}" if std > 5e-5 else "")
-    return f"{mean:.3f}" + (f" ± {std:.3f}" if std >= 5e-4 else "")
-
-
-def test_every_number_of_the_chapter_comes_from_the_results() -> None:
-    """三张表的每一格，都由 results/tokenize_tongjian.json 算出。"""
-    measured = json.loads(RESULTS.read_text(encoding="utf-8"))
-    summary, kinds = measured["summary"], ("文言", "白话", "通用")
-    tables = chapter_tables()
-    fertility, unknown = tables["corpus-fertility"], tables["corpus-unknown"]
-    for row, unk, scores in zip(fertility, unknown, summary.values(), strict=True):
-        assert row[2:] == [spelled(scores[k]["tokens_per_char"]) for k in kinds]
-        lost = [spelled(scores[k]["unk_rate"], percent=True) for k in kinds]
-        restored = f"{scores['文言']['restored_rate']['mean']:.1%}"
-        assert unk[1:] == [*lost, restored]
-        assert row[0] == unk[0]
-    packed = [
-        [kind, way, f"{found['rows']:,}", f"{found['padded'] / found['grid']:.1%}",
-         f"{found['dropped']:,}", f"{found['cut']:,}"]
-        for kind in ("文言，一行一句", "通用，一段一篇")
-        for way, found in measured["packing"][kind].items()
-    ]  # fmt: skip
-    assert tables["corpus-packing"] == packed
-    text = CHAPTER.read_text(encoding="utf-8")
-    sizes = measured["statistics"]
-    for side in ("文言", "白话"):
-        assert f"{side} {sizes[side]['characters']:,} 字" in text
-    assert f"训练集有 {sizes['文言']['documents']} 卷" in text
-    assert measured["provenance"]["uncommitted_changes"] is False
-
-
-def test_the_chapter_claims_what_was_measured() -> None:
-    """字节 BPE 不丢一字；补足古籍用字的词表少丢得多；自练的在通用文字上变差。"""
-    summary = json.loads(RESULTS.read_text(encoding="utf-8"))["summary"]
-    assert summary["字节 BPE"]["文言"]["unk_rate"]["max"] == 0
-    assert summary["字节 BPE"]["通用"]["restored_rate"]["min"] == 1
-    modern, ancient = (summary[k]["文言"] for k in ("bert-base-chinese", "uer-ancient"))
-    assert ancient["unk_rate"]["mean"] < modern["unk_rate"]["mean"] / 10
-    assert 0.85 < modern["restored_rate"]["mean"] < 0.9
-    for name in ("WordPiece", "SentencePiece"):
-        assert summary[name]["通用"]["unk_rate"]["mean"] > 0.05
-    general, own = (summary["字节 BPE"][kind] for kind in ("通用", "白话"))
-    assert general["tokens_per_char"]["min"] > own["tokens_per_char"]["max"]

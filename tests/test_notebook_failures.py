@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import re
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -190,3 +191,17 @@ def test_lines_that_cannot_be_drawn_are_refused(lines: list[Line]) -> None:
     """没有线、没有点、长短不一、全是非数：说出是哪一条。"""
     with pytest.raises(EvaluationError, match="两轴等长"):
         plot_contrast(lines, title="题", xlabel="横", ylabel="纵")
+
+
+def test_the_chapter_tells_symptom_cause_proof_and_cure_of_each() -> None:
+    """第 11 章：每一种各有一节，依次是症状、病因、怎样确认、药方。"""
+    text = (ROOT / "book" / "11_failures.md").read_text("utf-8")
+    sections = {
+        key: part
+        for part in re.split(r"^### ", text, flags=re.MULTILINE)[1:]
+        for key in re.findall(r"`(\w+)`", part.splitlines()[0])
+    }
+    assert list(sections) == list(FAILURES)
+    for key, part in sections.items():
+        steps = re.findall(r"^\*\*(症状|病因|怎样确认|药方)\*\*：", part, re.MULTILINE)
+        assert steps == ["症状", "病因", "怎样确认", "药方"], key

@@ -1,9 +1,13 @@
 """书里的图：数据取自 `results/` 或当场算出，画法都在 `companion.plots`。"""
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from measured import read_result
+
+from companion.notebook import FAILURES
 
 
 def replay_tradeoff() -> Any:
@@ -108,9 +112,29 @@ def memory() -> list[dict[str, Any]]:
     return rows
 
 
+def failure(key: str) -> Any:
+    """失败目录的一条：第一个种子，做错与做对的曲线。"""
+    from companion.plots.contrast import Line, plot_contrast
+
+    first = read_result("failures")["runs"][key][0]
+    lines = [
+        Line(
+            name=line["name"],
+            x=line["x"],
+            y=[math.nan if y is None else y for y in line["y"]],
+            right=line["right"],
+        )
+        for line in first["lines"]
+    ]
+    return plot_contrast(
+        lines, title=first["title"], xlabel=first["xlabel"], ylabel=first["ylabel"]
+    )
+
+
 TABLES: dict[str, Callable[[], list[dict[str, Any]]]] = {"memory": memory}
 
 FIGURES: dict[str, Callable[[], Any]] = {
     "replay_tradeoff": replay_tradeoff,
     "packing": packing,
+    **{f"failures_{key}": partial(failure, key) for key in FAILURES},
 }

@@ -190,6 +190,21 @@ def test_check_reports_findings(run: Callable[..., Any], checkpoints: Path) -> N
     assert "可以训练" in run(*words).stdout
 
 
+def test_check_measures_the_corpus_the_rows_and_the_precision(
+    run: Callable[..., Any], checkpoints: Path, corpus: Path
+) -> None:
+    """--corpus 量出语料里认不得的字，--block-size 与 --precision 照给的查。"""
+    words = ("check", "--model", checkpoints / "bert", "--objective", "masked_lm",
+             "--corpus", corpus, "--block-size", 999, "--precision", "bf16",
+             "--json")  # fmt: skip
+    result = run(*words)
+    assert result.exit_code == 1
+    found = {each["code"]: each for each in json.loads(result.stdout)["findings"]}
+    assert found["unknown"]["severity"] != "ok"
+    assert found["block_size"]["severity"] == "error"
+    assert found["precision"]["message"] == "以 bf16 计算"
+
+
 def test_check_exits_1_on_an_error_and_still_prints_the_findings(
     run: Callable[..., Any], checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
