@@ -61,7 +61,8 @@ def extend_for_corpus(
             remedy="去掉 new_characters 与 new_words；用 companion corpus missing 看看",
         )
     extension = extend_vocabulary(checkpoint, tokens, seed=config.seed)
-    extension.checkpoint.notices.append(_rates(found, tokens))
+    if found.num_unknown:
+        extension.checkpoint.notices.append(_rates(found, tokens))
     return extension
 
 

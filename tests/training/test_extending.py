@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from companion.corpus.document import Document
+from companion.corpus.words import dictionary_segmenter
 from companion.errors import CompanionError, ConfigError
 from companion.models.loading import load_checkpoint, load_tokenizer
 from companion.training.arguments import check_means
@@ -107,6 +108,23 @@ def test_the_rates_of_unknown_characters_are_told(configure, checkpoints, tmp_pa
     assert extension.tokens == tuple(RARE[:2])
     notice = extension.checkpoint.notices[-1]
     assert "由 6 个（60.000%）减到 1 个（10.000%）" in notice
+
+
+def test_words_alone_say_nothing_of_unknown_characters(
+    configure, checkpoints, tmp_path, monkeypatch
+):
+    """字都认得、只添词：不说认不得的字。"""
+    monkeypatch.setattr(
+        "companion.training.extending.jieba_segmenter",
+        lambda _dictionary: dictionary_segmenter(["天子"]),
+    )
+    checkpoint = load_checkpoint(str(checkpoints / "bert"), "masked_lm")
+    documents = [Document("天子之职，天子之礼。", "a#1", "a")]
+    config = configure(tmp_path, new_words=5)
+    extension = extend_for_corpus(checkpoint, config, documents)
+    assert extension is not None
+    assert extension.tokens == ("天子",)
+    assert "认不得" not in "".join(extension.checkpoint.notices)
 
 
 def test_nothing_missing_is_said_by_name(configure, checkpoints, tmp_path):
