@@ -2,6 +2,7 @@
 
     python experiments/failures.py                      # 全部，约十分钟
     python experiments/failures.py double_shift         # 只跑这一种，别的留着上次的
+    python experiments/failures.py --seeds 1 2          # 再添两个种子
     python experiments/failures.py --quick              # 一个种子，几步，只看方向
 
 模型都是起步模型，语料是随包的小史书，不用下载。一步训练也没有的三种（打包泄漏、
@@ -65,7 +66,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """跑选中的几种；每跑完一种就存盘，中途停下也不丢。"""
+    """跑选中的几种；每跑完一次就存盘，步数相同的旧结果留着。"""
     from companion.notebook import FAILURES
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -82,9 +83,17 @@ def main() -> None:
     path = RESULTS / f"{NAME}.json"
     saved = json.loads(path.read_text("utf-8")) if path.exists() else {}
     cases, runs = saved.get("cases", {}), saved.get("runs", {})
-    for key in args.keys or FAILURES:
-        chosen = seeds[:1] if key in UNTRAINED else seeds
-        runs[key] = [run(key, seed, steps) for seed in chosen]
+    jobs = [
+        (seed, key)
+        for seed in seeds
+        for key in args.keys or FAILURES
+        if seed == seeds[0] or key not in UNTRAINED
+    ]
+    for seed, key in jobs:  # 先跑完一个种子：中途停下，各种都有数
+        done = run(key, seed, steps)
+        same = [r for r in runs.get(key, []) if r["steps"] == done["steps"]]
+        others = [r for r in same if r["seed"] != seed]
+        runs[key] = sorted([*others, done], key=lambda each: each["seed"])
         cases[key] = summarise(runs[key])
         if not args.quick:
             claim = "十种失败，只差一处的两次运行，做错的更坏，各个种子都是"

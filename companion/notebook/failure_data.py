@@ -48,7 +48,7 @@ def leaking_pack(seed: int, steps: int) -> Failure:
     wrong, right = names[0], names[-1]
     places = list(range(1, len(changes[wrong]) + 1))
     return Failure(
-        title="改动前一篇，后一篇的输出变了多少",
+        title="打包泄漏：换掉前一篇，后一篇的输出变了多少",
         wrong="首尾相接，切成等长的行，一张全 1 的掩码",
         right="四维掩码隔开各篇，位置各从头数起",
         measure="后一篇的输出至多变了多少，相对于输出的幅度",

@@ -236,7 +236,7 @@ def accumulated_loss(seed: int, steps: int) -> Failure:
     last = COUNTS[-1]
     shown = [("Trainer", library, False), ("companion", ours, True)]
     return Failure(
-        title="同样四行，分几次累积：一步的损失",
+        title="累积放大了损失：同样四行，分几次读完",
         wrong="transformers 的 Trainer 训练 BERT，gradient_accumulation_steps > 1",
         right="损失在目标上求和，除以整步的目标数",
         measure=f"累积 {last} 次时的损失是不累积时的几倍",

@@ -65,7 +65,7 @@ def fp16_overflow(seed: int, steps: int) -> Failure:
         (at for at, loss in enumerate(losses["fp16"]) if not math.isfinite(loss)), -1
     )
     return Failure(
-        title="T5 的前馈层在 fp16 下溢出：一次前向的损失",
+        title="T5 在 fp16 下溢出：激活放大之后，一次前向的损失",
         wrong="T5 一类用 fp16",
         right="用 bf16（与预训练时相同），没有 bf16 单元就用 float32",
         measure="激活放大 2 的 16 次方时，不是有限数的损失占几成",

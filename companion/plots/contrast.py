@@ -29,8 +29,8 @@ _COLORS = {
     False: (style.VERMILION, style.PURPLE, style.ORANGE),
 }
 """做对的用冷色，做错的用暖色。"""
-_LEAST_SPAN = 0.2
-"""纵轴至少跨这么宽，占最大值的几成。"""
+_LEAST_SPAN = 0.02
+"""纵轴至少跨最大值的这一比例。"""
 
 
 @dataclass(frozen=True, kw_only=True)
