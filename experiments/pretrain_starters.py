@@ -130,7 +130,7 @@ RECIPES = {
         objective="replaced_token",
         shares={"classical": 0.5, "modern": 0.25, "general": 0.25},
         phases=(Phase(0.4, 64), Phase(0.35, 128), Phase(0.25, POSITIONS)),
-        tokens=1_000_000,
+        tokens=3_000_000,
         peak_learning_rate=1e-3,
         warmup_tokens=200_000,
     ),
