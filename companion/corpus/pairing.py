@@ -163,12 +163,11 @@ class PairDataset(BlockDataset):
             return np.concatenate([edges[0], first, edges[1], second, edges[2]])
 
         store = self.store
-        sizes = source.stop, target.stop
         feature: Feature = {
             "input_ids": framed(store.tokens(source), store.tokens(target), None),
             "document_starts": np.zeros(1, np.int64),
             "special_tokens_mask": framed(
-                *(np.zeros(size, np.bool_) for size in sizes), True
+                np.zeros(source.stop, np.bool_), np.zeros(target.stop, np.bool_), True
             ),
             "num_chars": framed(store.characters(source), store.characters(target), 0),
             "example_id": row,

@@ -245,7 +245,7 @@ def causal_rows(
     goal: Objective,
     collator: Any,
     block_size: int,
-    form: None = None,
+    form: PairForm | None = None,
 ) -> Iterator[TargetRow]:
     """滑动窗口：文档首个词元之后的每个词元恰好考一次。
 

@@ -1,6 +1,5 @@
 """笔记本 02 的表：编码与乱码、切分漏不漏、三种装法。"""
 
-import codecs
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -66,8 +65,7 @@ def mojibake_table(text: str) -> Table:
 def _misread(data: bytes, encoding: str) -> str:
     """读错编码的软件看到的：cp1252 没有定义的字节照 Latin-1，别的成为 �。"""
     if encoding == "cp1252":
-        table = "".join(_latin(byte) for byte in range(256))
-        return codecs.charmap_decode(data, "strict", table)[0]
+        return "".join(_latin(byte) for byte in data)
     return data.decode(encoding, "replace")
 
 

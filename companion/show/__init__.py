@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Example", "example_rows", "show_example", "token_text"]
 
 _GRANULARITIES = {"whole_word": "（全词）", "ngram": "（词组）", "span": "（片段）"}
+_NO_ORDER = -1
 _ORDERS = {0: "（原来的次序）", 1: "（对调）", IGNORE_INDEX: "（只有一句，不计）"}
 
 
@@ -99,7 +100,7 @@ def show_example(
     feature = {**_feature(goal, texts, tokenizer, segmenter), "epoch": epoch}
     [corrupted] = collator.examples([feature])
     batch = collator.collate([corrupted])
-    title += _ORDERS.get(getattr(corrupted, "order", None), "")
+    title += _ORDERS.get(getattr(corrupted, "order", _NO_ORDER), "")
     return Reader(goal, title, feature, corrupted, batch, tokenizer).read()
 
 

@@ -19,17 +19,14 @@ def demo_config(objective: str, output: str | Path) -> TrainingConfig:
     goal = get_objective(objective)
     samples = resources.files("companion.corpus") / "samples"
     corpus = "sample:modern" if goal.usage == "complete" else "sample:classical"
-    general = {
-        "general": str(samples / "general.valid.txt"),
-        "replay": str(samples / "general.train.txt"),
-    }
-    if goal.pairs_required:  # 通用的一份没有译文
-        corpus, general = "sample:pairs", {}
+    alone = not goal.pairs_required  # 通用的一份没有译文
+    corpus = corpus if alone else "sample:pairs"
     return TrainingConfig(
         objective=goal.key,
         model=goal.starter,
         corpus=corpus,
-        **general,
+        general=str(samples / "general.valid.txt") if alone else None,
+        replay=str(samples / "general.train.txt") if alone else None,
         replay_ratio=0.2,
         output=str(output),
         block_size=128,
