@@ -53,7 +53,7 @@ def main() -> None:
         args.seeds, args.steps = [0], 30
     run_all(
         "replay_tradeoff",
-        "同样多的词元，回放越多忘得越少，领域上学到的只少一点",
+        "同样多的词元，回放与学习率峰值各换来多少",
         jobs(args, args.steps),
         {"model": "starter:bert", "objective": "masked_lm", "max_steps": args.steps},
         keys=("learning_rate", "replay_ratio"),

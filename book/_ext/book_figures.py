@@ -9,6 +9,9 @@ from measured import read_result
 
 from companion.notebook import FAILURES
 
+WIDTH = 5.0
+"""英寸；比正文窄一些，手机上缩得不多，字还读得清。"""
+
 
 def replay_tradeoff() -> Any:
     """回放与学习率：学到的对忘掉的。"""
@@ -30,7 +33,7 @@ def replay_tradeoff() -> Any:
         point["learned"].append(before["domain"] - after["domain"])
         point["forgotten"].append(after["general"] - before["general"])
     points = [groups[key] for key in sorted(groups)]
-    return plot_tradeoff(points, title="学到的与忘掉的，每字比特数")
+    return plot_tradeoff(points, title="学到的与忘掉的，每字比特数", width=WIDTH)
 
 
 def packing() -> Any:
@@ -55,7 +58,7 @@ def packing() -> Any:
         ]
         widest = max(sum(size for _, size in row) for row in rows)
         panels.append(RowsPanel(title, rows, [widest] * len(rows)))
-    return plot_rows(panels)
+    return plot_rows(panels, width=WIDTH)
 
 
 def memory() -> list[dict[str, Any]]:

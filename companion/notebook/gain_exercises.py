@@ -6,12 +6,20 @@ from typing import Any
 from companion.notebook.exercise import Exercise
 
 
-def _moved(metrics: Mapping[str, Any], name: str) -> float:
-    """每字比特数降了多少，比特。"""
+def _learned(metrics: Mapping[str, Any]) -> float:
+    """领域每字比特数降了多少，比特。"""
     before, after = (
-        metrics[when][name]["bits_per_char"] for when in ("before", "after")
+        float(metrics[when]["domain"]["bits_per_char"]) for when in ("before", "after")
     )
     return before - after
+
+
+def _reversed(metrics: Mapping[str, Any]) -> float:
+    return -_learned(metrics)
+
+
+def _relative(metrics: Mapping[str, Any]) -> float:
+    return _learned(metrics) / float(metrics["before"]["domain"]["bits_per_char"])
 
 
 GAIN_EXERCISES: dict[str, Exercise] = {
@@ -49,17 +57,11 @@ GAIN_EXERCISES: dict[str, Exercise] = {
         hint="领域组的降幅减去对照组的降幅，单位是百分点",
     ),
     "gain-measure": Exercise(
-        right=lambda metrics: _moved(metrics, "domain"),
+        right=_learned,
         because="前减后，单位是比特每字。",
         wrong=[
-            (lambda metrics: -_moved(metrics, "domain"), "正负号反了：降了是学到"),
-            (
-                lambda metrics: (
-                    _moved(metrics, "domain")
-                    / metrics["before"]["domain"]["bits_per_char"]
-                ),
-                "这是相对的变化，要的是差了几比特",
-            ),
+            (_reversed, "正负号反了：降了是学到"),
+            (_relative, "这是相对的变化，要的是差了几比特"),
         ],
         hint="before 减 after，都取 domain 的 bits_per_char",
     ),

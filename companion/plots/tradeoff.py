@@ -57,10 +57,7 @@ def plot_tradeoff(
             expected=f"至多 {len(COLORS)} 组、{len(MARKERS)} 档，颜色与形状才分得开",
             remedy="分成几张图来画",
         )
-    centres = [
-        (float(np.mean(point["learned"])), float(np.mean(point["forgotten"])))
-        for point in points
-    ]
+    centres = [(_mean(point["learned"]), _mean(point["forgotten"])) for point in points]
     front = pareto_front(centres)
     with drawing():
         card = Card(width, 0.62 * width + 0.9, constrained=True)
@@ -136,6 +133,10 @@ def _check(points: Sequence[Point]) -> None:
             expected="至少一种做法的结果",
             remedy="先跑实验，再画图",
         )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _std(values: Sequence[float]) -> float:
