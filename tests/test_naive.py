@@ -25,6 +25,12 @@ BLOCK = re.compile(r"```\{code-block\} python\n:caption: 朴素写法\n(.*?)```"
 
 
 @cache
+def model_of(kind: str) -> Any:
+    """随机权重的极小模型，造一次。"""
+    return tiny_model(kind).eval()
+
+
+@cache
 def naive(name: str) -> Any:
     """章节里名叫 `name` 的那一段，执行之后的函数。"""
     found = [
@@ -145,7 +151,7 @@ def test_the_naive_blanks_are_the_blanks(case: tuple[int, Any]) -> None:
 )
 def test_the_naive_losses_are_the_losses(labels: list[int], kind: str) -> None:
     """因果模型由前一行的输出猜这一格，掩码模型由同一行；−100 处不计。"""
-    model, causal = tiny_model(kind).eval(), kind == "gpt2"
+    model, causal = model_of(kind), kind == "gpt2"
     batch = {"input_ids": torch.arange(5, 5 + len(labels))[None]}
     with torch.no_grad():
         scores = model(**batch).logits[0].tolist()
