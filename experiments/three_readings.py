@@ -120,9 +120,9 @@ def run(settings: Any, places: list[str]) -> Any:
 def main() -> None:
     """三个目标、各个种子，写进 results/；没有训练的起步模型也考一遍，作底。"""
     parser = parser_of(__doc__)
-    parser.add_argument("--chars", type=int, default=240_000, help="读多少字")
+    parser.add_argument("--chars", type=int, default=120_000, help="读多少字")
     parser.add_argument("--learning-rate", type=float, default=3e-4)
-    parser.add_argument("--windows", type=int, default=300, help="动手写几处")
+    parser.add_argument("--windows", type=int, default=200, help="动手写几处")
     args = parser.parse_args()
     settings = settings_of("glm", args) | {
         "tokens_per_batch": 1024,
