@@ -11,7 +11,9 @@ from typing import Any
 
 from companion.batch import IGNORE_INDEX
 from companion.errors import ModelError
+from companion.notebook.masking import feature_for
 from companion.notebook.tables import Table, fixed
+from companion.objectives.masked_lm import MaskedLMCollator
 from companion.objectives.presets import PRESETS
 from companion.show import Example, show_example, token_text
 
@@ -73,15 +75,14 @@ def run_lengths(text: str, tokenizer: Any, draws: int = 60, **options: Any) -> T
     """
     rows: list[list[str]] = []
     for key, title in GRANULARITIES.items():
+        collator = MaskedLMCollator(tokenizer, granularity=key, **options)
+        feature = feature_for(text, collator)
         counts: Counter[int] = Counter()
-        for seed in range(draws):
-            example = show_example(
-                "masked_lm", text, tokenizer, seed, granularity=key, **options
-            )
-            hidden = [label != IGNORE_INDEX for label in example.labels]
+        for number in range(draws):
+            [drawn] = collator.examples([{**feature, "example_id": number}])
             counts.update(
                 min(sum(1 for _ in run), _LONGEST)
-                for chosen, run in groupby(hidden)
+                for chosen, run in groupby((drawn.labels != IGNORE_INDEX).tolist())
                 if chosen
             )
         total = counts.total()

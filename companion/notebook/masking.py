@@ -28,7 +28,7 @@ def mask_by_collator(text: str, collator: MaskedLMCollator) -> MaskedText:
         遮过的文字与被遮的字，按出现的次序。
     """
     tokenizer = collator.tokenizer
-    feature = _feature(text, collator)
+    feature = feature_for(text, collator)
     batch = collator([feature])
     inputs, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
     special = feature["special_tokens_mask"].tolist()
@@ -73,7 +73,7 @@ def noise_shares(text: str, collator: MaskedLMCollator, draws: int = 100) -> Tab
         draws: 遮几遍，每遍是另一轮。
     """
     _require_draws(draws)
-    feature = _feature(text, collator)
+    feature = feature_for(text, collator)
     mask_id = collator.tokenizer.mask_token_id
     num_tokens = masked = kept = chosen = 0
     for epoch in range(draws):
@@ -96,7 +96,7 @@ def noise_shares(text: str, collator: MaskedLMCollator, draws: int = 100) -> Tab
 def _selected(text: str, collator: Any, draws: int) -> list[int]:
     """每遍选中的个数，(draws,)。"""
     if isinstance(collator, MaskedLMCollator):
-        own = _feature(text, collator)
+        own = feature_for(text, collator)
         features = [{**own, "epoch": epoch} for epoch in range(draws)]
     else:  # 库的整理器：全词要字符区间，别的键它不认
         encoded = collator.tokenizer(
@@ -111,7 +111,7 @@ def _selected(text: str, collator: Any, draws: int) -> list[int]:
     ]
 
 
-def _feature(text: str, collator: MaskedLMCollator) -> Feature:
+def feature_for(text: str, collator: MaskedLMCollator) -> Feature:
     """训练时的样本；以词选的用 jieba 切词。"""
     segmenter = None
     if collator.granularity != "token":
