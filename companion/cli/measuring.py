@@ -17,7 +17,8 @@ from companion.cli.options import (
     Seed,
     objective_names,
 )
-from companion.errors import ConfigError
+from companion.config import Precision
+from companion.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,34 +38,51 @@ MaxChars = Annotated[int, typer.Option(metavar="整数", help="每个留出集�
 def check(
     model: ModelName,
     objective: ObjectiveName,
+    corpus: Annotated[
+        str | None,
+        typer.Option(metavar="语料", help=f"拿它量 UNK 率与每字词元数：{CORPUS_HELP}"),
+    ] = None,
+    block_size: Annotated[
+        int | None, typer.Option(metavar="整数", help="打算用的行长，词元数")
+    ] = None,
+    precision: Annotated[
+        Precision, typer.Option(metavar="精度", help="打算用的精度：auto 等四种")
+    ] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """体检：这个检查点能不能用这个目标训练，不能就说为什么、怎么办。"""
     from rich.text import Text
 
-    from companion.models import check_checkpoint, load_checkpoint
+    from companion.models import Finding, best_device, check_checkpoint, load_checkpoint
+    from companion.objectives import get_objective
 
-    checkpoint = load_checkpoint(model, objective)
-    note(*checkpoint.notices)
-    findings = check_checkpoint(checkpoint, objective)
+    goal = get_objective(objective)
+    documents = None if corpus is None else held_out(corpus, "train")
+    try:
+        checkpoint = load_checkpoint(checkpoint_folder(model), goal)
+    except ModelError as error:
+        if not as_json:
+            raise
+        findings = [Finding.of("loading", error)]
+    else:
+        findings = check_checkpoint(
+            checkpoint,
+            goal,
+            corpus_texts=None if documents is None else (d.text for d in documents()),
+            block_size=block_size,
+            device=best_device(checkpoint.model.config.model_type).at(precision),
+        )
     failed = any(each.severity == "error" for each in findings)
     words = {"ok": "好", "notice": "知悉", "warning": "提醒", "error": "错误"}
-    table = make_table("", "发现", "可以", title=f"{model} 用于 {objective}")
+    table = make_table("", "发现", "缘由", "可以", title=f"{model} 用于 {objective}")
     for each in findings:
         table.add_row(
-            words.get(each.severity, each.severity),
+            words[each.severity],
             Text(each.message),
+            Text(each.cause),
             Text(each.remedy),
         )
-    listed = [
-        {
-            "severity": each.severity,
-            "code": each.code,
-            "message": each.message,
-            "remedy": each.remedy,
-        }
-        for each in findings
-    ]
+    listed = [each.as_dict() for each in findings]
     emit(
         {"model": model, "objective": objective, "ok": not failed, "findings": listed},
         *([table] if findings else []),

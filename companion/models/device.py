@@ -13,7 +13,7 @@ CPU 的快慢每个进程只量一次。量的是时间，临界的机器上两�
 
 import functools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,13 @@ class Device:
         return {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[
             str(self.dtype).removeprefix("torch.")
         ]
+
+    def at(self, precision: str) -> "Device":
+        """同一个设备，换一种精度；"auto" 照旧。"""
+        import torch
+
+        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        return self if precision == "auto" else replace(self, dtype=kinds[precision])
 
     def __str__(self) -> str:
         size = self.memory_bytes / 2**30

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from companion.errors import ModelError, ObjectiveError
+from companion.errors import CompanionError, ModelError, ObjectiveError
 from companion.models.device import Device
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ class Finding:
     remedy: str = ""
     """可以怎么办；合格时为空。"""
 
+    @classmethod
+    def of(cls, code: str, error: CompanionError) -> "Finding":
+        """一个错误写成一条结果。"""
+        return cls("error", code, error.found, f"应当：{error.expected}", error.remedy)
+
     def as_dict(self) -> dict[str, str]:
         """可以写成 JSON 的形式。"""
         return asdict(self)
@@ -48,6 +53,8 @@ class Subject:
     """用来试分词与损失的句子。"""
     block_size: int | None
     device: Device
+    packing: bool = True
+    """打算把几个文档装进一行。"""
 
     @property
     def model(self) -> Any:

@@ -27,7 +27,7 @@ _NEVER = {
 }
 """已知永远装不得的架构及其缘由；其余的都当场试。"""
 
-_TOLERANCE = 1e-4
+LEAK_TOLERANCE = 1e-4
 """相对于输出幅度；float32 的舍入在 1e-6 左右，真泄漏在 1e-3 以上。"""
 _LENGTHS = (13, 11)
 """试验用的两个文档的词元数。"""
@@ -84,7 +84,7 @@ def can_pack(model: Any, block_size: int | None = None) -> PackingVerdict:
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
         return PackingVerdict(False, f"模型不收四维掩码：{first}")
-    if leak > _TOLERANCE:
+    if leak > LEAK_TOLERANCE:
         return PackingVerdict(False, f"试出泄漏，相对差 {leak:.1e}", leak)
     return PackingVerdict(True, f"试过：文档互不可见，相对差 {leak:.1e}", leak)
 

@@ -47,6 +47,10 @@ class Checkpoint:
     """用户应当知道、但不妨碍训练的事，中文。"""
     missing_keys: tuple[str, ...] = ()
     """检查点里没有、因而随机初始化的张量。"""
+    weight_notices: tuple[str, ...] = ()
+    """`notices` 里说权重有缺、有多的几条。"""
+    conflicting_tie: bool = False
+    """设置说输入与输出的词嵌入共享，文件里却是不同的两份；读进来后各是各的。"""
 
 
 def load_checkpoint(
@@ -98,6 +102,8 @@ def load_checkpoint(
         name,
         [*notices, *loaded.notices, *remarks],
         loaded.missing_keys,
+        loaded.notices,
+        loaded.conflicting_tie,
     )
 
 
@@ -311,4 +317,12 @@ def _load_adapter(name: str, folder: Path, goal: "Objective") -> Checkpoint:
         remarks += more
     check_fit(model, tokenizer, goal, name)
     notices = [*base.notices, *remarks]
-    return Checkpoint(model.eval(), tokenizer, name, notices, base.missing_keys)
+    return Checkpoint(
+        model.eval(),
+        tokenizer,
+        name,
+        notices,
+        base.missing_keys,
+        base.weight_notices,
+        base.conflicting_tie,
+    )

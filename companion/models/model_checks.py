@@ -6,13 +6,21 @@ from typing import Any
 from companion.errors import CompanionError
 from companion.models.device import Device, overflows_in_fp16
 from companion.models.findings import DEFAULT_ROW, Finding, Subject
-from companion.models.leaks import can_pack
+from companion.models.leaks import LEAK_TOLERANCE, can_pack
 from companion.models.probing import evaluation_mode, position_table
 
 _NO_BETTER_THAN_GUESSING = 0.9
 """损失达到 ln V 的这一比例，就算没有学过。"""
 _PADDING_TOLERANCE = 1e-4
 """相对于输出幅度；float32 的舍入在 1e-6 左右。"""
+_SEES_PADDING = {
+    "funnel": (
+        "Funnel 的池化把填充算了进去，各份检查点都如此",
+        "在 config.json 写 separate_cls: false，可减轻",
+    ),
+    "convbert": ("ConvBERT 的卷积看得见填充，各份检查点都如此", ""),
+}
+"""看得见填充的架构：缘由，与架构独有的办法。"""
 _TOKENS_PER_BATCH = 4096
 """估计激活时设想的批量，词元数。"""
 _MEMORY_SHARE = 0.9
@@ -45,25 +53,6 @@ def check_head(subject: Subject) -> Finding:
     )
 
 
-def check_tied_weights(subject: Subject) -> Finding:
-    """配置说共享的输入输出词嵌入，是不是真的共享。"""
-    source = subject.model.get_input_embeddings().weight
-    output = subject.model.get_output_embeddings()
-    if not getattr(subject.model.config, "tie_word_embeddings", False) or (
-        output is None
-    ):
-        return Finding("ok", "tied_weights", "输入与输出词嵌入本来就各是各的")
-    if output.weight.data_ptr() == source.data_ptr():
-        return Finding("ok", "tied_weights", "输入与输出词嵌入共享同一份权重")
-    return Finding(
-        "warning",
-        "tied_weights",
-        "配置写着共享词嵌入，实际是两份",
-        "改过词嵌入而没有重新绑定；保存后其中一份会丢",
-        "调用 model.tie_weights()，或把 tie_word_embeddings 改为 false",
-    )
-
-
 def check_padding(subject: Subject) -> Finding:
     """补上填充，真词元的输出应当不变。"""
     change = _padding_change(subject)
@@ -78,44 +67,51 @@ def check_padding(subject: Subject) -> Finding:
     if change <= _PADDING_TOLERANCE:
         return Finding("ok", "padding", f"填充不影响输出（相对差 {change:.0e}）")
     kind = subject.model.config.model_type
-    causes = {
-        "funnel": "Funnel 的池化把填充算了进去",
-        "convbert": "ConvBERT 的卷积看得见填充",
-    }
-    remedies = {"funnel": "在 config.json 写 separate_cls: false，可减轻"}
-    return Finding(
-        "warning",
-        "padding",
-        f"填充渗进输出，相对差 {change:.0e}",
-        causes.get(kind, "模型没有按注意力掩码忽略填充"),
-        remedies.get(kind, "按长度分桶以少填充；评估时固定批量，分数才可比"),
-    )
+    message = f"填充渗进输出，相对差 {change:.0e}"
+    usual = "按长度分桶以少填充；评估时固定批量，分数才可比"
+    if kind in _SEES_PADDING:  # 架构如此，不是这份检查点坏了
+        cause, remedy = _SEES_PADDING[kind]
+        return Finding("notice", "padding", message, cause, remedy or usual)
+    return Finding("warning", "padding", message, "模型没有按注意力掩码忽略填充", usual)
 
 
 def check_mask(subject: Subject) -> Finding:
     """目标自己给出的四维掩码，模型收不收、照不照办。"""
     masks, refusal = subject.goal.masks, subject.refusal
     if refusal is not None:
-        expected = f"应当：{refusal.expected}"
-        return Finding("error", "mask", refusal.found, expected, refusal.remedy)
+        return Finding.of("mask", refusal)
     if masks:
         return Finding("ok", "mask", f"试过：照办 {'、'.join(masks)} 掩码")
     return Finding("ok", "mask", "谁看得见谁由模型自己定")
 
 
 def check_packing(subject: Subject) -> Finding:
-    """能不能把几个文档装进一行。"""
+    """选定的装批会不会让文档互相看见：先试模型，再试整理器造出的真批量。"""
     if not subject.goal.packable:
         return Finding("ok", "packing", f"{subject.goal.key} 本来就一行一个样本")
+    if not subject.packing:
+        return Finding("ok", "packing", "设置里关了打包，一行一篇，无从泄漏")
     verdict = can_pack(subject.model, subject.block_size)
-    if verdict:
+    if not verdict:
+        return Finding(
+            "notice",
+            "packing",
+            "不能打包，一行只放一个文档",
+            verdict.reason,
+            "不必改：改用长度分桶的批量，词元预算相同，只多些填充",
+        )
+    leak = _packed_leak(subject)
+    if leak is None:
         return Finding("ok", "packing", verdict.reason)
+    if leak <= LEAK_TOLERANCE:
+        message = f"{verdict.reason}；{subject.goal.key} 的批量亦然，{leak:.1e}"
+        return Finding("ok", "packing", message)
     return Finding(
-        "notice",
+        "error",
         "packing",
-        "不能打包，一行只放一个文档",
-        verdict.reason,
-        "不必改：改用长度分桶的批量，词元预算相同，只多些填充",
+        f"{subject.goal.key} 的打包批量泄漏：换掉前一篇，后一篇的输出变了 {leak:.1e}",
+        "整理器给出的掩码没有隔开同一行里的文档，或模型没有照办",
+        "用 --set packing=false，一行只放一个文档",
     )
 
 
@@ -235,6 +231,16 @@ def _mean_loss(subject: Subject) -> float | None:
         parts = loss_parts(subject.model, batch, causal=subject.goal.causal)
     losses = parts[0].losses
     return float(losses.nats.mean()) if len(losses.nats) else None
+
+
+def _packed_leak(subject: Subject) -> float | None:
+    """两篇装进一行，换掉一篇，另一篇的输出的最大相对差；出不了题时为 None。"""
+    from companion.models.trial import packed_leak
+
+    trial = subject.trial
+    if subject.refusal or isinstance(trial, CompanionError) or trial.packed is None:
+        return None
+    return packed_leak(subject.model, trial, trial.packed)
 
 
 def _padding_change(subject: Subject) -> float | None:

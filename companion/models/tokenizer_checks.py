@@ -1,7 +1,9 @@
-"""体检之分词器：特殊词元齐不齐，词表认不认得语料里的字。"""
+"""体检之分词器：特殊词元齐不齐、合不合，词表认不认得语料里的字。"""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from companion.errors import CompanionError
@@ -16,13 +18,7 @@ def check_needed_tokens(subject: Subject) -> Finding:
     """目标要的特殊词元（掩码、哨兵、解码器的第一个输入）齐不齐，够不够。"""
     trial = subject.trial
     if isinstance(trial, CompanionError):
-        return Finding(
-            "error",
-            "needed_tokens",
-            trial.found,
-            f"应当：{trial.expected}",
-            trial.remedy,
-        )
+        return Finding.of("needed_tokens", trial)
     return Finding("ok", "needed_tokens", "目标所需的特殊词元齐备")
 
 
@@ -37,6 +33,16 @@ def check_pad_token(subject: Subject) -> Finding:
             "GPT-2 一族训练时从不填充",
             "本程序用 0 填充，由掩码与标签的位置盖住，不必改；用别的工具时另设一个",
         )
+    frozen = getattr(subject.model.get_input_embeddings(), "padding_idx", None)
+    if frozen is not None and frozen != pad:
+        word = subject.tokenizer.convert_ids_to_tokens(frozen)
+        return Finding(
+            "warning",
+            "pad_token",
+            f"分词器的填充是 {pad} 号，模型当作填充的却是 {frozen} 号（{word}）",
+            "config.json 的 pad_token_id 与分词器不合；那一行词嵌入得不到梯度",
+            f"在 config.json 写 pad_token_id: {pad}",
+        )
     if pad == eos:
         return Finding(
             "notice",
@@ -46,6 +52,88 @@ def check_pad_token(subject: Subject) -> Finding:
             "本程序按位置遮标签，不受影响；换用库的整理器前另设填充词元",
         )
     return Finding("ok", "pad_token", f"填充词元 {subject.tokenizer.pad_token}")
+
+
+def check_padding_side(subject: Subject) -> Finding:
+    """填充补在哪一侧：位置从行首数起的模型，左侧补不得。"""
+    side = subject.tokenizer.padding_side
+    if side != "left" or subject.goal.auto_class == "AutoModelForCausalLM":
+        where = "右" if side == "right" else "左"
+        return Finding("ok", "padding_side", f"填充补在{where}侧")
+    return Finding(
+        "notice",
+        "padding_side",
+        "分词器把填充补在左侧",
+        "位置从行首数起，左侧的填充会把真词元推到后面；续写的解码器才该补在左侧",
+        "本程序总补在右侧，不必改；用别的工具前写 padding_side: right",
+    )
+
+
+def check_mask_token(subject: Subject) -> Finding:
+    """掩码词元是不是自成一个词元，与别的特殊词元不重。"""
+    tokenizer = subject.tokenizer
+    mask = tokenizer.mask_token_id
+    if mask is None or subject.goal.causal:
+        return Finding("ok", "mask_token", "没有掩码词元，或本目标用不着")
+    others = {
+        name: getattr(tokenizer, f"{name}_token_id")
+        for name in ("unk", "pad", "cls", "sep", "bos", "eos")
+    }
+    same = [name for name, number in others.items() if number == mask]
+    if same:
+        return Finding(
+            "error",
+            "mask_token",
+            f"掩码词元 {tokenizer.mask_token} 与 {same[0]}_token 是同一个编号 {mask}",
+            "词表里没有这个掩码词元，或 tokenizer_config.json 写错",
+            "换回预训练时的分词器文件",
+        )
+    read = tokenizer(tokenizer.mask_token, add_special_tokens=False)["input_ids"]
+    if mask not in read or len(read) > 2:  # SentencePiece 会在前面多一个 ▁
+        return Finding(
+            "warning",
+            "mask_token",
+            f"文字里的 {tokenizer.mask_token} 切成了 {len(read)} 个词元",
+            "词表里有它，却没有登记为特殊词元",
+            "在 tokenizer_config.json 的 added_tokens_decoder 里登记为 special",
+        )
+    return Finding("ok", "mask_token", f"掩码词元 {tokenizer.mask_token}")
+
+
+def check_sentinels(subject: Subject) -> Finding:
+    """哨兵从 0 号起一个不缺，编号一路升或一路降。"""
+    trial = subject.trial
+    if isinstance(trial, CompanionError) or not hasattr(trial.collator, "sentinel_ids"):
+        return Finding("ok", "sentinels", "本目标用不着哨兵，或见上面的特殊词元")
+    ids = [int(each) for each in trial.collator.sentinel_ids]
+    first = subject.tokenizer.convert_ids_to_tokens(ids[0])
+    head, tail = first.rsplit("0", 1)
+    named = re.compile(re.escape(head) + r"(\d+)" + re.escape(tail))
+    numbers = [
+        int(found[1])
+        for token in subject.tokenizer.get_vocab()
+        if (found := named.fullmatch(token))
+    ]
+    beyond = sum(number > len(ids) for number in numbers)
+    if beyond:
+        return Finding(
+            "warning",
+            "sentinels",
+            f"没有 {head}{len(ids)}{tail}，它后面的 {beyond} 个哨兵用不上",
+            "哨兵按号使用，缺了一个就断在那里；多半是删过词表或手工添的",
+            "换回预训练时的分词器文件",
+        )
+    falls = [later < earlier for earlier, later in pairwise(ids)]
+    if any(falls) and not all(falls):
+        at = next(i for i, each in enumerate(falls) if each != falls[0])
+        return Finding(
+            "warning",
+            "sentinels",
+            f"哨兵的编号乱了序：{head}{at}{tail} 起，{ids[at : at + 3]}",
+            "预训练时一路升或一路降（T5 是降）；次序变了，学过的哨兵就认错了",
+            "换回预训练时的分词器文件",
+        )
+    return Finding("ok", "sentinels", f"{len(ids)} 个哨兵，次序一贯")
 
 
 def check_end_token(subject: Subject) -> Finding:

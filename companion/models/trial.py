@@ -10,7 +10,8 @@ from typing import Any
 
 from companion.batch import Batch, Feature
 from companion.models.findings import DEFAULT_ROW
-from companion.models.probing import adapt_batch, takes
+from companion.models.leaks import plain_ids
+from companion.models.probing import adapt_batch, evaluation_mode, takes
 from companion.models.running import model_options, position_limit, special_edges
 from companion.objectives import Objective
 from companion.objectives.example import Example
@@ -29,6 +30,8 @@ class Trial:
     """每句一个样本。"""
     longer: Example | None
     """第一句连写两遍：与它同批，第一句就要填充。没有句子时为 None。"""
+    packed: Example | None
+    """两句各作一篇，装在一行。放不下，或句子不够时为 None。"""
 
 
 def make_trial(
@@ -74,10 +77,21 @@ def make_trial(
     longer: list[Example] = []
     if bodies:
         longer = collator.examples([feature(len(bodies), bodies[0] * 2)])
+    packed: list[Example] = []
+    short = [body[: room - len(prefix) - len(suffix)] for body in bodies[:2]]
+    if len(short) == 2 and all(short):
+        rows = [[*prefix, *body, *suffix] for body in short]
+        pair: Feature = {
+            "input_ids": rows[0] + rows[1],
+            "document_starts": [0, len(rows[0])],
+            "example_id": len(bodies) + 1,
+        }
+        packed = collator.examples([pair])
     return Trial(
         collator,
         collator.examples(features) if features else [],
         longer[0] if longer else None,
+        packed[0] if packed else None,
     )
 
 
@@ -88,3 +102,47 @@ def trial_batch(model: Any, trial: Trial, examples: Sequence[Example]) -> Batch:
     if takes(model, "use_cache"):
         batch["use_cache"] = False  # type: ignore[assignment]
     return batch
+
+
+def packed_leak(model: Any, trial: Trial, example: Example) -> float:
+    """装在一行的两篇，换掉一篇的输入，另一篇的输出变了多少，相对于输出幅度。
+
+    批量由目标自己的整理器造出，掩码、位置与训练时一样；换词元而不换掩码，两篇各换一次，取
+    大者。
+
+    Args:
+        model: 受检的模型；在评估模式下试，试完还原。
+        trial: 试读的题。
+        example: 一行两篇的样本。
+    """
+    batch = trial_batch(model, trial, [example])
+    pair = example.decoder_documents is not None
+    places = example.decoder_documents if pair else example.documents  # (K,)
+    if example.decoder_visible is not None:  # 没有内容处的输出无意义
+        places = places.masked_fill(~example.decoder_visible, -1)
+    owners = {"input_ids": example.documents, "decoder_input_ids": places}
+    original = _logits(model, batch)  # (K, V)
+    change = 0.0
+    for document in (0, 1):
+        changed = dict(batch)
+        for name, owner in owners.items():
+            if name in batch:
+                ids = batch[name].clone()  # (1, L)
+                there = (owner == document).nonzero()[:, 0]
+                other = plain_ids(model.config, len(there)).to(ids.device)
+                ids[0, there] = other
+                changed[name] = ids
+        others = (places == 1 - document).nonzero()[:, 0]
+        difference = _logits(model, changed)[others] - original[others]
+        change = max(change, float(difference.abs().max()))
+    return change / max(float(original.abs().max()), 1e-12)
+
+
+def _logits(model: Any, batch: Batch) -> Any:
+    """一行的输出，(K, V) float32。"""
+    from companion.models.target_head import cross_attention
+
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    mask = inputs.pop("cross_attention_mask", None)
+    with evaluation_mode(model), cross_attention(model, mask):
+        return model(**inputs).logits[0].float().cpu()

@@ -24,6 +24,8 @@ class LoadedWeights:
     missing_keys: tuple[str, ...]
     """检查点里没有、因而随机初始化的张量，按名字排序。"""
     notices: tuple[str, ...]
+    conflicting_tie: bool = False
+    """设置说输入与输出的词嵌入共享，文件里却是不同的两份。"""
 
 
 def check_weight_files(folder: Path) -> list[str]:
@@ -93,12 +95,12 @@ def load_weights(folder: Path, auto_class: str) -> LoadedWeights:
     missing = tuple(sorted(report["missing_keys"]))
     notices = _judge_missing(folder, model, missing)
     notices += _judge_unused(model, sorted(report["unexpected_keys"]))
-    _record_own_head(model)
-    return LoadedWeights(model.eval(), missing, tuple(notices))
+    conflict = _record_own_head(folder, model)
+    return LoadedWeights(model.eval(), missing, tuple(notices), conflict)
 
 
-def _record_own_head(model: Any) -> None:
-    """输出头与词嵌入各是一份时，设置里也这样写。
+def _record_own_head(folder: Path, model: Any) -> bool:
+    """输出头与词嵌入各是一份时，设置里也这样写；返回文件里的设置是不是说共享。
 
     T5 v1.1 与 mT5 的输出头自成一份，transformers 5.23 却把设置一律读成共享
     （`T5Config.__post_init__`）。不改过来，别处一调 `tie_weights()`（扩词表、读分片时都
@@ -106,8 +108,13 @@ def _record_own_head(model: Any) -> None:
     """
     head = getattr(model.get_output_embeddings(), "weight", None)
     words = model.get_input_embeddings().weight
-    if head is not None and head.data_ptr() != words.data_ptr():
-        model.config.tie_word_embeddings = False
+    if head is None or head.data_ptr() == words.data_ptr():
+        return False
+    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    usual = getattr(type(model.config), "tie_word_embeddings", None)
+    model.config.tie_word_embeddings = False
+    # 没有写时按架构的缺省值；T5 的缺省值是共享，类上却写作 None
+    return bool(written.get("tie_word_embeddings", usual is not False))
 
 
 def _shards(index: Path) -> list[Path]:

@@ -22,9 +22,11 @@ from companion.evaluation.comparison import (
     sit_exam,
 )
 from companion.models.device import Device, best_device
+from companion.models.findings import Finding
 from companion.models.leaks import PackingVerdict, can_pack
 from companion.models.loading import Checkpoint, load_checkpoint
 from companion.models.mask_support import require_mask
+from companion.models.preflight import require_trainable
 from companion.models.running import fitted_objective
 from companion.models.saving import save_checkpoint
 from companion.models.target_head import inner_model
@@ -54,6 +56,9 @@ from companion.training.output import (
 )
 from companion.training.results import summarise, write_card, write_results
 from companion.training.team import Team, join_team, train_command
+
+_SAMPLED_DOCUMENTS = 200
+"""体检拿多少篇语料去试。"""
 
 
 @dataclass(frozen=True)
@@ -110,14 +115,16 @@ def train(
     choose_masking(config, objective)
     checkpoint = load_checkpoint(config.model, objective, generator=config.generator)
     objective = fitted_objective(checkpoint.model, objective)
-    for notice in checkpoint.notices:
-        say(f"注意：{notice}")
     device = best_device(checkpoint.model.config.model_type)
     check_means(config, checkpoint.model, device.kind)
     corpora = read_corpora(config)
     config, verdict = team.ask_main(
         lambda: _choose(config, objective, checkpoint.model, device)
     )
+    for finding in team.ask_main(
+        lambda: _preflight(config, objective, checkpoint, corpora, device)
+    ):
+        say(f"注意：{_advice(finding)}")
     data = team.main_first(
         lambda: prepare_data(
             config,
@@ -202,6 +209,34 @@ def _choose(
     )
     require_mask(model, *objective.masks, block_size=config.block_size)
     return config, _packing(config, objective, model)
+
+
+def _preflight(
+    config: TrainingConfig,
+    objective: Objective,
+    checkpoint: Checkpoint,
+    corpora: Corpora,
+    device: Device,
+) -> list[Finding]:
+    """体检里不跑模型的几项，拿训练语料的一部分去试；匀着取，不只看开头。
+
+    Raises:
+        ModelError: 有一项是错误。
+    """
+    step = max(1, len(corpora.train) // _SAMPLED_DOCUMENTS)
+    return require_trainable(
+        checkpoint,
+        objective,
+        corpus_texts=[document.text for document in corpora.train[::step]],
+        block_size=config.block_size,
+        device=device.at(config.precision),
+    )
+
+
+def _advice(finding: Finding) -> str:
+    """一条提醒：发现了什么，为什么，怎么办。"""
+    parts = (finding.message, finding.cause, finding.remedy)
+    return "。".join(part for part in parts if part)
 
 
 def _prepare_exam(

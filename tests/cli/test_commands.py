@@ -185,7 +185,7 @@ def test_check_reports_findings(run: Callable[..., Any], checkpoints: Path) -> N
     words = ("check", "--model", checkpoints / "bert", "--objective", "masked_lm")
     found = _json(run(*words, "--json"))
     assert found["ok"] is True
-    keys = {"severity", "code", "message", "remedy"}
+    keys = {"severity", "code", "message", "cause", "remedy"}
     assert all(set(each) == keys for each in found["findings"])
     assert "可以训练" in run(*words).stdout
 
@@ -195,10 +195,11 @@ def test_check_exits_1_on_an_error_and_still_prints_the_findings(
 ) -> None:
     """有一条是错误：ok 为假，退出码 1，结果照样打印。"""
     import companion.models
+    from companion.models.findings import Finding
 
-    bad = SimpleNamespace(severity="error", code="x", message="漏", remedy="不打包")
+    bad = Finding("error", "x", "漏", "没有隔开", "不打包")
     monkeypatch.setattr(
-        companion.models, "check_checkpoint", lambda *_: [bad], raising=False
+        companion.models, "check_checkpoint", lambda *_, **__: [bad], raising=False
     )
     words = ("check", "--model", checkpoints / "bert", "--objective", "masked_lm")
     result = run(*words, "--json")
