@@ -7,15 +7,18 @@ import pytest
 import torch
 from model_folders import write_checkpoint
 
+from companion.errors import ModelError
+from companion.models import model_checks
 from companion.models.device import Device
 from companion.models.findings import Finding
+from companion.models.leaks import PackingVerdict
 from companion.models.loading import Checkpoint, load_checkpoint
 from companion.models.model_checks import training_memory
-from companion.models.preflight import CHECKS, check_checkpoint
+from companion.models.preflight import CHECKS, check_checkpoint, require_trainable
 from companion.models.running import model_options
 from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.models.tiny_tokenizers import TINY_TEXT
-from companion.objectives import get_objective
+from companion.objectives import get_objective, pairs, rows
 
 CPU = Device("cpu", "CPU", torch.float32, 8 * 2**30, "测试")
 
@@ -215,6 +218,64 @@ def test_rows_longer_than_the_positions_are_reported(kind, goal, size, severity)
     """有位置表的到头就是错误，旋转位置只是没见过，ALiBi 没有上限。"""
     finding = examine(opened(kind), goal, block_size=size)["block_size"]
     assert finding.severity == severity
+
+
+def test_the_packed_batches_of_the_objective_are_audited():
+    """合格的话里有两个数：模型的，与目标自己的批量的。关了打包就不试。"""
+    finding = examine(opened("bert"), "masked_lm")["packing"]
+    assert finding.severity == "ok"
+    assert "masked_lm 的批量亦然" in finding.message
+    off = examine(opened("bert"), "masked_lm", packing=False)["packing"]
+    assert off.message == "设置里关了打包，一行一篇，无从泄漏"
+
+
+@pytest.mark.parametrize(
+    ("kind", "goal"),
+    [("bert", "masked_lm"), ("gpt2", "causal_lm"), ("t5", "span_corruption")],
+)
+def test_a_batch_that_leaks_is_an_error(kind, goal, monkeypatch):
+    """整理器的掩码处处可见：模型本身过关，批量仍查得出，远超容差。"""
+
+    def everything(documents, *, causal):
+        seen = torch.ones(*documents.shape, documents.shape[1], dtype=torch.bool)
+        return seen.tril() if causal else seen
+
+    verdict = PackingVerdict(True, "试过", 0.0)
+    monkeypatch.setattr(model_checks, "can_pack", lambda *_: verdict)
+    monkeypatch.setattr(rows, "visible_within_documents", everything)
+    monkeypatch.setattr(pairs, "visible_within_documents", everything)
+    finding = examine(opened(kind), goal, block_size=48)["packing"]
+    assert finding.severity == "error"
+    assert "packing=false" in finding.remedy
+
+
+def test_the_cheap_checks_never_run_the_model():
+    """开训之前的几项不跑模型：前向换成报错也照样做完，提醒都交出来。"""
+    checkpoint = replace(
+        opened("bert"),
+        notices=["权重是旧式的", "检查点没有输出头"],
+        weight_notices=("检查点没有输出头",),
+    )
+    checkpoint.model.forward = None
+    told = require_trainable(
+        checkpoint, "masked_lm", corpus_texts=TINY_TEXT, block_size=64, device=CPU
+    )
+    assert [(each.code, each.message) for each in told] == [
+        ("weights", "检查点没有输出头"),
+        ("loading", "权重是旧式的"),
+    ]
+
+
+def test_an_error_stops_the_training():
+    """语料的字大半认不得：开训之前就说，三件事俱全。"""
+    with pytest.raises(ModelError, match=r"unknown.*龘.*SikuBERT"):
+        require_trainable(
+            opened("bert"),
+            "masked_lm",
+            corpus_texts=["龘靐齉"],
+            block_size=64,
+            device=CPU,
+        )
 
 
 def test_too_little_memory_is_a_warning():

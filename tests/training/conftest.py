@@ -1,5 +1,6 @@
 """训练测试共用的：极小的检查点、一篇小语料、现成的设置、比较权重的办法。"""
 
+import sys
 from collections.abc import Callable, Iterator
 from itertools import permutations
 from pathlib import Path
@@ -12,6 +13,8 @@ from companion.config import TrainingConfig
 from companion.models.saving import save_checkpoint
 from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.models.tiny_tokenizers import TINY_TEXT
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # model_folders
 
 
 @pytest.fixture(scope="module", autouse=True)

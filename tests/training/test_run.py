@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from model_folders import edit_weights
 from rich.console import Console
 
 from companion.batch import IGNORE_INDEX
@@ -206,9 +208,32 @@ def test_recomputing_changes_memory_not_results(tmp_path, configure, weights, no
     assert weights(saving.output / "model") == weights(plain.output / "model")
 
 
+def test_what_the_preflight_finds_is_said_before_training(
+    tmp_path, configure, checkpoints, no_curve
+):
+    """每次训练都做便宜的几项体检：缺输出头，开训之前说一遍。"""
+    broken = tmp_path / "缺头"
+    shutil.copytree(checkpoints / "bert", broken)
+    edit_weights(
+        broken, lambda w: {k: t for k, t in w.items() if not k.startswith("cls.")}
+    )
+    heard = StringIO()
+    config = configure(tmp_path / "输出", model=str(broken), max_steps=1)
+    train(config, console=Console(file=heard, width=200))
+    said = heard.getvalue()
+    assert said.count("没有输出头") == 1
+    assert said.index("没有输出头") < said.index("第 1/1 步")
+
+
 def _blank(folder: Path) -> str:
     path = folder / "空白.txt"
     path.write_text(" \n\n　\n", encoding="utf-8")
+    return str(path)
+
+
+def _strange(folder: Path) -> str:
+    path = folder / "生僻.txt"
+    path.write_text("龘靐齉。\n\n爩麤籲。\n\n灩癵驫。", encoding="utf-8")
     return str(path)
 
 
@@ -216,6 +241,7 @@ def _blank(folder: Path) -> str:
     "changes",
     [
         {"corpus": "没有这个.txt"},
+        {"corpus": _strange, "tokens_per_batch": 256},
         {"corpus": _blank},
         {"valid": _blank},
         {"general": "没有这个.txt"},

@@ -1,0 +1,105 @@
+"""点了名的模型，各从一份现成的极小检查点继续预训练几步：两处测试共用的一趟。"""
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from model_folders import write_checkpoint, write_vocabulary
+from transformers import BertTokenizer
+
+from companion.config import TrainingConfig
+from companion.models.support import NAMED_MODELS, NamedModel, no_dropout
+from companion.models.tiny import tiny_model, tiny_tokenizer
+from companion.models.tiny_tokenizers import TINY_TEXT
+from companion.training import train
+
+ACCUMULATION = 2
+RARE = "鬱龘靐齉爩麤籲灩癵驫"
+"""扩进 SikuBERT 一类词表里的字。"""
+STEPS = {"SikuBERT": 16, "Funnel": 24}
+"""损失降得下来的步数；别的都是 20。"""
+
+
+@dataclass(frozen=True)
+class Continued:
+    """一趟训练，与它的起点。"""
+
+    named: NamedModel
+    start: Path
+    """原来的检查点。"""
+    result: Any
+    """`TrainingResult`。"""
+
+    @property
+    def model(self) -> Path:
+        """训练好的检查点。"""
+        return self.result.output / "model"
+
+    @property
+    def losses(self) -> list[float]:
+        """每一步的损失，奈特每目标。"""
+        return [row["loss"] for row in self.result.log]
+
+
+def continue_all(folder: Path) -> Any:
+    """名单里的一行 → 它的那一趟；第一次问到时才训练。"""
+    corpus = folder / "语料.txt"
+    texts = ["".join(triple) for triple in permutations(TINY_TEXT[4:10], 3)]
+    corpus.write_text("\n\n".join(texts[::2]), encoding="utf-8")
+
+    @cache
+    def run(named: NamedModel) -> Continued:
+        place = folder / named.label.replace(" ", "")
+        start = stock_checkpoint(named, place / "原来")
+        config = TrainingConfig(
+            objective=named.objective,
+            model=str(start),
+            corpus=str(corpus),
+            output=str(place / "输出"),
+            eval=False,
+            max_steps=STEPS.get(named.name, 20),
+            block_size=48,
+            tokens_per_batch=512,
+            gradient_accumulation_steps=ACCUMULATION,
+            learning_rate=1e-2,
+            warmup_steps=0.1,
+            logging_steps=1,
+            save_steps=1000,
+            precision="fp32",
+            seed=0,
+        )
+        with pytest.MonkeyPatch.context() as patch:  # 曲线一张要一秒，这里不看
+            patch.setenv("XDG_CACHE_HOME", str(folder / "缓存"))
+            patch.delenv("RANK", raising=False)
+            patch.setattr("companion.plots.curves.plot_curve", lambda *_a, **_k: None)
+            patch.setattr("companion.plots.style.save_figure", lambda *_args: None)
+            return Continued(named, start, train(config, quiet=True))
+
+    return run
+
+
+def stock_checkpoint(named: NamedModel, folder: Path) -> Path:
+    """现成的检查点，没有随机失活；SikuBERT 一类的只有 .bin 与扩过的 vocab.txt。"""
+    if named.name != "SikuBERT":
+        return write_checkpoint(folder, named.kind, **no_dropout(named.kind))
+    vocabulary = tiny_tokenizer("bert").get_vocab()
+    more = {char: len(vocabulary) + number for number, char in enumerate(RARE)}
+    tokenizer = BertTokenizer(vocab=vocabulary | more)
+    model = tiny_model("bert", tokenizer, **no_dropout("bert"))
+    folder.mkdir(parents=True)
+    model.config.save_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    write_vocabulary(folder, tokenizer)
+    return folder
+
+
+def ids(named: NamedModel) -> str:
+    """测试的名字。"""
+    return f"{named.name}-{named.objective}"
+
+
+__all__ = ["ACCUMULATION", "NAMED_MODELS", "RARE", "Continued", "continue_all", "ids"]
