@@ -12,7 +12,7 @@ from model_folders import write_checkpoint, write_vocabulary
 from transformers import BertTokenizer
 
 from companion.config import TrainingConfig
-from companion.models.support import NAMED_MODELS, NamedModel, no_dropout
+from companion.models.support import NamedModel, no_dropout
 from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.models.tiny_tokenizers import TINY_TEXT
 from companion.training import train
@@ -20,8 +20,10 @@ from companion.training import train
 ACCUMULATION = 2
 RARE = "鬱龘靐齉爩麤籲灩癵驫"
 """扩进 SikuBERT 一类词表里的字。"""
-STEPS = {"SikuBERT": 16, "Funnel": 24}
+STEPS = {"Funnel": 40}
 """损失降得下来的步数；别的都是 20。"""
+CORPUS = ["".join(triple) for triple in permutations(TINY_TEXT[4:10], 3)][::2]
+"""六十篇，各有三句：缺句生成要不止一句。"""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,7 @@ class Continued:
 def continue_all(folder: Path) -> Any:
     """名单里的一行 → 它的那一趟；第一次问到时才训练。"""
     corpus = folder / "语料.txt"
-    texts = ["".join(triple) for triple in permutations(TINY_TEXT[4:10], 3)]
-    corpus.write_text("\n\n".join(texts[::2]), encoding="utf-8")
+    corpus.write_text("\n\n".join(CORPUS), encoding="utf-8")
 
     @cache
     def run(named: NamedModel) -> Continued:
@@ -100,6 +101,3 @@ def stock_checkpoint(named: NamedModel, folder: Path) -> Path:
 def ids(named: NamedModel) -> str:
     """测试的名字。"""
     return f"{named.name}-{named.objective}"
-
-
-__all__ = ["ACCUMULATION", "NAMED_MODELS", "RARE", "Continued", "continue_all", "ids"]

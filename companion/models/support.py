@@ -103,7 +103,8 @@ def measure_support(
     from companion.objectives import get_objective
 
     tokenizer = tiny_tokenizer(kind)
-    model = tiny_model(kind, tokenizer, **no_dropout(kind))
+    dropout: dict[str, Any] = no_dropout(kind)
+    model = tiny_model(kind, tokenizer, **dropout)
     goal = get_objective(objective).for_config(model.config)
     packable, mask = can_pack(model), mask_verdict(model, "prefix")
     batch = _batch(model, tokenizer, goal)
@@ -126,7 +127,8 @@ def no_dropout(kind: str) -> dict[str, float]:
 
     from companion.models.tiny import TINY_KINDS
 
-    fields = vars(AutoConfig.for_model(TINY_KINDS[kind].model_type))
+    config: Any = AutoConfig
+    fields = vars(config.for_model(TINY_KINDS[kind].model_type))
     return {
         name: 0.0
         for name, value in fields.items()
@@ -221,18 +223,18 @@ def _recomputed(
     if not model.supports_gradient_checkpointing:
         return "transformers 没有给这种架构实现"
 
+    # transformers 5.23 改了方法名，旧名在第 6 版去掉
+    renamed = hasattr(model, "activation_checkpointing_enable")
+    switch = "activation_checkpointing_" if renamed else "gradient_checkpointing_"
+
     def recompute() -> str:
-        # transformers 5.23 改了方法名，旧名在第 6 版去掉
-        new = "activation_checkpointing_enable"
-        old = "gradient_checkpointing_enable"
-        getattr(model, new, getattr(model, old, None))({"use_reentrant": False})
+        getattr(model, switch + "enable")({"use_reentrant": False})
         return _different(_step(model, batch, causal), exact)
 
     try:
         return _tried(recompute)
     finally:
-        new, old = "activation_checkpointing_disable", "gradient_checkpointing_disable"
-        getattr(model, new, getattr(model, old, None))()
+        getattr(model, switch + "disable")()
 
 
 def _compiled(

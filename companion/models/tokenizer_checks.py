@@ -109,11 +109,8 @@ def check_sentinels(subject: Subject) -> Finding:
     first = subject.tokenizer.convert_ids_to_tokens(ids[0])
     head, tail = first.rsplit("0", 1)
     named = re.compile(re.escape(head) + r"(\d+)" + re.escape(tail))
-    numbers = [
-        int(found[1])
-        for token in subject.tokenizer.get_vocab()
-        if (found := named.fullmatch(token))
-    ]
+    words: dict[str, int] = subject.tokenizer.get_vocab()
+    numbers = [int(found[1]) for word in words if (found := named.fullmatch(word))]
     beyond = sum(number > len(ids) for number in numbers)
     if beyond:
         return Finding(

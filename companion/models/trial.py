@@ -116,8 +116,9 @@ def packed_leak(model: Any, trial: Trial, example: Example) -> float:
         example: 一行两篇的样本。
     """
     batch = trial_batch(model, trial, [example])
-    pair = example.decoder_documents is not None
-    places = example.decoder_documents if pair else example.documents  # (K,)
+    places = example.decoder_documents  # (K,)
+    if places is None:
+        places = example.documents
     if example.decoder_visible is not None:  # 没有内容处的输出无意义
         places = places.masked_fill(~example.decoder_visible, -1)
     owners = {"input_ids": example.documents, "decoder_input_ids": places}

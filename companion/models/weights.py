@@ -111,7 +111,8 @@ def _record_own_head(folder: Path, model: Any) -> bool:
     if head is None or head.data_ptr() == words.data_ptr():
         return False
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    usual = getattr(type(model.config), "tie_word_embeddings", None)
+    kind: Any = type(model.config)
+    usual = getattr(kind, "tie_word_embeddings", None)
     model.config.tie_word_embeddings = False
     # 没有写时按架构的缺省值；T5 的缺省值是共享，类上却写作 None
     return bool(written.get("tie_word_embeddings", usual is not False))

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from continued import ACCUMULATION, NAMED_MODELS, RARE, ids
+from continued import ACCUMULATION, RARE, ids
 
 from companion.inference import complete, fill, infill
 from companion.models.leaks import can_pack
 from companion.models.loading import load_checkpoint
 from companion.models.probing import adapt_batch
-from companion.models.support import NamedModel, by_hand_loss
+from companion.models.support import NAMED_MODELS, NamedModel, by_hand_loss
 from companion.objectives import get_objective
 from companion.training.data import prepare_data, read_corpora
 

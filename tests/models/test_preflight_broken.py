@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from continued import NAMED_MODELS, ids
+from continued import CORPUS, ids
 from model_folders import edit_weights, write_checkpoint
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
@@ -23,6 +23,7 @@ from companion.models.device import Device
 from companion.models.findings import Finding
 from companion.models.loading import load_checkpoint
 from companion.models.preflight import check_checkpoint
+from companion.models.support import NAMED_MODELS
 from companion.models.tiny import tiny_tokenizer
 
 CPU = Device("cpu", "CPU", torch.float32, 8 * 2**30, "测试")
@@ -37,7 +38,7 @@ Change = Callable[[Path], Any]
 
 def diagnose(folder: Path, goal: str, **options: Any) -> dict[str, Finding]:
     """检查项 → 结果；打不开的只有 loading 一条。"""
-    options = {"block_size": 48, **options}
+    options = {"block_size": 48, "corpus_texts": CORPUS, **options}
     precision = options.pop("precision", "fp32")
     try:
         checkpoint = load_checkpoint(str(folder), goal)
