@@ -31,7 +31,11 @@ def main() -> None:
     known = {}
     if given.resume:
         written = json.loads((RESULTS / f"{NAME}.json").read_text("utf-8"))
-        known = {(row["kind"], row["objective"]): row for row in written["rows"]}
+        known = {
+            (row["kind"], row["objective"]): row
+            for row in written["rows"]
+            if row["compile"] is not None or backend is None
+        }
         backends = {*written["backends"], backend} - {None}
     else:
         backends = {backend} - {None}

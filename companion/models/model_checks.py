@@ -245,17 +245,15 @@ def _packed_leak(subject: Subject) -> float | None:
 
 def _padding_change(subject: Subject) -> float | None:
     """右侧补上填充后，真词元的输出的最大相对差；出不了题时为 None。"""
-    from companion.models.losses import word_logits
-    from companion.models.trial import trial_batch
+    from companion.models.trial import word_logits
 
     trial = subject.trial
     if subject.refusal or isinstance(trial, CompanionError) or trial.longer is None:
         return None
     first = trial.examples[0]
-    with evaluation_mode(subject.model):
-        alone, beside = (
-            word_logits(subject.model, trial_batch(subject.model, trial, examples))
-            for examples in ([first], [first, trial.longer])
-        )
+    alone, beside = (
+        word_logits(subject.model, trial.collator.collate(examples))
+        for examples in ([first], [first, trial.longer])
+    )
     change = (beside[:1, : alone.shape[1]] - alone).abs().max()
     return (change / alone.abs().max().clamp(min=1e-12)).item()

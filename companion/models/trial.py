@@ -79,7 +79,7 @@ def make_trial(
         longer = collator.examples([feature(len(bodies), bodies[0] * 2)])
     packed: list[Example] = []
     short = [body[: room - len(prefix) - len(suffix)] for body in bodies[:2]]
-    if len(short) == 2 and all(short):
+    if goal.packable and len(short) == 2 and all(short):
         rows = [[*prefix, *body, *suffix] for body in short]
         pair: Feature = {
             "input_ids": rows[0] + rows[1],
@@ -115,14 +115,14 @@ def packed_leak(model: Any, trial: Trial, example: Example) -> float:
         trial: 试读的题。
         example: 一行两篇的样本。
     """
-    batch = trial_batch(model, trial, [example])
+    batch = trial.collator.collate([example])
     places = example.decoder_documents  # (K,)
     if places is None:
         places = example.documents
     if example.decoder_visible is not None:  # 没有内容处的输出无意义
         places = places.masked_fill(~example.decoder_visible, -1)
     owners = {"input_ids": example.documents, "decoder_input_ids": places}
-    original = _logits(model, batch)  # (K, V)
+    original = word_logits(model, batch)[0]  # (K, V)
     change = 0.0
     for document in (0, 1):
         changed = dict(batch)
@@ -134,16 +134,23 @@ def packed_leak(model: Any, trial: Trial, example: Example) -> float:
                 ids[0, there] = other
                 changed[name] = ids
         others = (places == 1 - document).nonzero()[:, 0]
-        difference = _logits(model, changed)[others] - original[others]
+        difference = word_logits(model, changed)[0, others] - original[others]
         change = max(change, float(difference.abs().max()))
     return change / max(float(original.abs().max()), 1e-12)
 
 
-def _logits(model: Any, batch: Batch) -> Any:
-    """一行的输出，(K, V) float32。"""
+def word_logits(model: Any, batch: Batch) -> Any:
+    """整理器的批量，词元的各个分数，(B, K, V) float32，在 CPU 上。"""
+    from companion.models.electra_pair import submodel_inputs
+    from companion.models.losses import word_model
     from companion.models.target_head import cross_attention
 
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    reader = word_model(model)
+    inputs = submodel_inputs(reader, batch)
+    inputs = {name: value.to(reader.device) for name, value in inputs.items()}
     mask = inputs.pop("cross_attention_mask", None)
-    with evaluation_mode(model), cross_attention(model, mask):
-        return model(**inputs).logits[0].float().cpu()
+    cache = {"use_cache": False} if takes(reader, "use_cache") else {}
+    with evaluation_mode(reader), cross_attention(reader, mask):
+        outputs = reader(**inputs, **cache)
+    found = getattr(outputs, "logits", None)  # 预训练类的词元头另有名字
+    return (outputs.prediction_logits if found is None else found).float().cpu()
