@@ -54,6 +54,11 @@ if TYPE_CHECKING:
         sides_table,
         targets_table,
     )
+    from companion.notebook.tradeoff import (
+        STUDY,
+        tradeoff_points,
+        tradeoff_table,
+    )
     from companion.notebook.translation import (
         TRANSLATION,
         finetune,
@@ -64,6 +69,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "EXERCISES": "exercises",
     "PROFILES": "profiles",
+    "STUDY": "tradeoff",
     "TRANSLATION": "translation",
     "Table": "tables",
     "answers_table": "results",
@@ -97,6 +103,8 @@ _HOMES = {
     "shift_table": "families",
     "sides_table": "tables",
     "targets_table": "tables",
+    "tradeoff_points": "tradeoff",
+    "tradeoff_table": "tradeoff",
     "translations_table": "translation",
     "unified_examples": "prefixes",
     "verdict": "results",
@@ -106,6 +114,7 @@ _HOMES = {
 __all__ = [
     "EXERCISES",
     "PROFILES",
+    "STUDY",
     "TRANSLATION",
     "Table",
     "answers_table",
@@ -139,6 +148,8 @@ __all__ = [
     "shift_table",
     "sides_table",
     "targets_table",
+    "tradeoff_points",
+    "tradeoff_table",
     "translations_table",
     "unified_examples",
     "verdict",

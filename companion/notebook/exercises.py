@@ -14,6 +14,7 @@ from typing import Any
 from companion.errors import ObjectiveError
 from companion.notebook.exercise import Exercise
 from companion.notebook.family_exercises import FAMILY_EXERCISES
+from companion.notebook.gain_exercises import GAIN_EXERCISES
 
 TOLERANCE = 0.005
 UNANSWERED = "还没有作答：把 ... 换成你的答案，再运行这一格。"
@@ -66,6 +67,7 @@ EXERCISES: dict[str, Exercise] = {
         hint="写 True 或 False，不加引号",
     ),
     **FAMILY_EXERCISES,
+    **GAIN_EXERCISES,
     "causal-count": Exercise(
         right=60,
         because="63 个词元，减去 3 个没有上文的首词元。",
