@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from companion.batch import IGNORE_INDEX
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.store import TokenStore
 from companion.errors import TrainingError
+from companion.models.losses import LossPart
 from companion.models.running import special_edges
 from companion.models.target_head import TargetLosses
 from companion.models.tiny import tiny_model, tiny_tokenizer
@@ -140,14 +142,16 @@ def test_accumulation_equals_one_large_batch_and_the_sum_by_hand(
 
 def bad_after(steps: int, bad: float):
     """前几步照常，然后损失坏掉。"""
-    real, calls = trainer_module.target_losses, []
+    real, calls = trainer_module.loss_parts, []
 
     def losses(model, batch, *, causal):
         calls.append(None)
-        found = real(model, batch, causal=causal)
+        [part] = real(model, batch, causal=causal)
         if len(calls) <= steps:
-            return found
-        return TargetLosses(found.total_nats * bad, found.nats * bad, found.correct)
+            return (part,)
+        found = part.losses
+        worse = TargetLosses(found.total_nats * bad, found.nats * bad, found.correct)
+        return (replace(part, losses=worse),)
 
     return losses
 
@@ -155,7 +159,7 @@ def bad_after(steps: int, bad: float):
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_the_run(bad, tmp_path, configure, monkeypatch):
     """第 4 步的损失坏了：停在那里，说出步数、精度、学习率与缘由；旧检查点还在。"""
-    monkeypatch.setattr(trainer_module, "target_losses", bad_after(3, bad))
+    monkeypatch.setattr(trainer_module, "loss_parts", bad_after(3, bad))
     output = tmp_path / "输出"
     with pytest.raises(TrainingError) as caught:
         train(configure(output), quiet=True)
@@ -171,7 +175,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(bad, tmp_path, configure, monke
 def test_the_log_notices_what_the_device_hid(tmp_path, configure, monkeypatch):
     """GPU 上不逐步查，记日志时才查：步数仍是当时的那一步。"""
     monkeypatch.setattr(CompanionTrainer, "check_gradients", lambda _self: None)
-    monkeypatch.setattr(trainer_module, "target_losses", bad_after(0, math.nan))
+    monkeypatch.setattr(trainer_module, "loss_parts", bad_after(0, math.nan))
     real = CompanionTrainer.check_finite
     calls = []
 
@@ -187,15 +191,16 @@ def test_the_log_notices_what_the_device_hid(tmp_path, configure, monkeypatch):
 
 def bad_gradient_after(steps: int):
     """前几步照常，然后损失仍是有限的数，梯度却不是：√0 处的斜率是无穷大。"""
-    real, calls = trainer_module.target_losses, []
+    real, calls = trainer_module.loss_parts, []
 
     def losses(model, batch, *, causal):
         calls.append(None)
-        found = real(model, batch, causal=causal)
+        [part] = real(model, batch, causal=causal)
         if len(calls) <= steps:
-            return found
-        zero = next(model.parameters()).sum() * 0
-        return TargetLosses(found.total_nats + zero.sqrt(), found.nats, found.correct)
+            return (part,)
+        found, zero = part.losses, next(model.parameters()).sum() * 0
+        steep = TargetLosses(found.total_nats + zero.sqrt(), found.nats, found.correct)
+        return (replace(part, losses=steep),)
 
     return losses
 
@@ -205,9 +210,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(
     bad_step, tmp_path, configure, monkeypatch
 ):
     """损失有限而梯度不是，哪怕在最后一步：就停在那一步，不等日志与存盘；什么也不存。"""
-    monkeypatch.setattr(
-        trainer_module, "target_losses", bad_gradient_after(bad_step - 1)
-    )
+    monkeypatch.setattr(trainer_module, "loss_parts", bad_gradient_after(bad_step - 1))
     output = tmp_path / "输出"
     config = configure(output, max_steps=3, logging_steps=10, save_steps=10)
     with pytest.raises(TrainingError) as caught:
@@ -224,9 +227,7 @@ def test_the_step_is_remembered_until_someone_looks(
     bad_step, logging_steps, tmp_path, configure, monkeypatch
 ):
     """GPU 上不逐步查：记日志或存盘时才发现，说的仍是坏掉的那一步，坏权重不存。"""
-    monkeypatch.setattr(
-        trainer_module, "target_losses", bad_gradient_after(bad_step - 1)
-    )
+    monkeypatch.setattr(trainer_module, "loss_parts", bad_gradient_after(bad_step - 1))
     monkeypatch.setattr(CompanionTrainer, "check_finite", lambda *_args: None)
     real = CompanionTrainer.check_gradients
 
@@ -246,7 +247,7 @@ def test_fp16_may_skip_a_step_whose_gradient_overflowed(
     tmp_path, configure, monkeypatch, no_curve
 ):
     """fp16 的损失缩放靠溢出来试探：那一步会跳过，不是坏掉。"""
-    monkeypatch.setattr(trainer_module, "target_losses", bad_gradient_after(0))
+    monkeypatch.setattr(trainer_module, "loss_parts", bad_gradient_after(0))
     real = loop.training_arguments
 
     def half(*args, **kwargs):
@@ -268,9 +269,10 @@ def test_fp16_is_blamed_for_its_overflow(tmp_path, configure):
     assert "bf16" in error.remedy
 
 
-def losses(*nats: float, correct: int = 0) -> TargetLosses:
+def losses(*nats: float, correct: int = 0) -> LossPart:
     values = torch.tensor(nats)
-    return TargetLosses(values.sum(), values, torch.arange(len(nats)) < correct)
+    found = TargetLosses(values.sum(), values, torch.arange(len(nats)) < correct)
+    return LossPart("words", 1.0, found)
 
 
 def test_the_tally_weighs_every_target_equally():
