@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("playwright", reason='没有装浏览器测试：pip install -e ".[test]"')
 
 SOUGHT = {
-    "预训练": "book/intro.html",
+    "预训练": "book/00_quickstart.html",
     "标签对齐": "book/glossary.html",
     "因果注意力": "book/glossary.html",
     "困惑度": "book/03_causal_lm.html",
