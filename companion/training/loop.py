@@ -108,6 +108,7 @@ def run_loop(
     finally:
         logging.close()
         embeddings.close()
+        _drop_autocast(model)
         if keep_cache is not None:  # Trainer 关了它；存盘的检查点应与原来一样
             checkpoint.model.config.use_cache = keep_cache
     if stopping.stopped:
@@ -123,3 +124,13 @@ def run_loop(
     if tally.second_name is not None:
         second[tally.second_name] = tally.total_second_targets
     return LoopResult(model, logging.rows, tally.total_targets, second)
+
+
+def _drop_autocast(model: Any) -> None:
+    """拆去 accelerate 包在 `forward` 上的自动混合精度：它训练完也不拆。
+
+    留着它，训练后的评估以 bf16 计算，训练前的却以 float32，前后就不能相减。accelerate 的
+    `keep_fp32_wrapper=False` 连 transformers 的装饰器也一并拆掉，所以不用。
+    """
+    if vars(model).pop("_original_forward", None) is not None:
+        del model.forward  # 露出类里的 forward

@@ -14,8 +14,11 @@ from rich.console import Console
 
 from companion.batch import IGNORE_INDEX
 from companion.config import TrainingConfig
+from companion.corpus.reading import read_documents
 from companion.errors import CompanionError, TrainingError
+from companion.evaluation.scoring import evaluate
 from companion.models.device import best_device
+from companion.models.loading import load_checkpoint
 from companion.objectives.causal_lm import CausalLMCollator
 from companion.objectives.masked_lm import MaskedLMCollator
 from companion.training import arguments, train
@@ -197,6 +200,27 @@ def test_the_precision_is_chosen_once_and_written_down(
     assert half.config.precision == "bf16"
     losses = [(a["loss"], b["loss"]) for a, b in zip(exact.log, half.log, strict=True)]
     assert all(a == pytest.approx(b, rel=0.01) and a != b for a, b in losses)
+
+
+def test_training_in_half_precision_is_judged_in_full_precision(
+    tmp_path, configure, corpus, no_curve
+):
+    """以 bf16 训练，前后都以 float32 评估：训练后的成绩，恰是存下的检查点的成绩。"""
+    config = configure(
+        tmp_path / "输出",
+        eval=True,
+        eval_max_chars=300,
+        valid=str(corpus),
+        max_steps=2,
+        precision="bf16",
+    )
+    result = train(config, quiet=True)
+    saved = load_checkpoint(str(result.output / "model"), "masked_lm")
+    exam = evaluate(
+        saved, "masked_lm", read_documents(corpus), block_size=32, max_chars=300
+    )
+    after = result.metrics["after"]["domain"]["bits_per_char"]
+    assert after == pytest.approx(exam.scores.bits_per_char, rel=1e-7)
 
 
 def test_recomputing_changes_memory_not_results(tmp_path, configure, weights, no_curve):
