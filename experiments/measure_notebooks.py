@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from execute_notebooks import NOTEBOOKS, OFFLINE, ROOT
+from execute_notebooks import NOTEBOOKS, OFFLINE
 from recording import RESULTS, record
 
 NAME = "notebook_runs"
@@ -31,9 +31,7 @@ def measure(path: Path) -> dict[str, Any]:
             *("-k", "python3", "-p", "PROFILE", "tiny"),
             *("--no-progress-bar", "--log-level", "WARNING"),
         ]
-        process = subprocess.Popen(
-            command, cwd=empty, env={**os.environ, **OFFLINE, "PYTHONPATH": str(ROOT)}
-        )
+        process = subprocess.Popen(command, cwd=empty, env={**os.environ, **OFFLINE})
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"{path.name} 没有跑完")
