@@ -10,6 +10,9 @@
 
 速度按“每秒读进多少个字”计，两边读的是同一批字；评估的时间不算。墙上时间之外也记处理器时
 间：机器上另有任务时，后者稳得多。
+
+我们的精度由设备决定（`precision=auto`），Trainer 的缺省是 float32；`companion_fp32` 一行
+把精度换回 float32，看快的几倍里有多少是精度的功劳。
 """
 
 import argparse
@@ -36,11 +39,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 from recording import record
 
-from companion.config import TrainingConfig
+from companion.config import Precision, TrainingConfig
 from companion.corpus.document import Document
 from companion.corpus.reading import read_documents
 from companion.corpus.writing import write_documents
 from companion.evaluation.scoring import evaluate
+from companion.models.device import best_device
 from companion.models.loading import load_checkpoint
 from companion.training import train
 
@@ -139,7 +143,9 @@ def recipe(
     return checkpoint, taken
 
 
-def ours(kind: str, chapters: list[list[str]], seed: int) -> tuple[Any, Stopwatch]:
+def ours(
+    kind: str, chapters: list[list[str]], seed: int, precision: Precision = "auto"
+) -> tuple[Any, Stopwatch]:
     """我们的做法：打包或按长度分桶，只在目标上算输出头。用时含分词、打包与写记录。"""
     objective, starter, _, _, _ = SETUPS[kind]
     with tempfile.TemporaryDirectory() as folder:
@@ -166,6 +172,7 @@ def ours(kind: str, chapters: list[list[str]], seed: int) -> tuple[Any, Stopwatc
             save_steps=100_000,
             deduplicate=False,
             learning_rate=LEARNING_RATES[kind],
+            precision=precision,
             **SETTINGS,
         )
         watch = Stopwatch.start()
@@ -217,6 +224,7 @@ def main() -> None:
             args.kind, chapters, seed, args.recipe_learning_rate
         ),
         "companion": lambda seed: ours(args.kind, chapters, seed),
+        "companion_fp32": lambda seed: ours(args.kind, chapters, seed, "fp32"),
     }
     untrained = score(load_checkpoint(f"starter:{starter}", objective))
     runs: list[dict[str, Any]] = []
@@ -239,9 +247,9 @@ def main() -> None:
         values = [pick(run) for run in runs if run["method"] == name]
         return sum(values) / len(values)
 
-    def ratio(clock: str) -> float:
-        first, second = (mean(name, lambda run: run[clock]) for name in methods)
-        return round(first / second, 2)
+    def ratio(clock: str, name: str = "companion") -> float:
+        slow, fast = (mean(n, lambda run: run[clock]) for n in ("recipe_2023", name))
+        return round(slow / fast, 2)
 
     path = record(
         f"recipe_2023_{args.kind}",
@@ -250,6 +258,7 @@ def main() -> None:
             "characters": characters,
             "speed_ratio": ratio("seconds"),
             "cpu_speed_ratio": ratio("cpu_seconds"),
+            "cpu_speed_ratio_fp32": ratio("cpu_seconds", "companion_fp32"),
             "bits_per_char": {
                 "untrained": untrained,
                 **{
@@ -272,6 +281,7 @@ def main() -> None:
                     **SETTINGS,
                     "learning_rate": LEARNING_RATES[args.kind],
                     "lines_per_document": LINES_PER_DOCUMENT,
+                    "precision": best_device().precision,
                 },
             },
             "threads": torch.get_num_threads(),
