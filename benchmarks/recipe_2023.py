@@ -11,8 +11,8 @@
 速度按“每秒读进多少个字”计，两边读的是同一批字；评估的时间不算。墙上时间之外也记处理器时
 间：机器上另有任务时，后者稳得多。
 
-我们的精度由设备决定（`precision=auto`），Trainer 的缺省是 float32；`companion_fp32` 一行
-把精度换回 float32，看快的几倍里有多少是精度的功劳。
+我们的精度由设备决定（`precision=auto`），Trainer 的缺省是 float32；`companion_fp32` 把
+精度换回 float32，看快的几倍里有多少是精度的功劳。
 """
 
 import argparse

@@ -129,8 +129,8 @@ def run_loop(
 def _drop_autocast(model: Any) -> None:
     """拆去 accelerate 包在 `forward` 上的自动混合精度：它训练完也不拆。
 
-    留着它，训练后的评估以 bf16 计算，训练前的却以 float32，前后就不能相减。不用 accelerate
-    自己的 `keep_fp32_wrapper=False`：它连 transformers 的装饰器也一并拆掉。
+    留着它，训练后的评估以 bf16 计算，训练前的却以 float32，前后就不能相减。不用它自己的
+    `keep_fp32_wrapper=False`：那样连 transformers 的装饰器也一并拆掉。
     """
     if vars(model).pop("_original_forward", None) is not None:
         del model.forward  # 露出类里的 forward
