@@ -1,6 +1,9 @@
 """掩码：一条规则得出五种，写成函数也一样；哪种架构收得下，逐一试过。"""
 
+import json
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +25,11 @@ from companion.objectives.attention import (
     visible_within_documents,
 )
 from companion.objectives.mask_functions import mask_function
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
+
+from mask_support import summarise
+from recording import RESULTS
 
 KINDS = ("bidirectional", "left_to_right", "right_to_left", "prefix", "seq2seq")
 REFUSALS = {
@@ -211,6 +219,8 @@ def test_the_table_says_who_accepts_which_mask():
         else:
             assert row.ok, row
             assert row.leak == 0.0, row
+    recorded = json.loads((RESULTS / "mask_support.json").read_text("utf-8"))
+    assert recorded["summary"] == summarise(table), "重跑 experiments/mask_support.py"
 
 
 @pytest.mark.parametrize("kind", ["bloom", "xlm", "funnel", "convbert", "modernbert"])
