@@ -1,5 +1,6 @@
 """全部测试共用的环境：离线、无进度条、结果可复现。"""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("companion")
+
+
+def pytest_collection_finish() -> None:
+    """收集完，库都已装好：此后的垃圾回收不必再扫一遍它们，Trainer 每次训练都要收一次。"""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
