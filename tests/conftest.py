@@ -36,7 +36,7 @@ settings.load_profile("companion")
 
 
 def pytest_collection_finish() -> None:
-    """收集完，库都已装好：此后的垃圾回收不必再扫一遍它们，Trainer 每次训练都要收一次。"""
+    """库都已装好，此后的垃圾回收不必再扫它们：Trainer 每次训练都要收一次。"""
     gc.collect()
     gc.freeze()
 
