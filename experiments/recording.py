@@ -18,7 +18,8 @@ RESULTS = ROOT / "results"
 def record(name: str, content: dict[str, Any]) -> Path:
     """写 `results/NAME.json`；`content` 之外的来历自动补上。"""
     packages = ("torch", "transformers", "tokenizers", "numpy")
-    arguments = [str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *sys.argv[1:]]
+    script = Path(sys.argv[0]).resolve()
+    arguments = [_from_root(str(script)), *map(_from_root, sys.argv[1:])]
     provenance = {
         "command": "python " + shlex.join(arguments),
         "commit": _git("rev-parse", "HEAD"),
@@ -53,6 +54,11 @@ def spread(values: list[float]) -> dict[str, float]:
         "min": min(values),
         "max": max(values),
     }
+
+
+def _from_root(argument: str) -> str:
+    """绝对路径写成从仓库的根走的：命令在别的机器上也看得懂。"""
+    return os.path.relpath(argument, ROOT) if Path(argument).is_absolute() else argument
 
 
 def _git(*arguments: str) -> str:
