@@ -30,6 +30,8 @@ SETUPS: dict[str, tuple[str, str, str]] = {
 """起步模型、训练目标、读文言还是白话。"""
 
 Run = dict[str, Any]
+Job = tuple[Run, Callable[[], Run]]
+"""这次运行的标签，与做它的函数。"""
 
 QUICK: Run = {"eval_max_chars": 2_000}
 """`--quick` 的考卷更短。"""
@@ -182,7 +184,7 @@ def change(run: Run, where: str) -> float:
 def run_all(
     name: str,
     claim: str,
-    jobs: Iterable[tuple[Run, Callable[[], Run]]],
+    jobs: Iterable[Job],
     facts: Run,
     *,
     keys: tuple[str, ...],
@@ -228,7 +230,7 @@ def unfinished_study(name: str, facts: Run) -> list[Run]:
 def summarise(
     runs: list[Run], keys: tuple[str, ...], measures: tuple[str, ...]
 ) -> list[Run]:
-    """每组一项：标签、几个种子、各项的均值与散布。"""
+    """每组一项：标签、几个种子、各项的均值与散布；组里没有的项略过。"""
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(run[key] for key in keys), []).append(run)
@@ -239,6 +241,7 @@ def summarise(
             **{
                 measure: spread([float(each[measure]) for each in members])
                 for measure in measures
+                if measure in members[0]
             },
         }
         for label, members in groups.items()

@@ -75,6 +75,12 @@ def mask_verdict(
         block_size: 打算用的行长。有的层只看一个窗口（ModernBERT、Mistral），四维掩码会
             取代窗口，行长不超过窗口才用得；缺省按不限长判断。
     """
+    if hasattr(model, "parts"):  # 一对模型：两个都要用得
+        found = [
+            mask_verdict(each, mask, packed=packed, block_size=block_size)
+            for each in model.parts.values()
+        ]
+        return next((each for each in found if not each), found[0])
     return _verdicts(model, [(mask, packed)], block_size)[0]
 
 
@@ -206,7 +212,8 @@ def _influence(model: Any, visible: Any) -> Any:
             attention_mask=masks.repeat_interleave(length + 1, dim=0).to(model.device),
             **cache,
         )
-    values = outputs[0].float().unflatten(0, (count, length + 1))  # (M, K, L, V)
+    # 判别器一个位置只有一个分数：V = 1
+    values = outputs[0].float().reshape(count, length + 1, length, -1)  # (M, K, L, V)
     change = (values[:, 1:] - values[:, :1]).abs().amax(-1)  # (M, 键, 查询)
     return change.transpose(1, 2).cpu() / values.abs().amax().clamp(min=1e-12).cpu()
 

@@ -4,18 +4,21 @@
 型把各列逐一试出来，与 float32 的损失、梯度相比，不靠相信。书末的“模型×目标支持表”由
 `experiments/model_support.py` 照名单写成，测试重试便宜的几列，核对它没有过时。
 
-形状字母：B 行数，K 标签的长度，V 词表大小。
+一种架构有几个自己的目标时，各占一行。
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from companion.batch import IGNORE_INDEX, Batch
+from companion.batch import Batch, Feature
 from companion.errors import CompanionError
+from companion.models.by_hand import losses_by_hand, objective_by_hand
+from companion.models.electra_pair import DISCRIMINATORS, ElectraPair
 from companion.models.leaks import can_pack
 from companion.models.mask_support import mask_verdict
-from companion.models.probing import adapt_batch, takes
+from companion.models.probing import adapt_batch
+from companion.objectives import Objective, get_objective
 
 _SAME = 1e-4
 """重算、编译之后的损失与梯度：相对差至多这么大；float32 的舍入在 1e-6 左右。"""
@@ -50,18 +53,21 @@ NAMED_MODELS: tuple[NamedModel, ...] = (
     NamedModel("Qwen3", "qwen3", "causal_lm"),
     NamedModel("Qwen3", "qwen3", "prefix_lm"),
     NamedModel("BERT", "bert", "masked_lm"),
+    NamedModel("BERT", "bert", "sentence_order"),
     NamedModel("UniLM", "bert", "unified_lm"),
     NamedModel("SikuBERT", "bert", "masked_lm"),
     NamedModel("ERNIE", "ernie", "masked_lm"),
     NamedModel("ALBERT", "albert", "masked_lm"),
+    NamedModel("ALBERT", "albert", "sentence_order"),
     NamedModel("RoBERTa", "roberta", "masked_lm"),
     NamedModel("DistilBERT", "distilbert", "masked_lm"),
-    NamedModel("ConvBERT", "convbert", "masked_lm"),
+    NamedModel("ConvBERT", "convbert", "replaced_token"),
     NamedModel("XLM", "xlm", "masked_lm"),
+    NamedModel("XLM", "xlm", "translation_lm"),
     NamedModel("XLM-RoBERTa", "xlm-roberta", "masked_lm"),
     NamedModel("FlauBERT", "flaubert", "masked_lm"),
-    NamedModel("ELECTRA", "electra", "masked_lm"),
-    NamedModel("Funnel", "funnel", "masked_lm"),
+    NamedModel("ELECTRA", "electra", "replaced_token"),
+    NamedModel("Funnel", "funnel", "replaced_token"),
     NamedModel("ModernBERT", "modernbert", "masked_lm"),
     NamedModel("T5", "t5", "span_corruption"),
     NamedModel("UL2", "t5", "mixture_of_denoisers"),
@@ -99,19 +105,19 @@ def measure_support(
         backend: 也试 torch.compile，用这个后端：aot_eager 试图的捕捉与求导，几秒；
             inductor 再加代码生成，一个模型几十秒，要 C++ 编译器。缺省不试。
     """
-    from companion.models.tiny import tiny_model, tiny_tokenizer
-    from companion.objectives import get_objective
+    from companion.models.tiny import tiny_tokenizer
 
     tokenizer = tiny_tokenizer(kind)
-    dropout: dict[str, Any] = no_dropout(kind)
-    model = tiny_model(kind, tokenizer, **dropout)
-    goal = get_objective(objective).for_config(model.config)
+    goal = get_objective(objective)
+    model = tiny_for(kind, goal, tokenizer, **no_dropout(kind))
+    goal = goal.for_config(model.config)
     packable, mask = can_pack(model), mask_verdict(model, "prefix")
+    alone = "" if goal.packable else "这个目标一行一个样本，或一个句对"
     batch = _batch(model, tokenizer, goal)
     model.train()  # 重算只在训练模式下发生；随机失活已是零
     exact = _step(model, batch, goal.causal)
     return SupportRow(
-        packing="" if packable else packable.reason,
+        packing=alone or ("" if packable else packable.reason),
         four_d_mask="" if mask else mask.reason,
         bf16=_bf16(model, batch, goal.causal, exact),
         gradient_checkpointing=_recomputed(model, batch, goal.causal, exact),
@@ -136,50 +142,47 @@ def no_dropout(kind: str) -> dict[str, float]:
     }
 
 
-def by_hand_loss(model: Any, batch: Batch, *, causal: bool) -> tuple[Any, int]:
-    """教科书的写法：整块 logits 上逐位置求交叉熵，不走本包的输出头。
+def tiny_for(kind: str, goal: Objective, tokenizer: Any, **overrides: Any) -> Any:
+    """照目标建的极小模型：句序用预训练类，替换词元检测是生成器与判别器的一对。
 
     Args:
-        model: 带输出头的 transformers 模型。
-        batch: 已由 `adapt_batch` 改好的批量。
-        causal: 位置 t 的输出对位置 t+1 的标签。
-
-    Returns:
-        损失之和（奈特，可求导），与目标数。
+        kind: `TINY_KINDS` 的键。
+        goal: 训练目标。
+        tokenizer: 词表由它定。
+        **overrides: 覆盖配置的任意字段。
     """
-    import torch.nn.functional as F
+    from companion.models.electra_checkpoint import fresh_generator
+    from companion.models.tiny import tiny_model
 
-    from companion.models.target_head import cross_attention
-
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    mask = inputs.pop("cross_attention_mask", None)
-    cache = {"use_cache": False} if takes(model, "use_cache") else {}
-    with cross_attention(model, mask):
-        logits = model(**inputs, **cache).logits.float()  # (B, K, V)
-    labels = batch["labels"]  # (B, K)
-    if causal:
-        logits, labels = logits[:, :-1], labels[:, 1:]
-    total = F.cross_entropy(
-        logits.flatten(0, 1),
-        labels.flatten(),
-        ignore_index=IGNORE_INDEX,
-        reduction="sum",
-    )
-    return total, int((labels != IGNORE_INDEX).sum())
+    if goal.key == "replaced_token":
+        judge = tiny_model(
+            kind, tokenizer, auto_class=DISCRIMINATORS[kind], num_labels=1, **overrides
+        )
+        return ElectraPair(fresh_generator(judge), judge).eval()
+    chosen = goal.auto_class if goal.key == "sentence_order" else None
+    return tiny_model(kind, tokenizer, auto_class=chosen, **overrides)
 
 
 def _batch(model: Any, tokenizer: Any, goal: Any) -> Batch:
-    """几篇短文，照目标破坏，一行一篇。"""
+    """几篇短文，照目标破坏，一行一篇；要句对的，一行一对。"""
     from companion.models.running import model_options
     from companion.models.tiny_tokenizers import TINY_TEXT
+    from companion.objectives.translation_lm import pair_feature
 
     collator = goal.make_collator(tokenizer, **model_options(model, goal))
-    texts = [a + b for a, b in zip(TINY_TEXT, TINY_TEXT[4:], strict=False)]
-    rows = [tokenizer(text)["input_ids"] for text in texts[:_NUM_TEXTS]]
-    return adapt_batch(
-        model,
-        collator([{"input_ids": ids, "example_id": n} for n, ids in enumerate(rows)]),
-    )
+    pairs = list(zip(TINY_TEXT, TINY_TEXT[4:], strict=False))[:_NUM_TEXTS]
+    rows: list[Feature] = [
+        pair_feature(tokenizer, *pair, example_id=number)
+        if goal.pairs_required
+        else {"input_ids": tokenizer("".join(pair))["input_ids"], "example_id": number}
+        for number, pair in enumerate(pairs)
+    ]
+    return adapt_batch(model, collator(rows))
+
+
+def _each(model: Any) -> Iterable[Any]:
+    """一对里的两个模型；别的就是它自己。"""
+    return getattr(model, "parts", {"": model}).values()
 
 
 def _step(model: Any, batch: Batch, causal: bool) -> tuple[float, Any]:
@@ -187,8 +190,7 @@ def _step(model: Any, batch: Batch, causal: bool) -> tuple[float, Any]:
     import torch
 
     model.zero_grad()
-    total, count = by_hand_loss(model, batch, causal=causal)
-    loss = total / count
+    loss = objective_by_hand(losses_by_hand(model, batch, causal=causal))
     loss.backward()
     gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
     return float(loss.detach()), torch.cat(gradients)
@@ -224,17 +226,19 @@ def _recomputed(
         return "transformers 没有给这种架构实现"
 
     # transformers 5.23 改了方法名，旧名在第 6 版去掉
-    renamed = hasattr(model, "activation_checkpointing_enable")
+    renamed = all(hasattr(e, "activation_checkpointing_enable") for e in _each(model))
     switch = "activation_checkpointing_" if renamed else "gradient_checkpointing_"
 
     def recompute() -> str:
-        getattr(model, switch + "enable")({"use_reentrant": False})
+        for each in _each(model):
+            getattr(each, switch + "enable")({"use_reentrant": False})
         return _different(_step(model, batch, causal), exact)
 
     try:
         return _tried(recompute)
     finally:
-        getattr(model, switch + "disable")()
+        for each in _each(model):
+            getattr(each, switch + "disable")()
 
 
 def _compiled(
@@ -244,7 +248,8 @@ def _compiled(
 
     def compile_and_run() -> str:
         torch.compiler.reset()
-        model.compile(backend=backend)
+        for each in _each(model):
+            each.compile(backend=backend)
         return _different(_step(model, batch, causal), exact)
 
     return _tried(compile_and_run)

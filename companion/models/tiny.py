@@ -76,6 +76,7 @@ def tiny_model(
     seed: int = 0,
     *,
     attn_implementation: str | None = None,
+    auto_class: str | None = None,
     **overrides: Any,
 ) -> Any:
     """随机权重的极小模型，评估模式；全局随机状态原样不动。
@@ -85,6 +86,7 @@ def tiny_model(
         tokenizer: 词表与特殊词元由它定；缺省用 `tiny_tokenizer(kind)`。
         seed: 权重只由（架构，词表大小，种子）决定。
         attn_implementation: "eager" 或 "sdpa"；缺省由 transformers 选。
+        auto_class: 换一个 Auto 类建，例如 "AutoModelForPreTraining"；缺省是这种架构的。
         **overrides: 覆盖配置的任意字段，例如 `hidden_size=16`。
 
     Returns:
@@ -106,10 +108,10 @@ def tiny_model(
     config = AutoConfig.for_model(
         spec.model_type, vocab_size=len(tokenizer), **(fields | overrides)
     )
-    auto_class = getattr(transformers, spec.auto_class)
+    builder = getattr(transformers, auto_class or spec.auto_class)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = auto_class.from_config(config, attn_implementation=attn_implementation)
+        model = builder.from_config(config, attn_implementation=attn_implementation)
         if spec.own_head:  # transformers 5.23 总是共享，读真的检查点时才分开
             separate = 0.05 * torch.randn_like(model.lm_head.weight)
             model.lm_head.weight = torch.nn.Parameter(separate)
@@ -205,7 +207,8 @@ TINY_KINDS: dict[str, TinyKind] = {
         "convbert",
         _BERT_SIZE | {"embedding_size": _HIDDEN, "conv_kernel_size": 3},
     ),
-    "xlm": TinyKind(_MASKED, xlm_tokenizer, "xlm", _XLM_SIZE),
+    # 读得懂句对的 XLM（mlm-tlm）有几种语言；FlauBERT 只有法语
+    "xlm": TinyKind(_MASKED, xlm_tokenizer, "xlm", _XLM_SIZE | {"n_langs": 2}),
     "xlm-roberta": TinyKind(
         _MASKED, xlm_roberta_tokenizer, "xlm-roberta", _ROBERTA_SIZE
     ),
