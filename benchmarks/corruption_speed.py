@@ -34,7 +34,6 @@ from recording import record
 
 from companion.models.loading import load_checkpoint
 from companion.models.running import position_limit
-from companion.models.starters import list_starters
 from companion.objectives.gap_sentences import GapSentencesCollator
 from companion.objectives.masked_seq2seq import MaskedSeq2SeqCollator
 from companion.objectives.mixture_of_denoisers import MixtureOfDenoisersCollator
@@ -227,7 +226,7 @@ class Entry:
 
     collator: Callable[[Any], Seq2SeqCollator]
     row_by_row: Callable[[list[np.ndarray], np.random.Generator], None]
-    starter: str | None = None
+    starter: str
 
 
 def each(
@@ -313,10 +312,8 @@ def measure(entry: Entry, lengths: np.ndarray, batch_tokens: int) -> dict[str, f
     }
 
 
-def step_nanoseconds(entry: Entry, objective: str, lengths: np.ndarray) -> float | None:
-    """起步模型训练一步（4096 个词元），CPU 纳秒每词元；没有这个起步模型时为 None。"""
-    if entry.starter not in list_starters():
-        return None
+def step_nanoseconds(entry: Entry, objective: str, lengths: np.ndarray) -> float:
+    """起步模型训练一步（4096 个词元），CPU 纳秒每词元。"""
     checkpoint = load_checkpoint(f"starter:{entry.starter}", objective)
     collator = entry.collator(checkpoint.tokenizer)
     limit = position_limit(checkpoint.model)
@@ -337,6 +334,18 @@ def step_nanoseconds(entry: Entry, objective: str, lengths: np.ndarray) -> float
     return nanoseconds_per_token(step, len(batch.values), REPEATS)
 
 
+def summarize(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """一个目标一行：各种行长、批量下快几倍，与成批占一步的最大的份额。"""
+    rows: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        row = rows.setdefault(run["objective"], {"objective": run["objective"]})
+        times = row.setdefault(run["shape"], {})
+        times[str(run["batch_tokens"])] = run["times_faster"]
+        share = max(row.get("largest_share", 0.0), run["collate_share_of_step"])
+        row["largest_share"] = share
+    return list(rows.values())
+
+
 def main() -> None:
     """逐个目标、行长、批量计时，写进 results/。"""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -354,11 +363,9 @@ def main() -> None:
             step = step_nanoseconds(entry, objective, lengths)
             for batch_tokens in BATCHES:
                 run = measure(entry, lengths, batch_tokens)
-                if step is not None:
-                    run["step_ns_per_token"] = round(step, 1)
-                    run["collate_share_of_step"] = round(
-                        run["collate_ns_per_token"] / step, 4
-                    )
+                share = run["collate_ns_per_token"] / step
+                run["step_ns_per_token"] = round(step, 1)
+                run["collate_share_of_step"] = round(share, 4)
                 runs.append(
                     {
                         "objective": objective,
@@ -368,7 +375,8 @@ def main() -> None:
                     }
                 )
                 print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
-    print(record("corruption_speed", {"tokens": args.tokens, "runs": runs}))
+    content = {"tokens": args.tokens, "summary": summarize(runs), "runs": runs}
+    print(record("corruption_speed", content))
 
 
 if __name__ == "__main__":
