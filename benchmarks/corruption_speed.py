@@ -47,7 +47,8 @@ NUM_SENTINELS, NUM_PLAIN = 100, 20_000
 SENTENCE = 20
 """一句平均几个词元。"""
 BATCHES = (4096, 16_384, 65_536)
-REPEATS = 3
+REPEATS, SECONDS = 3, 1.0
+"""取最快的一遍：至少几遍，至少共几秒（短的活计多跑几遍，才躲得开别的活计）。"""
 SHAPES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     # 一行 568 个词元，破坏之后是 T5 的 512 与 114
     "rows_of_568": lambda rng, tokens: np.full(tokens // 568, 568),
@@ -260,10 +261,10 @@ def batches_of(lengths: np.ndarray, batch_tokens: int) -> Iterator[Ragged]:
         yield Ragged(rng.integers(low, high, int(chosen.sum())), chosen)
 
 
-def nanoseconds_per_token(work: Callable[[], None], tokens: int, repeats: int) -> float:
-    """`repeats` 遍里最快的一遍，CPU 纳秒每词元。"""
-    seconds = []
-    for _ in range(repeats):
+def nanoseconds_per_token(work: Callable[[], None], tokens: int) -> float:
+    """几遍里最快的一遍，CPU 纳秒每词元。"""
+    seconds: list[float] = []
+    while len(seconds) < REPEATS or sum(seconds) < SECONDS:
         began = time.process_time()
         work()
         seconds.append(time.process_time() - began)
@@ -302,13 +303,13 @@ def measure(entry: Entry, lengths: np.ndarray, batch_tokens: int) -> dict[str, f
         for batch in features:
             collator(batch)
 
-    corrupt = nanoseconds_per_token(ours, tokens, REPEATS)
-    row_by_row = nanoseconds_per_token(theirs, tokens, REPEATS)
+    corrupt = nanoseconds_per_token(ours, tokens)
+    row_by_row = nanoseconds_per_token(theirs, tokens)
     return {
         "corrupt_ns_per_token": round(corrupt, 1),
         "row_by_row_ns_per_token": round(row_by_row, 1),
         "times_faster": round(row_by_row / corrupt, 1),
-        "collate_ns_per_token": round(nanoseconds_per_token(whole, tokens, 1), 1),
+        "collate_ns_per_token": round(nanoseconds_per_token(whole, tokens), 1),
     }
 
 
@@ -331,7 +332,7 @@ def step_nanoseconds(entry: Entry, objective: str, lengths: np.ndarray) -> float
     def step() -> None:
         checkpoint.model(**inputs).loss.backward()
 
-    return nanoseconds_per_token(step, len(batch.values), REPEATS)
+    return nanoseconds_per_token(step, len(batch.values))
 
 
 def summarize(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

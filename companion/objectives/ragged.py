@@ -214,7 +214,7 @@ def choose_ragged(
     一条宽裕的界线，只把界线以下的排序：快几倍，选中的不变。
     """
     scores = _bits(slots, keys, stream)
-    share = (counts + 4.0 * np.sqrt(counts) + 6.0) / np.maximum(slots, 1)
+    share = (counts + 5.0 * np.sqrt(counts) + 6.0) / np.maximum(slots, 1)
     share = np.where(counts > 0, np.minimum(share, 1.0 - 2.0**-53), 0.0)
     line = (share * 2.0**64).astype(np.uint64)
     near = np.flatnonzero(scores < np.repeat(line, slots))

@@ -248,7 +248,7 @@ def place_spans(
         np.repeat([_KEPT, _NOISE], len(lengths)),
     )
     runs = runs.reshape(2, -1).T.ravel()  # 没盖的一段、盖住的一段，交替
-    mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    mask = np.repeat(np.tile([False, True], len(runs) // 2), runs)
     single = lengths == 1
     return np.delete(mask, np.cumsum(full)[single] - 1) if single.any() else mask
 
@@ -271,30 +271,32 @@ def replace_spans(
     Raises:
         ObjectiveError: 哨兵不够。
     """
-    head = documents.run_heads(noise)  # (N,) 每段的第一个词元
-    heads_at, hidden_at = np.flatnonzero(head), np.flatnonzero(noise)
-    num_hidden, runs = documents.counts(hidden_at), documents.counts(heads_at)  # (D,)
+    is_head = documents.run_heads(noise)  # (N,) 每段的第一个词元
+    hidden_at = np.flatnonzero(noise)
+    heads = is_head[hidden_at]  # 噪声里的第几个是段首
+    first = np.flatnonzero(heads)
+    num_hidden = documents.counts(hidden_at)  # (D,)
+    runs = documents.counts(hidden_at[first])  # (D,) 每篇几段
     ended = (runs == 0) | final_sentinel
     require_sentinels(int((runs + ended).max(initial=0)), sentinel_ids)
-    sentinels = sentinel_ids[Ragged(heads_at, runs).places]  # 每篇都从第一个用起
+    sentinels = sentinel_ids[Ragged(first, runs).places]  # 每篇都从第一个用起
 
-    inputs = documents.values.copy()
-    inputs[heads_at] = sentinels
-    kept = head | ~noise
+    # 一段在输入里只占一格：减去它之前的噪声，加上它之前的各段
+    inputs = documents.values[np.flatnonzero(is_head | ~noise)]
+    inputs[hidden_at[first] - first + np.arange(len(first))] = sentinels
 
     # 一个词元在目标里的位置 = 它是第几个噪声 + 到它为止几段 + 前面几篇的结尾哨兵
     lengths = num_hidden + runs + ended  # (D,) 目标的长度
-    before = np.cumsum(ended) - ended
-    heads = head[hidden_at]
-    at = np.arange(len(hidden_at)) + np.cumsum(heads) + np.repeat(before, num_hidden)
+    before = np.repeat(np.cumsum(ended) - ended, num_hidden)
+    at = np.arange(len(hidden_at)) + np.cumsum(heads) + before
     targets = np.empty(int(lengths.sum()), np.int64)
     origin = np.full(len(targets), -1)
     targets[at] = documents.values[hidden_at]
     origin[at] = hidden_at - np.repeat(documents.starts, num_hidden)
-    targets[at[heads] - 1] = sentinels
+    targets[at[first] - 1] = sentinels
     targets[(np.cumsum(lengths) - 1)[ended]] = sentinel_ids[runs[ended]]
     return Corruption(
-        inputs=Ragged(inputs[kept], documents.lengths - num_hidden + runs),
+        inputs=Ragged(inputs, documents.lengths - num_hidden + runs),
         targets=Ragged(targets, lengths),
         origin=origin,
         hidden=origin >= 0,
