@@ -168,7 +168,7 @@ def require_sentinels(needed: int, sentinel_ids: NDArray[np.int64]) -> None:
         raise ObjectiveError(
             found=f"一篇文档要用 {needed} 个哨兵，词表里只有 {len(sentinel_ids)} 个",
             expected=f"词表里至少有 {needed} 个哨兵",
-            remedy="调小 block_size，或调大 mean_noise_span_length",
+            remedy="调小 block_size；span_corruption 也可调大 mean_noise_span_length",
         )
 
 
