@@ -4,8 +4,8 @@
     python benchmarks/corruption_speed.py span_corruption --tokens 200000
 
 逐行写法是同一算法的 numpy 版，照公开的预训练脚本一行一行地做（T5：transformers 的
-`run_t5_mlm_flax.py` 一类；BART：fairseq 的 `denoising_dataset.py`），函数由我们重写。词
-元是随机的：破坏的快慢与内容无关，只有句子的长短要像样，所以每二十个词里有一个以“。”结尾。
+`run_t5_mlm_flax.py` 与 nanoT5，掩码逐行造，换哨兵时等长的几行一起做；BART：fairseq 的
+`denoising_dataset.py`），函数由我们重写。词元是随机的：破坏的快慢与内容无关，只有句子的长短要像样，所以每二十个词里有一个以“。”结尾。
 
 计的是本进程的 CPU 秒，与机器上别的活计无关。三个数：
 
@@ -34,7 +34,6 @@ from recording import record
 
 from companion.models.loading import load_checkpoint
 from companion.models.running import position_limit
-from companion.models.starters import list_starters
 from companion.objectives.gap_sentences import GapSentencesCollator
 from companion.objectives.masked_seq2seq import MaskedSeq2SeqCollator
 from companion.objectives.mixture_of_denoisers import MixtureOfDenoisersCollator
@@ -47,8 +46,9 @@ SPECIALS = ["<pad>", "</s>", "<unk>", "<s>", "<mask>"]
 NUM_SENTINELS, NUM_PLAIN = 100, 20_000
 SENTENCE = 20
 """一句平均几个词元。"""
-BATCHES = (4096, 65_536)
-REPEATS = 3
+BATCHES = (4096, 16_384, 65_536)
+REPEATS, SECONDS = 3, 1.0
+"""取最快的一遍：至少几遍，至少共几秒（短的活计多跑几遍，才躲得开别的活计）。"""
 SHAPES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     # 一行 568 个词元，破坏之后是 T5 的 512 与 114
     "rows_of_568": lambda rng, tokens: np.full(tokens // 568, 568),
@@ -81,37 +81,43 @@ SENTINELS = np.array(
 )
 
 
-def t5_row(
-    tokens: np.ndarray, rng: np.random.Generator, density: float, mean: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """T5 的一行：先有掩码，再对输入与目标各做一遍“一段换成一个哨兵”。"""
-    length = len(tokens)
+def t5_mask(
+    length: int, rng: np.random.Generator, density: float, mean: float
+) -> np.ndarray:
+    """T5 的一行掩码：没盖的与盖住的各随意分段，交替排列。"""
     num_noise = min(max(round(length * density), 1), length - 1)
     num_spans = min(max(round(num_noise / mean), 1), length - num_noise)
 
     def segment(total: int) -> np.ndarray:
         borders = np.arange(total - 1) < num_spans - 1
         rng.shuffle(borders)
-        part = np.cumsum(np.concatenate([[0], borders]))
+        part = np.cumsum(np.pad(borders, [[1, 0]]))
         return np.unique(part, return_counts=True)[1]
 
     spans = np.stack([segment(length - num_noise), segment(num_noise)], axis=1)
-    turning = np.zeros(length, np.int64)
+    turning = np.zeros(length, np.int8)
     turning[np.cumsum(spans.ravel())[:-1]] = 1
-    mask = np.cumsum(turning) % 2 == 1
+    return np.cumsum(turning) % 2 == 1
+
+
+def t5_sides(tokens: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """几行等长的，(B, T)：对输入与目标各做一遍“一段换成一个哨兵”。"""
 
     def collapse(hidden: np.ndarray) -> np.ndarray:
-        first = hidden & ~np.concatenate([[False], hidden[:-1]])
-        numbers = np.where(first, SENTINELS[np.cumsum(first) - 1], tokens)
-        return numbers[first | ~hidden]
+        first = hidden & ~np.roll(hidden, 1, axis=1)
+        first[:, 0] = hidden[:, 0]
+        numbers = np.where(first, SENTINELS[np.cumsum(first, axis=1) - 1], tokens)
+        return numbers[first | ~hidden].reshape(len(tokens), -1)
 
-    return collapse(mask), collapse(~mask)
+    return collapse(masks), collapse(~masks)
 
 
-def span_corruption_row(
-    tokens: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    return t5_row(tokens, rng, 0.15, 3.0)
+def span_corruption_rows(rows: list[np.ndarray], rng: np.random.Generator) -> None:
+    """公开的整理器逐行造掩码，换哨兵则一批一起做：它们要求各行等长，不等长就一行一批。"""
+    equal = len({len(row) for row in rows}) == 1
+    for batch in [np.stack(rows)] if equal else [row[None] for row in rows]:
+        masks = [t5_mask(batch.shape[1], rng, 0.15, 3.0) for _ in batch]
+        t5_sides(batch, np.stack(masks))
 
 
 def mixture_row(
@@ -123,7 +129,8 @@ def mixture_row(
         cut = len(tokens) - rng.integers(1, len(tokens) // 2 + 1)
         return tokens[:cut], tokens[cut:]
     pairs = ((0.15, 3), (0.15, 8), (0.5, 3), (0.5, 8), (0.15, 64), (0.5, 64))
-    return t5_row(tokens, rng, *pairs[which])
+    masks = t5_mask(len(tokens), rng, *pairs[which])[None]
+    return t5_sides(tokens[None], masks)
 
 
 def permuted(tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -216,19 +223,31 @@ def gap_sentences_row(
 
 @dataclass(frozen=True)
 class Entry:
-    """一个目标：我们的整理器，逐行的写法，训练一步用的起步模型。"""
+    """一个目标：我们的整理器，逐行的写法（一批行进），训练一步用的起步模型。"""
 
     collator: Callable[[Any], Seq2SeqCollator]
-    row_by_row: Callable[[np.ndarray, np.random.Generator], tuple[Any, Any]]
-    starter: str | None = None
+    row_by_row: Callable[[list[np.ndarray], np.random.Generator], None]
+    starter: str
+
+
+def each(
+    corrupt_row: Callable[[np.ndarray, np.random.Generator], tuple[Any, Any]],
+) -> Callable[[list[np.ndarray], np.random.Generator], None]:
+    """一行一行地做。"""
+
+    def corrupt_rows(rows: list[np.ndarray], rng: np.random.Generator) -> None:
+        for row in rows:
+            corrupt_row(row, rng)
+
+    return corrupt_rows
 
 
 ENTRIES = {
-    "span_corruption": Entry(SpanCorruptionCollator, span_corruption_row, "t5"),
-    "mixture_of_denoisers": Entry(MixtureOfDenoisersCollator, mixture_row, "t5"),
-    "text_infilling": Entry(TextInfillingCollator, text_infilling_row, "bart"),
-    "masked_seq2seq": Entry(MaskedSeq2SeqCollator, masked_seq2seq_row, "bart"),
-    "gap_sentences": Entry(GapSentencesCollator, gap_sentences_row, "t5"),
+    "span_corruption": Entry(SpanCorruptionCollator, span_corruption_rows, "t5"),
+    "mixture_of_denoisers": Entry(MixtureOfDenoisersCollator, each(mixture_row), "t5"),
+    "text_infilling": Entry(TextInfillingCollator, each(text_infilling_row), "bart"),
+    "masked_seq2seq": Entry(MaskedSeq2SeqCollator, each(masked_seq2seq_row), "bart"),
+    "gap_sentences": Entry(GapSentencesCollator, each(gap_sentences_row), "t5"),
 }
 
 
@@ -242,10 +261,10 @@ def batches_of(lengths: np.ndarray, batch_tokens: int) -> Iterator[Ragged]:
         yield Ragged(rng.integers(low, high, int(chosen.sum())), chosen)
 
 
-def nanoseconds_per_token(work: Callable[[], None], tokens: int, repeats: int) -> float:
-    """`repeats` 遍里最快的一遍，CPU 纳秒每词元。"""
-    seconds = []
-    for _ in range(repeats):
+def nanoseconds_per_token(work: Callable[[], None], tokens: int) -> float:
+    """几遍里最快的一遍，CPU 纳秒每词元。"""
+    seconds: list[float] = []
+    while len(seconds) < REPEATS or sum(seconds) < SECONDS:
         began = time.process_time()
         work()
         seconds.append(time.process_time() - began)
@@ -278,27 +297,24 @@ def measure(entry: Entry, lengths: np.ndarray, batch_tokens: int) -> dict[str, f
     def theirs() -> None:
         rng = np.random.default_rng(0)
         for batch in rows:
-            for row in batch:
-                entry.row_by_row(row, rng)
+            entry.row_by_row(batch, rng)
 
     def whole() -> None:
         for batch in features:
             collator(batch)
 
-    corrupt = nanoseconds_per_token(ours, tokens, REPEATS)
-    row_by_row = nanoseconds_per_token(theirs, tokens, REPEATS)
+    corrupt = nanoseconds_per_token(ours, tokens)
+    row_by_row = nanoseconds_per_token(theirs, tokens)
     return {
         "corrupt_ns_per_token": round(corrupt, 1),
         "row_by_row_ns_per_token": round(row_by_row, 1),
         "times_faster": round(row_by_row / corrupt, 1),
-        "collate_ns_per_token": round(nanoseconds_per_token(whole, tokens, 1), 1),
+        "collate_ns_per_token": round(nanoseconds_per_token(whole, tokens), 1),
     }
 
 
-def step_nanoseconds(entry: Entry, objective: str, lengths: np.ndarray) -> float | None:
-    """起步模型训练一步（4096 个词元），CPU 纳秒每词元；没有这个起步模型时为 None。"""
-    if entry.starter not in list_starters():
-        return None
+def step_nanoseconds(entry: Entry, objective: str, lengths: np.ndarray) -> float:
+    """起步模型训练一步（4096 个词元），CPU 纳秒每词元。"""
     checkpoint = load_checkpoint(f"starter:{entry.starter}", objective)
     collator = entry.collator(checkpoint.tokenizer)
     limit = position_limit(checkpoint.model)
@@ -316,7 +332,19 @@ def step_nanoseconds(entry: Entry, objective: str, lengths: np.ndarray) -> float
     def step() -> None:
         checkpoint.model(**inputs).loss.backward()
 
-    return nanoseconds_per_token(step, len(batch.values), REPEATS)
+    return nanoseconds_per_token(step, len(batch.values))
+
+
+def summarize(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """一个目标一行：各种行长、批量下快几倍，与成批占一步的最大的份额。"""
+    rows: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        row = rows.setdefault(run["objective"], {"objective": run["objective"]})
+        times = row.setdefault(run["shape"], {})
+        times[str(run["batch_tokens"])] = run["times_faster"]
+        share = max(row.get("largest_share", 0.0), run["collate_share_of_step"])
+        row["largest_share"] = share
+    return list(rows.values())
 
 
 def main() -> None:
@@ -336,11 +364,9 @@ def main() -> None:
             step = step_nanoseconds(entry, objective, lengths)
             for batch_tokens in BATCHES:
                 run = measure(entry, lengths, batch_tokens)
-                if step is not None:
-                    run["step_ns_per_token"] = round(step, 1)
-                    run["collate_share_of_step"] = round(
-                        run["collate_ns_per_token"] / step, 4
-                    )
+                share = run["collate_ns_per_token"] / step
+                run["step_ns_per_token"] = round(step, 1)
+                run["collate_share_of_step"] = round(share, 4)
                 runs.append(
                     {
                         "objective": objective,
@@ -350,7 +376,8 @@ def main() -> None:
                     }
                 )
                 print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
-    print(record("corruption_speed", {"tokens": args.tokens, "runs": runs}))
+    content = {"tokens": args.tokens, "summary": summarize(runs), "runs": runs}
+    print(record("corruption_speed", content))
 
 
 if __name__ == "__main__":

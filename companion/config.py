@@ -78,7 +78,9 @@ class TrainingConfig:
     block_size: int | None = _setting(
         "一行至多多少词元；缺省取 512 与模型上限之小者", None
     )
-    tokens_per_batch: int = _setting("一个微批量至多多少词元（含填充）", 4096)
+    tokens_per_batch: int = _setting(
+        "一个微批量至多多少词元（含填充，照破坏之前的原文计）", 4096
+    )
     gradient_accumulation_steps: int = _setting("几个微批量更新一次", 1)
     packing: bool = _setting("把多个文档装进一行；不能隔离文档的模型自动不用", True)
     deduplicate: bool = _setting("训练前删去完全相同的文档，并计入账本", True)

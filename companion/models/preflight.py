@@ -28,6 +28,7 @@ from companion.models.model_checks import (
 from companion.models.running import fitted_objective
 from companion.models.tiny_tokenizers import TINY_TEXT
 from companion.models.tokenizer_checks import (
+    check_decoder_start,
     check_end_token,
     check_mask_token,
     check_needed_tokens,
@@ -52,6 +53,7 @@ CHEAP: tuple[Check, ...] = (
     check_pad_token,
     check_padding_side,
     check_end_token,
+    check_decoder_start,
     check_mask_token,
     check_vocabulary,
     check_unknown,

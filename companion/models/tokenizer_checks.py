@@ -133,6 +133,25 @@ def check_sentinels(subject: Subject) -> Finding:
     return Finding("ok", "sentinels", f"{len(ids)} 个哨兵，次序一贯")
 
 
+def check_decoder_start(subject: Subject) -> Finding:
+    """解码器的第一个输入是不是特殊词元；设置里没有的，见 `check_needed_tokens`。"""
+    wanted = "decoder_start_token_id"
+    start = getattr(subject.model.config, wanted, None)
+    if wanted not in subject.goal.model_options or start is None:
+        return Finding("ok", "decoder_start", "没有解码器，或见上面的特殊词元")
+    word = subject.tokenizer.convert_ids_to_tokens(start)
+    if start in subject.tokenizer.all_special_ids:
+        return Finding("ok", "decoder_start", f"解码器从 {word} 起头")
+    return Finding(
+        "warning",
+        "decoder_start",
+        f"解码器从 {start} 号词元（{word}）起头，它不是特殊词元",
+        f"config.json 没写 {wanted} 时，transformers 的 BART 当它是 2，那是 "
+        "facebook/bart 的 </s>；换了词表（如中文 BART 的 BERT 词表）就不是了",
+        f"在 config.json 写上预训练时的 {wanted}（中文 BART 多是 [SEP] 的编号）",
+    )
+
+
 def check_end_token(subject: Subject) -> Finding:
     """因果模型靠结尾词元知道何时停。"""
     if not subject.goal.causal or subject.tokenizer.eos_token_id is not None:

@@ -181,7 +181,9 @@ class BlankInfillingCollator(ExplicitMaskCollator):
     def row_capacity(self, block_size: int, num_edges: int) -> int:
         """每个片段多占两格：465 个词元的一行平均长成 512 个，偶有长出几个的。
 
-        长出的不占位置：两行位置都从不超过原文的长度。
+        片段有几个是抽的，不像 T5 由长度定死；要从不长出，每行得多空出一成半。长出的不占
+        位置：两行位置都从不超过原文的长度，只多花一点内存。行内装了许多短文档时，每篇至
+        少一个片段，也会长出一些。
         """
         del num_edges
         mean = float(truncated_poisson(self.poisson_lambda) @ np.arange(1, 40))

@@ -58,6 +58,17 @@ class Ragged:
         """每个元素是本数组的第几个，(N,)，从 0 数起。"""
         return np.arange(len(self.values)) - np.repeat(self.starts, self.lengths)
 
+    def counts(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`at` 是几个元素的位置，由小到大；各数组里有几个，(D,)。
+
+        >>> Ragged(np.arange(5), np.array([3, 0, 2])).counts(
+        ...     np.array([0, 2, 4])).tolist()
+        [2, 0, 1]
+        """
+        counts = np.searchsorted(at, self.starts + self.lengths)
+        counts[1:] -= counts[:-1].copy()
+        return counts
+
     def split(self) -> list[NDArray[Any]]:
         """还原成一个个数组。"""
         return np.split(self.values, self.starts[1:]) if len(self.lengths) else []
@@ -168,10 +179,12 @@ def choose_exactly(
     return (scores <= last) & (counts > 0)[:, None]
 
 
-def _bases(keys: NDArray[np.uint64], stream: int) -> NDArray[np.uint64]:
+def _bases(
+    keys: NDArray[np.uint64], stream: int | NDArray[np.int64]
+) -> NDArray[np.uint64]:
     """每篇这一股的起点，(D,)。"""
-    # 标量的乘法会为溢出告警，所以先算成整数再截断
-    return _mix(keys + np.uint64(int(_GOLDEN) * (stream + 1) & 0xFFFFFFFFFFFFFFFF))
+    # 标量的乘法会为溢出告警，数组的不会
+    return _mix(keys + _GOLDEN * (np.atleast_1d(stream) + 1).astype(np.uint64))
 
 
 def _unit(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
@@ -193,40 +206,57 @@ def choose_ragged(
     slots: NDArray[np.int64],
     counts: NDArray[np.int64],
     keys: NDArray[np.uint64],
-    stream: int = 0,
+    stream: int | NDArray[np.int64] = 0,
 ) -> NDArray[np.bool_]:
-    """同 `choose_exactly`，结果首尾相接，(Σslots,) bool；D 小于 2²⁰。"""
-    scores = _bits(slots, keys, stream) >> np.uint64(20)
-    scores |= np.repeat(np.arange(len(slots)).astype(np.uint64), slots) << np.uint64(44)
-    # 每篇分数最小的 counts 个：排好序，第 counts 个就是界线
-    some = counts > 0
-    limits = np.zeros(len(slots), np.uint64)
-    limits[some] = np.sort(scores)[(np.cumsum(slots) - slots + counts - 1)[some]]
-    chosen = scores <= np.repeat(limits, slots)
-    if np.count_nonzero(chosen) == counts.sum():
-        return chosen
-    # 界线上有两个分数相同（约 2⁻⁴⁴ 的机会）：取前一个
-    order = np.argsort(scores, kind="stable")
-    places = np.arange(len(scores)) - np.repeat(np.cumsum(slots) - slots, slots)
-    chosen[:] = False
+    """同 `choose_exactly`，结果首尾相接，(Σslots,) bool；`stream` 可以逐篇给。
+
+    选中的是分数最小的 counts 个。分数均匀，第 counts 小的离 counts/slots 不远，所以先划
+    一条宽裕的界线，只把界线以下的排序：快几倍，选中的不变。
+    """
+    scores = _bits(slots, keys, stream)
+    share = (counts + 5.0 * np.sqrt(counts) + 6.0) / np.maximum(slots, 1)
+    share = np.where(counts > 0, np.minimum(share, 1.0 - 2.0**-53), 0.0)
+    line = (share * 2.0**64).astype(np.uint64)
+    near = np.flatnonzero(scores < np.repeat(line, slots))
+    found = Ragged(scores, slots).counts(near)  # (D,) 界线以下各有几个
+    if (found >= counts).all():
+        table = np.full((len(slots), int(found.max(initial=1))), -1).view(np.uint64)
+        table[np.arange(table.shape[1]) < found[:, None]] = scores[near]
+        table.sort(axis=1)
+        limits = table[np.arange(len(slots)), counts - 1]
+        limits[counts == 0] = 0
+        chosen = scores <= np.repeat(limits, slots)
+        if np.count_nonzero(chosen) == counts.sum():
+            return chosen
+    # 界线划低了，或最后一个与别的分数相同（都极少见）：全部排序，相同的取前一个
+    order = np.lexsort((scores, np.repeat(np.arange(len(slots)), slots)))
+    places = Ragged(scores, slots).places
+    chosen = np.zeros(len(scores), np.bool_)
     chosen[order[places < np.repeat(counts, slots)]] = True
     return chosen
 
 
 def _bits(
-    lengths: NDArray[np.int64], keys: NDArray[np.uint64], stream: int
+    lengths: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    stream: int | NDArray[np.int64],
 ) -> NDArray[np.uint64]:
     """`uniform_ragged` 所用的 64 个随机比特。"""
     starts = np.cumsum(lengths) - lengths
     bases = _bases(keys, stream)
     # bases + _GOLDEN·(本篇第几个 + 1)，本篇的起点并进 bases
     bases -= _GOLDEN * starts.astype(np.uint64)
-    steps = _GOLDEN * np.arange(1, int(lengths.sum()) + 1, dtype=np.uint64)
-    return _mix(np.repeat(bases, lengths) + steps)
+    state = np.arange(1, int(lengths.sum()) + 1, dtype=np.uint64)
+    state *= _GOLDEN
+    state += np.repeat(bases, lengths)
+    return _mix(state)
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """splitmix64 的末级搅拌；uint64 的乘法自然溢出。"""
-    state = (state ^ (state >> np.uint64(30))) * _FIRST
-    state = (state ^ (state >> np.uint64(27))) * _SECOND
-    return state ^ (state >> np.uint64(31))
+    """splitmix64 的末级搅拌，就地算；uint64 的乘法自然溢出。"""
+    state ^= state >> np.uint64(30)
+    state *= _FIRST
+    state ^= state >> np.uint64(27)
+    state *= _SECOND
+    state ^= state >> np.uint64(31)
+    return state

@@ -168,7 +168,7 @@ def require_sentinels(needed: int, sentinel_ids: NDArray[np.int64]) -> None:
         raise ObjectiveError(
             found=f"一篇文档要用 {needed} 个哨兵，词表里只有 {len(sentinel_ids)} 个",
             expected=f"词表里至少有 {needed} 个哨兵",
-            remedy="调小 block_size，或调大 mean_noise_span_length",
+            remedy="调小 block_size；span_corruption 也可调大 mean_noise_span_length",
         )
 
 
@@ -185,11 +185,12 @@ def span_counts(
     (array([85,  2,  1]), array([28,  1,  1]))
     """
     lengths = np.maximum(lengths, 2)
-    noise = np.round(lengths * noise_density).astype(np.int64)
-    noise = np.clip(noise, 1, lengths - 1)
-    spans = np.round(noise / mean_noise_span_length).astype(np.int64)
+    noise = np.rint(lengths * noise_density).astype(np.int64)
+    noise = np.minimum(np.maximum(noise, 1), lengths - 1)
+    spans = np.rint(noise / mean_noise_span_length).astype(np.int64)
     # 发布的代码没有这个上限，L=10、密度 0.9、平均 1 个词元时就会出错
-    return noise, np.clip(spans, 1, np.minimum(noise, lengths - noise))
+    most = np.minimum(noise, lengths - noise)
+    return noise, np.minimum(np.maximum(spans, 1), most)
 
 
 def raw_length(
@@ -240,10 +241,14 @@ def place_spans(
         盖住处为真，(N,) bool；只有一个词元的文档不盖。
     """
     full = np.maximum(lengths, 2)  # 一个词元的当作两个来排，再去掉第二个
-    kept = _partition(full - num_noise, num_spans, keys, _KEPT)
-    noise = _partition(num_noise, num_spans, keys, _NOISE)
-    runs = np.stack([kept, noise], axis=1).ravel()
-    mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    runs = _partition(  # 没盖的各篇与盖住的各篇，一次分完
+        np.concatenate([full - num_noise, num_noise]),
+        np.tile(num_spans, 2),
+        np.tile(keys, 2),
+        np.repeat([_KEPT, _NOISE], len(lengths)),
+    )
+    runs = runs.reshape(2, -1).T.ravel()  # 没盖的一段、盖住的一段，交替
+    mask = np.repeat(np.tile([False, True], len(runs) // 2), runs)
     single = lengths == 1
     return np.delete(mask, np.cumsum(full)[single] - 1) if single.any() else mask
 
@@ -258,45 +263,40 @@ def replace_spans(
     """相连的噪声是一段：输入里换成一个哨兵，目标里哨兵在前、这一段在后。
 
     Args:
-        documents: D 篇原文。
+        documents: D 篇原文；里面没有哨兵，整理器读样本时查过。
         noise: 盖住处为真，(N,) bool。
         sentinel_ids: 哨兵，按使用的次序，(S,) int64。
         final_sentinel: 目标末尾再写一个哨兵；一段也没有的文档总是写。
 
     Raises:
-        ObjectiveError: 原文里已有哨兵，或哨兵不够。
+        ObjectiveError: 哨兵不够。
     """
-    _require_no_sentinels(documents, sentinel_ids)
+    is_head = documents.run_heads(noise)  # (N,) 每段的第一个词元
     hidden_at = np.flatnonzero(noise)
-    owners = documents.owners[hidden_at]
-    places = hidden_at - documents.starts[owners]
-    heads = places == 0  # 每段的第一个词元
-    heads[:1] = True
-    heads[1:] |= np.diff(hidden_at) > 1
-    num_hidden = np.bincount(owners, minlength=len(documents))  # (D,)
-    runs = np.bincount(owners[heads], minlength=len(documents))  # (D,) 每篇几段
-    ended = runs == 0 if not final_sentinel else np.ones(len(documents), np.bool_)
+    heads = is_head[hidden_at]  # 噪声里的第几个是段首
+    first = np.flatnonzero(heads)
+    num_hidden = documents.counts(hidden_at)  # (D,)
+    runs = documents.counts(hidden_at[first])  # (D,) 每篇几段
+    ended = (runs == 0) | final_sentinel
     require_sentinels(int((runs + ended).max(initial=0)), sentinel_ids)
-    order = np.arange(runs.sum()) - np.repeat(np.cumsum(runs) - runs, runs)
-    sentinels = sentinel_ids[order]  # 各段的哨兵，每篇都从第一个用起
+    sentinels = sentinel_ids[Ragged(first, runs).places]  # 每篇都从第一个用起
 
-    inputs = documents.values.copy()
-    inputs[hidden_at[heads]] = sentinels
-    kept = ~noise
-    kept[hidden_at[heads]] = True
+    # 一段在输入里只占一格：减去它之前的噪声，加上它之前的各段
+    inputs = documents.values[np.flatnonzero(is_head | ~noise)]
+    inputs[hidden_at[first] - first + np.arange(len(first))] = sentinels
 
     # 一个词元在目标里的位置 = 它是第几个噪声 + 到它为止几段 + 前面几篇的结尾哨兵
     lengths = num_hidden + runs + ended  # (D,) 目标的长度
-    before = np.cumsum(ended) - ended
-    at = np.arange(len(hidden_at)) + np.cumsum(heads) + before[owners]
+    before = np.repeat(np.cumsum(ended) - ended, num_hidden)
+    at = np.arange(len(hidden_at)) + np.cumsum(heads) + before
     targets = np.empty(int(lengths.sum()), np.int64)
     origin = np.full(len(targets), -1)
     targets[at] = documents.values[hidden_at]
-    origin[at] = places
-    targets[at[heads] - 1] = sentinels
+    origin[at] = hidden_at - np.repeat(documents.starts, num_hidden)
+    targets[at[first] - 1] = sentinels
     targets[(np.cumsum(lengths) - 1)[ended]] = sentinel_ids[runs[ended]]
     return Corruption(
-        inputs=Ragged(inputs[kept], documents.lengths - num_hidden + runs),
+        inputs=Ragged(inputs, documents.lengths - num_hidden + runs),
         targets=Ragged(targets, lengths),
         origin=origin,
         hidden=origin >= 0,
@@ -307,33 +307,19 @@ def _partition(
     totals: NDArray[np.int64],
     parts: NDArray[np.int64],
     keys: NDArray[np.uint64],
-    stream: int,
+    streams: NDArray[np.int64],
 ) -> NDArray[np.int64]:
     """把 `totals[d]` 分成 `parts[d]` 个正整数，一切分法机会相等；首尾相接，(ΣS,)。
 
     在 totals − 1 个缝里选 parts − 1 个下刀。
     """
-    cuts = np.flatnonzero(choose_ragged(totals - 1, parts - 1, keys, stream))
-    is_first = np.zeros(int(parts.sum()), np.bool_)
-    is_first[np.cumsum(parts) - parts] = True
-    heads = np.empty(len(is_first), np.int64)  # 每份的第一个
-    heads[is_first] = np.cumsum(totals) - totals
+    cuts = np.flatnonzero(choose_ragged(totals - 1, parts - 1, keys, streams))
+    is_last = np.zeros(int(parts.sum()), np.bool_)
+    is_last[np.cumsum(parts) - 1] = True
+    ends = np.empty(len(is_last), np.int64)  # 每份到此为止
+    ends[is_last] = np.cumsum(totals)
     # 前面每篇少一个缝，缝又在下一份之前：第 d 篇的缝要加 d + 1
-    heads[~is_first] = cuts + 1 + np.repeat(np.arange(len(parts)), parts - 1)
-    return np.diff(heads, append=totals.sum())
-
-
-def _require_no_sentinels(documents: Ragged, sentinel_ids: NDArray[np.int64]) -> None:
-    low, high = sentinel_ids.min(), sentinel_ids.max()
-    if not ((documents.values >= low) & (documents.values <= high)).any():
-        return  # 哨兵通常连成一片，这样查快得多
-    already = np.isin(documents.values, sentinel_ids)
-    if already.any():
-        at = int(np.argmax(already))
-        token = int(documents.values[at])
-        raise ObjectiveError(
-            found=f"这一批的第 {documents.owners[at] + 1} 篇文档里已有哨兵："
-            f"正文的第 {documents.places[at] + 1} 个词元，编号 {token}",
-            expected="原文里没有哨兵，否则分不清它是不是噪声",
-            remedy="从原文删去 <extra_id_0> 之类的字样",
-        )
+    ends[~is_last] = cuts + 1 + np.repeat(np.arange(len(parts)), parts - 1)
+    sizes = ends.copy()
+    sizes[1:] -= ends[:-1]
+    return sizes

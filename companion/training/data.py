@@ -214,6 +214,8 @@ def prepare_data(
     rows = stages[0]
     if objective.key == "sentence_order":
         _require_two_sentences(rows.datasets[0], collator)
+    if objective.key == "gap_sentences":
+        _require_gaps(rows.datasets[0], collator)
     plan = plan_batches(
         rows.lengths,
         tokens_per_batch=config.tokens_per_batch,
@@ -263,6 +265,17 @@ def _require_two_sentences(dataset: BlockDataset, collator: Any) -> None:
             found=f"语料 {len(dataset)} 行，没有一行有两句",
             expected="sentence_order 的一行至少两句，才能对调",
             remedy="把连续的句子合成一个文档（空行才是文档的分界），或改用 masked_lm",
+        )
+
+
+def _require_gaps(dataset: BlockDataset, collator: Any) -> None:
+    """至少一篇有两句，才有句子可挖；只有一句的文档只学得到“没有缺句”。"""
+    if not any(collator.examples([row])[0].hidden.any() for row in dataset):
+        raise CorpusError(
+            found=f"语料 {len(dataset)} 行，没有一篇有两句",
+            expected="gap_sentences 的一篇至少两句，挖去一句，还留一句",
+            remedy="把连续的句子合成一个文档（空行才是文档的分界），或改用 "
+            "span_corruption（T5）、text_infilling（BART）",
         )
 
 

@@ -265,6 +265,10 @@ BROKEN: dict[str, tuple[str, Change, str, str, str]] = {
         "t5", setting("config.json", decoder_start_token_id=None),
         "needed_tokens", "error", "decoder_start_token_id",
     ),
+    "other-decoder-start": (
+        "bart", setting("config.json", decoder_start_token_id=50),
+        "decoder_start", "warning", "解码器从 50 号词元",
+    ),
     "more-tokens": ("bert", more_tokens, "loading", "error", "词嵌入只有 233 行"),
     "wrong-tokenizer": (
         "bert", shuffled_words, "head", "warning", "和没学过一样",

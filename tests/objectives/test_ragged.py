@@ -12,6 +12,7 @@ from strategies import within_five_sigma
 from companion.objectives.noise import derive_generator
 from companion.objectives.ragged import (
     Ragged,
+    choose_exactly,
     choose_ragged,
     document_keys,
     uniform,
@@ -173,6 +174,36 @@ def test_every_subset_is_equally_likely():
     codes, hits = np.unique(small @ (1 << np.arange(6)), return_counts=True)
     assert len(codes) == math.comb(6, 2)
     assert all(within_five_sigma(int(n), count, 1 / 15) for n in hits)
+
+
+def test_only_sorting_the_low_scores_changes_nothing():
+    """长短悬殊的 400 篇，选几成都有：与整行排序的 `choose_exactly` 选中的相同。"""
+    rng = np.random.default_rng(0)
+    slots = rng.choice([0, 1, 2, 9, 80, 500], 400)
+    counts = (rng.choice([0.0, 0.06, 0.3, 0.9, 1.0], 400) * slots).astype(np.int64)
+    chosen = choose_ragged(slots, counts, keys_of(400))
+    matrix = choose_exactly(slots, counts, keys_of(400))
+    assert np.array_equal(chosen, matrix[np.arange(500) < slots[:, None]])
+
+
+def test_a_low_line_is_noticed(monkeypatch):
+    """分数全都很高（界线以下一个也没有）：照样选出最小的几个。"""
+    high = np.array([9, 7, 8, 5, 6, 3], np.uint64) + np.uint64(2**64 - 100)
+    monkeypatch.setattr("companion.objectives.ragged._bits", lambda *_: high)
+    chosen = choose_ragged(np.array([3, 3]), np.array([1, 2]), keys_of(2))
+    assert chosen.tolist() == [False, True, False, True, False, True]
+
+
+def test_every_document_may_have_its_own_stream():
+    """一次给各篇不同的股，与逐篇分开选相同。"""
+    slots, counts, streams = np.array([30, 40]), np.array([5, 6]), np.array([2, 0])
+    keys = keys_of(2)
+    apart = [
+        choose_ragged(slots[d : d + 1], counts[d : d + 1], keys[d : d + 1], stream)
+        for d, stream in enumerate([2, 0])
+    ]
+    together = choose_ragged(slots, counts, keys, streams)
+    assert np.array_equal(together, np.concatenate(apart))
 
 
 def test_equal_scores_still_give_exact_counts(monkeypatch):

@@ -493,10 +493,14 @@ def test_too_few_sentinels_are_counted():
 
 @pytest.mark.parametrize("number", [0, 4, 99])
 def test_a_text_with_a_sentinel_in_it_is_refused(number):
-    """原文里写着哨兵：报错说是第几篇、第几个词元。"""
-    documents = Ragged.of([np.array([5, 6]), np.array([7, SENTINELS[number], 8])])
-    with pytest.raises(ObjectiveError, match="第 2 篇文档里已有哨兵：正文的第 2 个"):
-        SpanCorruptionCollator(HUNDRED).corrupt_documents(documents, keys_of(2))
+    """原文里写着哨兵：报错说是哪个样本、第几个词元、哪个哨兵。"""
+    features = [
+        {"input_ids": [5, 6, 1], "example_id": 7},
+        {"input_ids": [7, SENTINELS[number], 8, 1], "example_id": 9},
+    ]
+    with pytest.raises(ObjectiveError, match="样本 9 的正文里已有") as caught:
+        SpanCorruptionCollator(HUNDRED)(features)
+    assert f"<extra_id_{number}>（那篇文档的第 2 个词元）" in caught.value.found
 
 
 @pytest.mark.parametrize(

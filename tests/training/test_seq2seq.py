@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from companion.config import TrainingConfig
-from companion.errors import ConfigError
+from companion.errors import ConfigError, CorpusError
 from companion.models.leaks import can_pack
 from companion.models.saving import save_checkpoint
 from companion.models.tiny import tiny_model, tiny_tokenizer
@@ -124,6 +124,17 @@ def test_only_models_that_isolate_documents_are_packed(tmp_path, long_corpus):
     assert counts["t5"] < 19 == counts["bart-chinese"]
     assert batches["t5"]["cross_attention_mask"].dim() == 4
     assert batches["bart-chinese"]["attention_mask"].dim() == 2
+
+
+@pytest.mark.parametrize("kind", ["pegasus", "t5"])
+def test_a_corpus_without_a_sentence_to_spare_is_refused(kind, tmp_path, long_corpus):
+    """缺句生成的语料篇篇只有一句：开训之前就说，不去练满篇的“没有缺句”。"""
+    sentences = long_corpus.read_text("utf-8").replace("。", "，").replace("？", "，")
+    corpus = tmp_path / "一句.txt"
+    corpus.write_text(sentences.replace("；", "，"), encoding="utf-8")
+    with pytest.raises(CorpusError, match="没有一篇有两句"):
+        run(kind, "gap_sentences", corpus, tmp_path)
+    assert not (tmp_path / "输出").exists()
 
 
 def test_the_whole_spine_reports_bits_per_hidden_character(tmp_path, long_corpus):
