@@ -27,7 +27,7 @@ METHODS: dict[str, tuple[int, tuple[float, ...]]] = {
     "full": (0, (3e-4, 1e-3, 3e-3)),
     "lora-4": (4, (1e-3, 3e-3, 1e-2)),
     "lora-16": (16, (1e-3, 3e-3, 1e-2)),
-    "lora-64": (64, (3e-4, 1e-3, 3e-3)),
+    "lora-64": (64, (1e-3, 3e-3, 1e-2)),
     "embeddings": (0, (3e-4, 1e-3, 3e-3)),
 }
 """做法 → LoRA 的秩，要试的学习率峰值。"""
