@@ -130,7 +130,7 @@ def main() -> None:
     }
     run_all(
         NAME,
-        "同样多的词元：训练的参数越多，领域上学到的越多，通用上忘掉的也越多",
+        "同样多的词元，各用最好的峰值：全参数在领域上学得最多",
         jobs(args, args.steps, unfinished_study(NAME, facts)),
         facts,
         keys=("method", "learning_rate", "parameters", "share"),
