@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import checkpoint_costs
 from measured import read_result
 
 from companion.notebook import FAILURES
@@ -64,41 +65,19 @@ def packing() -> Any:
 def memory() -> list[dict[str, Any]]:
     """几个公开的检查点训练时占多少，照 `training_memory` 的公式；只搭空壳，不下载。"""
     import torch
-    import transformers
 
     from companion.models.device import Device
     from companion.models.model_checks import training_memory
 
     gpu = Device("cuda", "GPU", torch.bfloat16, 0, "")
-    shells: dict[str, tuple[str, Any]] = {
-        "SIKU-BERT/sikubert": (
-            "AutoModelForMaskedLM",
-            transformers.BertConfig(vocab_size=29_791),
-        ),
-        "bigscience/bloom-560m": (
-            "AutoModelForCausalLM",
-            transformers.BloomConfig(
-                vocab_size=250_880, hidden_size=1024, n_layer=24, n_head=16
-            ),
-        ),
-        "Qwen/Qwen3-0.6B-Base": (
-            "AutoModelForCausalLM",
-            transformers.Qwen3Config(
-                vocab_size=151_936,
-                hidden_size=1024,
-                intermediate_size=3072,
-                num_hidden_layers=28,
-                num_attention_heads=16,
-                num_key_value_heads=8,
-                head_dim=128,
-                tie_word_embeddings=True,
-            ),
-        ),
+    shells = {
+        "SIKU-BERT/sikubert": "AutoModelForMaskedLM",
+        "bigscience/bloom-560m": "AutoModelForCausalLM",
+        "Qwen/Qwen3-0.6B-Base": "AutoModelForCausalLM",
     }
     rows: list[dict[str, Any]] = []
-    for name, (auto, config) in shells.items():
-        with torch.device("meta"):
-            model = getattr(transformers, auto).from_config(config)
+    for name, auto in shells.items():
+        model = checkpoint_costs.hull(name, auto)
         parameters = sum(weight.numel() for weight in model.parameters())
         fixed = 16 * parameters
         whole = training_memory(model, gpu, 4096, 512)
@@ -134,7 +113,10 @@ def failure(key: str) -> Any:
     )
 
 
-TABLES: dict[str, Callable[[], list[dict[str, Any]]]] = {"memory": memory}
+TABLES: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "memory": memory,
+    "checkpoints": checkpoint_costs.rows,
+}
 
 FIGURES: dict[str, Callable[[], Any]] = {
     "replay_tradeoff": replay_tradeoff,
