@@ -41,7 +41,7 @@ def training_arguments(
     """Trainer 要的参数；批次、学习率曲线与存盘由 `CompanionTrainer` 自管。"""
     from transformers import TrainingArguments
 
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=config.output,
         max_steps=num_steps,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
@@ -66,6 +66,10 @@ def training_arguments(
         disable_tqdm=True,
         ddp_find_unused_parameters=False,
     )
+    # 一个进程见了几块卡，Trainer 就悄悄套上 DataParallel：掩码与损失的账都对不上。
+    # 要几块卡都用，各起一个进程（torchrun）
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def check_means(

@@ -311,3 +311,17 @@ def test_the_learning_rate_follows_the_pretraining_peak(
         model.config.companion_peak_learning_rate = peak
     config = configure(tmp_path, **{"learning_rate": None, **changes})
     assert arguments.choose_learning_rate(config, model) == pytest.approx(rate)
+
+
+def test_one_process_uses_one_card(tmp_path, configure, monkeypatch):
+    """见了两块卡也只用一块：DataParallel 会把掩码拆开，损失的账对不上。"""
+    two = property(lambda _: 2)
+    monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", two)
+    made = arguments.training_arguments(
+        configure(tmp_path),
+        num_steps=1,
+        learning_rate=1e-4,
+        precision="fp32",
+        device_kind="cpu",
+    )
+    assert made._n_gpu == 1
