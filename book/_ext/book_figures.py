@@ -37,6 +37,27 @@ def replay_tradeoff() -> Any:
     return plot_tradeoff(points, title="学到的与忘掉的，每字比特数", width=WIDTH)
 
 
+def schedules() -> Any:
+    """四种学习率曲线，一百步，预热一成。"""
+    from companion.plots import plot_schedules
+    from companion.training.schedule import factor_at
+
+    steps, warmup = 100, 10
+    names = {
+        "cosine": "余弦（缺省）",
+        "warmup_stable_decay": "预热、平稳、衰减",
+        "linear": "线性",
+        "constant": "不变",
+    }
+    curves = {
+        name: [factor_at(step, kind, steps, warmup) for step in range(steps)]
+        for kind, name in names.items()
+    }
+    return plot_schedules(
+        curves, num_warmup=warmup, title="学习率怎样升、怎样降", width=WIDTH
+    )
+
+
 def packing() -> Any:
     """随包史书开头的十六句，一句一篇，打包前后。"""
     from companion.corpus.packing import plan_packing
@@ -109,7 +130,11 @@ def failure(key: str) -> Any:
         for line in first["lines"]
     ]
     return plot_contrast(
-        lines, title=first["title"], xlabel=first["xlabel"], ylabel=first["ylabel"]
+        lines,
+        title=first["title"],
+        xlabel=first["xlabel"],
+        ylabel=first["ylabel"],
+        width=WIDTH,
     )
 
 
@@ -121,5 +146,6 @@ TABLES: dict[str, Callable[[], list[dict[str, Any]]]] = {
 FIGURES: dict[str, Callable[[], Any]] = {
     "replay_tradeoff": replay_tradeoff,
     "packing": packing,
+    "schedules": schedules,
     **{f"failures_{key}": partial(failure, key) for key in FAILURES},
 }
