@@ -140,7 +140,8 @@ def failure(key: str) -> Any:
 
 TABLES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "memory": memory,
-    "checkpoints": checkpoint_costs.rows,
+    "checkpoints_t4": partial(checkpoint_costs.rows, "t4"),
+    "checkpoints_full": partial(checkpoint_costs.rows, "full"),
 }
 
 FIGURES: dict[str, Callable[[], Any]] = {

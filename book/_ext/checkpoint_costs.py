@@ -138,17 +138,23 @@ def hull(name: str, auto_class: str) -> Any:
     return model
 
 
-def rows() -> list[dict[str, Any]]:
-    """目标 × 档 × 检查点；起步模型与形状没有抄来的不列。"""
+def rows(profile: str) -> list[dict[str, Any]]:
+    """一档的各个检查点；几个目标共用而花费相同的并成一行。
+
+    起步模型不列；形状没有抄来的也不列。
+    """
     from companion.notebook.profiles import PROFILES, checkpoints
 
-    return [
-        _row(objective, profile, name)
-        for objective in PROFILES
-        for profile in CARDS
-        for name in checkpoints(objective, profile)
-        if name in SHAPES
-    ]
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for objective in PROFILES:
+        for name in checkpoints(objective, profile):
+            if name in SHAPES:
+                row = _row(objective, profile, name)
+                goal = row.pop("objective")
+                same = found.setdefault(tuple(row.values()), {**row, "objective": goal})
+                if same["objective"] != goal:
+                    same["objective"] += f"、{goal}"
+    return list(found.values())
 
 
 def _row(objective: str, profile: str, name: str) -> dict[str, Any]:
@@ -182,11 +188,10 @@ def _row(objective: str, profile: str, name: str) -> dict[str, Any]:
     half, single = PEAKS[card]
     return {
         "objective": f"`{objective}`",
-        "profile": f"`{profile}`",
         "model": f"`{name}`" + ("（LoRA）" if config.lora_rank else ""),
         "millions": needed.parameters / 1e6,
         "memory": needed.memory_bytes / 2**30,
-        "card": f"{card} {gigabytes} GB，{precision}",
+        "precision": precision,
         "tokens": needed.tokens / 1e6,
-        "hours": needed.hours(single if precision == "fp32" else half),
+        "minutes": 60 * needed.hours(single if precision == "fp32" else half),
     }
