@@ -153,7 +153,7 @@ def rows(profile: str) -> list[dict[str, Any]]:
                 goal = row.pop("objective")
                 same = found.setdefault(tuple(row.values()), {**row, "objective": goal})
                 if same["objective"] != goal:
-                    same["objective"] += f"、{goal}"
+                    same["objective"] += f" {goal}"
     return list(found.values())
 
 
