@@ -234,7 +234,7 @@ def test_the_button_and_the_first_cell_name_the_tag_of_this_version() -> None:
     assert config["repository"]["branch"] == tag
     assert f"v{config['sphinx']['config']['release']}" == tag
     for path in (ROOT / "notebooks").glob("*.ipynb"):
-        assert path.read_text("utf-8").count(f"@{tag}\\\"") == 1, path.name
+        assert path.read_text("utf-8").count(f'@{tag}\\"') == 1, path.name
 
 
 def test_the_workflows_and_the_hooks_are_valid_yaml() -> None:

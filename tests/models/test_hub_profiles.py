@@ -69,8 +69,10 @@ from companion.plots import curves, style
 from companion.training import train
 
 curves.plot_curve = style.save_figure = lambda *args, **options: None  # 画一张要一秒
-TINY = {"max_steps": 1, "block_size": 48, "tokens_per_batch": 96, "eval": False,
+TINY = {"max_steps": 1, "block_size": 48, "tokens_per_batch": 96,
+        "eval_max_chars": 300,
         "num_train_epochs": 1.0, "gradient_accumulation_steps": 1, "precision": "fp32"}
+EXAMINED = ("SIKU-BERT/sikubert", "Qwen/Qwen3-0.6B-Base")  # 前后各考一次要几秒
 answers = {}
 for objective, profile, name in json.loads(sys.argv[1]):
     key = f"{objective} {profile} {name}"
@@ -80,11 +82,13 @@ for objective, profile, name in json.loads(sys.argv[1]):
     answer = {"model": config.model, "corpus": config.corpus, "plan": rows}
     if profile == "t4":
         tiny = profile_config(
-            profile, objective, config.output, 7, model=name, **TINY, lora_rank=0
+            profile, objective, config.output, 7, model=name, **TINY, lora_rank=0,
+            eval=name in EXAMINED,
         )
         done = train(tiny, quiet=True)
         opened = load_checkpoint(f"{config.output}/model", objective)
         answer |= {"steps": done.metrics["steps"],
+                   "examined": sorted(done.metrics.get("after", {})),
                    "targets": done.ledger.targets,
                    "class": type(opened.model).__name__}
     answers[key] = answer
@@ -190,10 +194,12 @@ def test_a_profile_reaches_its_checkpoint_and_its_corpus(
 def test_a_step_of_the_t4_profile_trains(
     objective: str, name: str, answers: dict[str, Any]
 ) -> None:
-    """t4 的每个检查点训练得了一步，存成的模型还打得开，类没有变。"""
+    """t4 的每个检查点训练得了一步，存成的还打得开，类没有变；考了的两侧都有成绩。"""
     found = answers[f"{objective} t4 {name}"]
     assert found["steps"] == 1
     assert found["targets"] > 0
+    if name in ("SIKU-BERT/sikubert", "Qwen/Qwen3-0.6B-Base"):
+        assert found["examined"] == ["domain", "general"]
     kind = {**OLD, **NEW}[name]
     assert (
         found["class"]
