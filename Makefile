@@ -3,7 +3,7 @@ PYTHON ?= python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help check lint types test demo book offline notebooks nb-clean constraints clean
+.PHONY: help check lint types test demo book preview chapter offline notebooks nb-clean constraints clean
 
 help:  ## 列出这些命令
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,12 @@ demo:  ## 三分钟的演示
 
 book:  ## 构建书，有警告就失败
 	jupyter-book build . -n -W --keep-going
+
+preview: book  ## 构建之后在 http://localhost:8000 看；Ctrl-C 停下
+	$(PYTHON) -m http.server 8000 --bind 127.0.0.1 --directory _build/html
+
+chapter:  ## 照模板开一章：make chapter STEM=13_topic TITLE=章名
+	$(PYTHON) book/new_chapter.py "$(STEM)" "$(TITLE)"
 
 offline: book  ## 离线版：网页的 zip 与 EPUB，放进 _build/offline/
 	$(PYTHON) book/make_offline.py

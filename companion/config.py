@@ -86,7 +86,8 @@ class TrainingConfig:
     deduplicate: bool = _setting("训练前删去完全相同的文档，并计入账本", True)
 
     learning_rate: float | None = _setting(
-        "学习率峰值；缺省取预训练峰值的一半（起步模型）或 5e-5", None
+        "学习率峰值；缺省取预训练峰值的一半（起步模型）或 5e-5，LoRA 乘十，至多 3e-3",
+        None,
     )
     lr_scheduler_type: Scheduler = _setting(
         "学习率曲线：余弦降到峰值的 10%，或 WSD 等", "cosine"

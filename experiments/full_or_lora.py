@@ -27,7 +27,7 @@ METHODS: dict[str, tuple[int, tuple[float, ...]]] = {
     "full": (0, (3e-4, 1e-3, 3e-3)),
     "lora-4": (4, (1e-3, 3e-3, 1e-2)),
     "lora-16": (16, (1e-3, 3e-3, 1e-2)),
-    "lora-64": (64, (3e-4, 1e-3, 3e-3)),
+    "lora-64": (64, (1e-3, 3e-3, 1e-2)),
     "embeddings": (0, (3e-4, 1e-3, 3e-3)),
 }
 """做法 → LoRA 的秩，要试的学习率峰值。"""
@@ -130,7 +130,7 @@ def main() -> None:
     }
     run_all(
         NAME,
-        "同样多的词元：训练的参数越多，领域上学到的越多，通用上忘掉的也越多",
+        "同样多的词元，各用最好的峰值：全参数在领域上学得最多",
         jobs(args, args.steps, unfinished_study(NAME, facts)),
         facts,
         keys=("method", "learning_rate", "parameters", "share"),

@@ -1,10 +1,13 @@
 """填充占几成：同样的文本，四种凑批的办法。
 
     python experiments/padding_share.py
+    python experiments/padding_share.py --quick    # 随包的小史书，只打印
 
 只数长度，不训练。文本是《资治通鉴》训练集开头的若干卷，一行一篇；词元由起步模型的分词器切。
 """
 
+import argparse
+import json
 from typing import Any
 
 import numpy as np
@@ -47,14 +50,25 @@ def padding_share(batches: list[NDArray[np.int64]], width: int | None) -> float:
     return 1 - sum(int(batch.sum()) for batch in batches) / grid
 
 
-def main() -> None:
-    """四种办法，写进 results/。"""
+def read_lines(args: argparse.Namespace) -> list[str]:
+    """一句一行：《资治通鉴》的若干卷，或小史书。"""
+    if args.quick:
+        from companion.corpus import read_corpus
+
+        chapters = [each.text for each in read_corpus("sample:classical")]
+        return [line for text in chapters for line in text.split("。") if line]
     import sys
     from pathlib import Path
 
     sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
     from recipe_2023 import read_chapters
 
+    chapters = read_chapters(args.data, "classical", args.chars)
+    return [line for chapter in chapters for line in chapter]
+
+
+def main() -> None:
+    """四种办法，写进 results/。"""
     from companion.models.loading import load_tokenizer
 
     parser = parser_of(__doc__)
@@ -63,11 +77,7 @@ def main() -> None:
     parser.add_argument("--tokens-per-batch", type=int, default=2048)
     args = parser.parse_args()
     tokenizer = load_tokenizer("starter:bert")
-    lines = [
-        line
-        for chapter in read_chapters(args.data, "classical", args.chars)
-        for line in chapter
-    ]
+    lines = read_lines(args)
     encoded = tokenizer(lines, add_special_tokens=False)["input_ids"]
     lengths = np.array([len(ids) for ids in encoded], np.int64)
     rows: list[dict[str, Any]] = []
@@ -81,6 +91,9 @@ def main() -> None:
                 "padding": round(padding_share(batches, width), 4),
             }
         )
+    if args.quick:
+        print(json.dumps(rows))
+        return
     path = record(
         "padding_share",
         {

@@ -1,5 +1,7 @@
 """测试用的检查点文件夹：完整的、残缺的、只有词表的。"""
 
+import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,64 @@ def write_checkpoint(folder: Path, kind: str, **overrides: Any) -> Path:
 
 
 def write_old_checkpoint(folder: Path, kind: str = "bert") -> Path:
-    """旧式检查点，如真的 SikuBERT：只有 .bin、vocab.txt 与 config.json。"""
+    """旧式检查点，如真的 SikuBERT：只有 .bin、vocab.txt 与 config.json。
+
+    T5、mT5 的词表文件是 spiece.model；别的架构一律配 BERT 的词表。
+    """
     import torch
 
     folder.mkdir(parents=True)
-    tokenizer = tiny_tokenizer("bert")
+    write = write_sentencepiece if kind in ("t5", "mt5") else write_vocabulary
+    tokenizer = tiny_tokenizer(kind if write is write_sentencepiece else "bert")
     model = tiny_model(kind, tokenizer)
     model.config.save_pretrained(folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    write_vocabulary(folder, tokenizer)
+    write(folder, tokenizer)
     return folder
+
+
+def write_sentencepiece(folder: Path, tokenizer: Any) -> None:
+    """T5 式的 spiece.model：SentencePiece 的 protobuf，没有 tokenizer.json。
+
+    T5 的哨兵不在里面，由 `extra_ids` 补在末尾；mT5 的在词表里头，照写。
+    """
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    added = {t["content"] for t in state["added_tokens"]} - {"<pad>", "</s>", "<unk>"}
+    pieces = [p for p in state["model"]["vocab"] if p[0] not in added]
+    kinds = {"<pad>": 3, "</s>": 3, "<unk>": 2}  # 控制、未知；其余 1 是寻常的
+    spm = b"".join(
+        _message(
+            1,
+            _message(1, piece.encode())
+            + b"\x15"
+            + struct.pack("<f", score)
+            + _number(3, kinds.get(piece, 1)),
+        )
+        for piece, score in pieces
+    )
+    spm += _message(2, _number(3, 1) + _number(40, 2))  # Unigram，<unk> 是第 2 个
+    spm += _message(3, _message(1, b"identity") + _number(3, 1))
+    (folder / "spiece.model").write_bytes(spm)
+    settings = {"tokenizer_class": "T5Tokenizer", "extra_ids": len(added)}
+    names = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | names))
+
+
+def _varint(value: int) -> bytes:
+    """Protobuf 的变长整数。"""
+    parts = []
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*parts, value])
+
+
+def _number(place: int, value: int) -> bytes:
+    return _varint(place << 3) + _varint(value)
+
+
+def _message(place: int, content: bytes) -> bytes:
+    return _varint(place << 3 | 2) + _varint(len(content)) + content
 
 
 def write_vocabulary(folder: Path, tokenizer: Any) -> None:

@@ -46,6 +46,8 @@ TERMS = {
     "检查清单": "book/12_your_corpus",
     "灾难性遗忘": "book/00_quickstart",
     "得失图": "book/08_gain_and_forgetting",
+    "镜像": "book/checkpoints",
+    "缺句生成": "book/objectives",
     "低秩": "book/09_adapting_with_less",
     "分桶": "book/10_fast_and_large",
     "学习率": "book/glossary",

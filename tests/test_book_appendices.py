@@ -142,3 +142,18 @@ def test_a_recorded_notebook_shows_its_cost(tmp_path: Any) -> None:
     first, second = status.notebook_rows(tmp_path)
     assert first[1:] == ("31 秒", "512 MB", "2026-01-02")
     assert second[1:] == ("未量", "未量", "未量")
+
+
+def test_every_objective_of_the_registry_is_shown_once() -> None:
+    """“训练目标一览”里，名册的每个目标恰有一节、一张真样本的表，名字相同。"""
+    from companion.objectives import OBJECTIVES
+
+    text = (BOOK / "objectives.md").read_text("utf-8")
+    sections = re.findall(r"^### `(\w+)` (.+)$", text, re.MULTILINE)
+    assert len(sections) == len(OBJECTIVES)
+    assert dict(sections) == {key: goal.title for key, goal in OBJECTIVES.items()}
+    tables = re.findall(
+        r"^```\{label-table\} (\w+)\n:tokenizer: (.+)$", text, re.MULTILINE
+    )
+    assert [key for key, _ in tables] == [key for key, _ in sections]
+    assert dict(tables) == {key: goal.starter for key, goal in OBJECTIVES.items()}

@@ -57,6 +57,24 @@ def test_scoring_only_the_targets_reads_faster() -> None:
     assert targets[speed]["mean"] > 1.3 * whole[speed]["mean"]
 
 
+def test_padding_shrinks_from_one_way_of_batching_to_the_next() -> None:
+    """补到固定长、补到批内最长、分桶、打包，填充一个比一个少；打包的行也少得多。"""
+    fixed, longest, bucketed, packed = run_quick("padding_share.py")
+    shares = [each["padding"] for each in (fixed, longest, bucketed, packed)]
+    assert shares == sorted(shares, reverse=True)
+    assert fixed["padding"] > 0.5 > 0.1 > bucketed["padding"]
+    assert packed["rows"] < fixed["rows"] / 3
+
+
+def test_new_characters_do_not_hurt_the_old_ones() -> None:
+    """添不添生字，认得的字训练之后一样好猜，相差不到百分之二。"""
+    plain, extended = (
+        each["known_bits_per_char"]["mean"]
+        for each in run_quick("vocabulary_extension.py")
+    )
+    assert abs(extended / plain - 1) < 0.02
+
+
 def test_only_the_bytes_lose_nothing() -> None:
     """同样的词表：字节 BPE 没有 [UNK]、句句还原；一字一元缺字，Unigram 还改标点。"""
     word_piece, unigram, byte_bpe = run_quick("tokenize_tongjian.py")

@@ -64,7 +64,10 @@ def test_numbers_are_written_the_house_way(measured: ModuleType) -> None:
     assert measured.written(-0.0523, "%") == "−5.2%"
     assert measured.written(0.0523, "%") == "+5.2%"
     spread = {"mean": -0.05, "std": 0.004}
-    assert measured.cell(spread, "%", {}) == "−5.0% ± 0.4%"
+    assert (
+        measured.cell(spread, "%", {})
+        == "−5.0%\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.4%"
+    )
     assert measured.cell({**spread, "std": 0.0}, "%", {}) == "−5.0%"
     assert measured.cell("full", "", {"full": "全参数"}) == "全参数"
 

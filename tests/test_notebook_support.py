@@ -1,9 +1,6 @@
 """笔记本的支撑：三档设置、成绩表、对照表、数遮了几个、批改练习。"""
 
 import math
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -379,24 +376,3 @@ def test_an_unknown_exercise_is_refused_with_a_guess(
         check("causal-cuont", 60)
     check("causal-count", 60)
     assert capsys.readouterr().out.startswith("通过：")
-
-
-def test_setup_is_one_quiet_line() -> None:
-    """一行说出版本、设备、内存；环境变量在导入 torch 之前就设好。"""
-    code = (
-        "import sys; from companion.notebook import setup; "
-        "assert 'torch' not in sys.modules; setup(); "
-        "import os; assert os.environ['TQDM_DISABLE'] == '1'"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"},
-        cwd=Path(__file__).resolve().parents[1],
-        check=True,
-    )
-    assert done.stderr == ""
-    [line] = done.stdout.splitlines()
-    for word in ("companion ", "Python ", "torch ", "transformers ", " GB", "镜像"):
-        assert word in line

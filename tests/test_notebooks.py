@@ -16,6 +16,8 @@ from typing import Any
 import nbformat
 import pytest
 
+from companion.notebook.profiles import checkpoints
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "experiments"))
 
 from execute_notebooks import NOTEBOOKS, OFFLINE, ROOT
@@ -109,6 +111,18 @@ def test_exactly_one_parameters_cell_defaults_to_tiny(path: Path) -> None:
     assert tagged == [1], "parameters 恰在第二个代码格"
     text = source(code_cells(path)[1])
     assert re.search(r'^PROFILE: str = "tiny"  # ?@param', text, re.MULTILINE), text
+
+
+@each_notebook
+def test_the_form_offers_the_checkpoints_of_its_profiles(path: Path) -> None:
+    """有 MODEL 一栏的：缺省是空的，下拉框里恰是这个目标 t4、full 两档的检查点。"""
+    parameters, config = (source(code_cells(path)[number]) for number in (1, 2))
+    form = re.search(r'^MODEL: str = ""  #@param (\[.*?\])', parameters, re.MULTILINE)
+    assert (form is not None) == ("model=MODEL" in config)
+    if form is not None:
+        [objective] = re.findall(r'profile_config\(PROFILE, "(\w+)"', config)
+        offered = [name for p in ("t4", "full") for name in checkpoints(objective, p)]
+        assert json.loads(form[1]) == ["", *offered]
 
 
 @each_notebook

@@ -227,13 +227,26 @@ def test_one_concept_has_one_name_outside_the_book_too() -> None:
     assert not found, found
 
 
+def test_the_button_and_the_first_cell_name_the_tag_of_this_version() -> None:
+    """Colab 的按钮打开的、第一格安装的、书上写的，都是 v 加上包的版本。"""
+    tag = f"v{PYPROJECT['project']['version']}"
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+    assert config["repository"]["branch"] == tag
+    assert f"v{config['sphinx']['config']['release']}" == tag
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        assert path.read_text("utf-8").count(f'@{tag}\\"') == 1, path.name
+
+
 def test_the_workflows_and_the_hooks_are_valid_yaml() -> None:
     """工作流都解析得开，测试矩阵覆盖声明支持的每个 Python。"""
     folder = ROOT / ".github" / "workflows"
     parsed = {
         p.stem: yaml.safe_load(p.read_text("utf-8")) for p in folder.glob("*.yml")
     }
-    assert {"test", "book", "colab"} <= set(parsed)
+    assert {"test", "book", "colab", "links"} <= set(parsed)
+    for name in ("colab", "links"):  # YAML 1.1 把 on 读成 True
+        [when] = parsed[name][True]["schedule"]
+        assert when["cron"].endswith((" 1", " 3")), "每周一次"
     matrix = parsed["test"]["jobs"]["matrix"]["strategy"]["matrix"]["python"]
     prefix = "Programming Language :: Python :: "
     supported = [

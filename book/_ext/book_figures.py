@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import checkpoint_costs
 from measured import read_result
 
 from companion.notebook import FAILURES
@@ -36,6 +37,27 @@ def replay_tradeoff() -> Any:
     return plot_tradeoff(points, title="学到的与忘掉的，每字比特数", width=WIDTH)
 
 
+def schedules() -> Any:
+    """四种学习率曲线，一百步，预热一成。"""
+    from companion.plots import plot_schedules
+    from companion.training.schedule import factor_at
+
+    steps, warmup = 100, 10
+    names = {
+        "cosine": "余弦（缺省）",
+        "warmup_stable_decay": "预热、平稳、衰减",
+        "linear": "线性",
+        "constant": "不变",
+    }
+    curves = {
+        name: [factor_at(step, kind, steps, warmup) for step in range(steps)]
+        for kind, name in names.items()
+    }
+    return plot_schedules(
+        curves, num_warmup=warmup, title="学习率怎样升、怎样降", width=WIDTH
+    )
+
+
 def packing() -> Any:
     """随包史书开头的十六句，一句一篇，打包前后。"""
     from companion.corpus.packing import plan_packing
@@ -64,41 +86,19 @@ def packing() -> Any:
 def memory() -> list[dict[str, Any]]:
     """几个公开的检查点训练时占多少，照 `training_memory` 的公式；只搭空壳，不下载。"""
     import torch
-    import transformers
 
     from companion.models.device import Device
     from companion.models.model_checks import training_memory
 
     gpu = Device("cuda", "GPU", torch.bfloat16, 0, "")
-    shells: dict[str, tuple[str, Any]] = {
-        "SIKU-BERT/sikubert": (
-            "AutoModelForMaskedLM",
-            transformers.BertConfig(vocab_size=29_791),
-        ),
-        "bigscience/bloom-560m": (
-            "AutoModelForCausalLM",
-            transformers.BloomConfig(
-                vocab_size=250_880, hidden_size=1024, n_layer=24, n_head=16
-            ),
-        ),
-        "Qwen/Qwen3-0.6B-Base": (
-            "AutoModelForCausalLM",
-            transformers.Qwen3Config(
-                vocab_size=151_936,
-                hidden_size=1024,
-                intermediate_size=3072,
-                num_hidden_layers=28,
-                num_attention_heads=16,
-                num_key_value_heads=8,
-                head_dim=128,
-                tie_word_embeddings=True,
-            ),
-        ),
+    shells = {
+        "SIKU-BERT/sikubert": "AutoModelForMaskedLM",
+        "bigscience/bloom-560m": "AutoModelForCausalLM",
+        "Qwen/Qwen3-0.6B-Base": "AutoModelForCausalLM",
     }
     rows: list[dict[str, Any]] = []
-    for name, (auto, config) in shells.items():
-        with torch.device("meta"):
-            model = getattr(transformers, auto).from_config(config)
+    for name, auto in shells.items():
+        model = checkpoint_costs.hull(name, auto)
         parameters = sum(weight.numel() for weight in model.parameters())
         fixed = 16 * parameters
         whole = training_memory(model, gpu, 4096, 512)
@@ -130,14 +130,23 @@ def failure(key: str) -> Any:
         for line in first["lines"]
     ]
     return plot_contrast(
-        lines, title=first["title"], xlabel=first["xlabel"], ylabel=first["ylabel"]
+        lines,
+        title=first["title"],
+        xlabel=first["xlabel"],
+        ylabel=first["ylabel"],
+        width=WIDTH,
     )
 
 
-TABLES: dict[str, Callable[[], list[dict[str, Any]]]] = {"memory": memory}
+TABLES: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "memory": memory,
+    "checkpoints_t4": partial(checkpoint_costs.rows, "t4"),
+    "checkpoints_full": partial(checkpoint_costs.rows, "full"),
+}
 
 FIGURES: dict[str, Callable[[], Any]] = {
     "replay_tradeoff": replay_tradeoff,
     "packing": packing,
+    "schedules": schedules,
     **{f"failures_{key}": partial(failure, key) for key in FAILURES},
 }

@@ -106,7 +106,8 @@ def cell(value: Any, form: str, names: dict[str, str]) -> str:
         mean, std = value["mean"], value["std"]
         if not std:
             return written(mean, form)
-        return f"{written(mean, form)} ± {written(std, '.1%' if form == '%' else form)}"
+        spread = written(std, ".1%" if form == "%" else form)
+        return f"{written(mean, form)}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{spread}"
     text = written(value, form)
     return names.get(text, text)
 

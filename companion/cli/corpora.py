@@ -1,4 +1,4 @@
-"""`companion corpus …`：列出、取得、统计、缺字、清洗、切分。"""
+"""`companion corpus …`：列出、取得、统计、分章、缺字、清洗、切分。"""
 
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     cls=ChineseGroup,
-    help="语料：列出、取得、统计、缺字、清洗、切分。",
+    help="语料：列出、取得、统计、分章、缺字、清洗、切分。",
     no_args_is_help=True,
 )
 CorpusArgument = Annotated[str, typer.Argument(metavar="语料", help=CORPUS_HELP)]
@@ -107,6 +107,28 @@ def missing(
     emit(
         {"corpus": corpus, "model": model, **found.as_dict()},
         str(found),
+        as_json=as_json,
+    )
+
+
+@app.command(cls=ChineseCommand)
+def chapters(
+    file: Annotated[Path, typer.Argument(metavar="文件", help="小说一类的 .txt")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="已有篇目表时替换它")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """照“第三回”一类的标题分章，写成旁边的 chapters.tsv，此后一章一篇。"""
+    from companion.corpus.chapters import CHAPTERS
+    from companion.corpus.headings import write_chapters
+
+    headings = write_chapters(file, overwrite=overwrite)
+    table = file.parent / CHAPTERS
+    emit(
+        {"output": str(table), "chapters": [each.title for each in headings]},
+        f"{len(headings):,} 章，从“{headings[0].title}”到“{headings[-1].title}”",
+        f"写下 {table}；读 {file.name} 时从此一章一篇",
         as_json=as_json,
     )
 

@@ -19,6 +19,7 @@ import json
 import warnings
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ from companion.models.weights import check_weight_files, load_weights
 
 if TYPE_CHECKING:
     from companion.objectives import Objective
+
+_FOR_SENTENCEPIECE = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+"""transformers 读 spiece.model 要的包 → 导入时的名字。"""
 
 DISCRIMINATOR, GENERATOR = "discriminator", "generator"
 """一对模型存在一个文件夹里时，各自的文件夹名。"""
@@ -253,10 +257,28 @@ def _read_tokenizer(folder: Path, name: str) -> tuple[Any, list[str]]:
         raise ModelError(
             found=f"{name} 的分词器打不开：{str(failure).splitlines()[0]}",
             expected="tokenizer.json，或与架构相符的词表文件",
-            remedy="从原处重新下载分词器的各文件；慢速分词器先装它要的包"
-            "（sentencepiece、sacremoses）",
+            remedy=_tokenizer_remedy(folder),
         ) from failure
     return tokenizer, []
+
+
+def _tokenizer_remedy(folder: Path) -> str:
+    """分词器打不开怎么办：transformers 只说缺 tiktoken，真正缺的常是下面两个包。"""
+    absent = [
+        name
+        for name, module in _FOR_SENTENCEPIECE.items()
+        if any(folder.glob("*.model")) and not _has_module(module)
+    ]
+    if absent:
+        return f"先装读 SentencePiece 词表的包：pip install {' '.join(absent)}"
+    return "从原处重新下载分词器的各文件；XLM、FlauBERT 的另要 pip install sacremoses"
+
+
+def _has_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # 上一级的包也没有
+        return False
 
 
 def _lone_vocabulary(folder: Path) -> int:

@@ -179,7 +179,9 @@ def check_memory(subject: Subject) -> Finding:
     size = subject.block_size or DEFAULT_ROW
     need = training_memory(subject.model, subject.device, _TOKENS_PER_BATCH, size)
     have = subject.device.memory_bytes
-    message = f"训练约需 {_size(need)}，{subject.device.name} 有 {_size(have)}"
+    message = (
+        f"训练约需 {memory_text(need)}，{subject.device.name} 有 {memory_text(have)}"
+    )
     if need < _MEMORY_SHARE * have:
         return Finding("ok", "memory", message)
     return Finding(
@@ -192,7 +194,7 @@ def check_memory(subject: Subject) -> Finding:
     )
 
 
-def _size(num_bytes: int) -> str:
+def memory_text(num_bytes: int) -> str:
     """给人看的大小，例如 512 MB、3.2 GB。"""
     if num_bytes < 2**30:
         return f"{num_bytes / 2**20:.0f} MB"

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         most_likely,
         pieces_of,
     )
+    from companion.notebook.planning import plan_training
     from companion.notebook.prefixes import (
         blank_examples,
         mask_panels,
@@ -137,6 +138,7 @@ _HOMES = {
     "packing_table": "corpora",
     "pieces_of": "naive_tokenizers",
     "pieces_table": "tokenizers",
+    "plan_training": "planning",
     "prefix_example": "prefixes",
     "presets_table": "masked_family",
     "profile_config": "profiles",
@@ -205,6 +207,7 @@ __all__ = [
     "packing_table",
     "pieces_of",
     "pieces_table",
+    "plan_training",
     "prefix_example",
     "presets_table",
     "profile_config",

@@ -3,8 +3,11 @@
 | 档 | 模型与语料 | 在哪里跑 |
 |---|---|---|
 | `tiny` | 起步模型、随包附带的小史书 | 任何 CPU，一分钟之内 |
-| `t4` | sikubert、bloom-560m 等、《资治通鉴》 | 一块 16 GB 的 GPU，一小时之内 |
+| `t4` | sikubert、bloom-560m 等、《资治通鉴》 | 一块 16 GB 的 GPU |
 | `full` | 更大的模型，多读几遍 | 一块或几块大显存的 GPU |
+
+`t4` 与 `full` 的检查点不止一个：`PROFILES` 里是经典的，`ALTERNATIVES` 里是今天更常选
+的，由笔记本的 `MODEL` 一栏来选。显存与时间由 `planning` 照公式估出。
 """
 
 import difflib
@@ -148,7 +151,8 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
             "tokens_per_batch": 32_768,
         },
     },
-    # 公开的中文 GLM 要运行检查点自带的代码，所以各档都是起步模型，读的语料不同
+    # 两行位置的中文 GLM 要运行检查点自带的代码，所以各档都是起步模型，读的语料不同；
+    # transformers 内置的 GLM 见 ALTERNATIVES
     "blank_infilling": {
         "tiny": {**_TINY_PAIR, "model": "starter:glm"},
         "t4": {**_T4_PAIR, "model": "starter:glm", **_SHORT},
@@ -156,6 +160,42 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 """训练目标 → 档 → 设置的字段；没有写的用 `TrainingConfig` 的缺省值。"""
+
+# T5 在 T4 上只能用 fp32，激活大一倍：微批量减半，累积两次，结果相同
+_BIGGER_T5: dict[str, Any] = {
+    "tokens_per_batch": 4096,
+    "gradient_accumulation_steps": 2,
+}
+_LORA: dict[str, Any] = {
+    "lora_rank": 16,
+    "tokens_per_batch": 1024,
+    "gradient_accumulation_steps": 8,
+    "gradient_checkpointing": True,
+    "block_size": 512,
+    "learning_rate": None,
+}
+_WORDS: dict[str, dict[str, dict[str, Any]]] = {
+    "t4": {"hfl/chinese-roberta-wwm-ext": {}},
+    "full": {"hfl/chinese-roberta-wwm-ext-large": {}},
+}
+ALTERNATIVES: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
+    "masked_lm": _WORDS,
+    "unified_lm": _WORDS,
+    "causal_lm": {
+        "t4": {"Qwen/Qwen3-0.6B-Base": {}},
+        "full": {"Qwen/Qwen3-1.7B-Base": {}},
+    },
+    "span_corruption": {
+        "t4": {"Langboat/mengzi-t5-base": _BIGGER_T5},
+        "full": {"Langboat/mengzi-t5-base": {}},
+    },
+    # transformers 内置的 GLM，一行位置；大，只训练 LoRA
+    "blank_infilling": {
+        "t4": {"zai-org/glm-edge-1.5b-chat": _LORA},
+        "full": {"zai-org/glm-4-9b-hf": _LORA},
+    },
+}
+"""训练目标 → 档 → 另可选的检查点 → 要跟着改的字段。"""
 
 
 def require_profile(profile: str, profiles: Iterable[str]) -> None:
@@ -175,7 +215,13 @@ def require_profile(profile: str, profiles: Iterable[str]) -> None:
 
 
 def profile_config(
-    profile: str, objective: str, output: str | Path, seed: int, **settings: Any
+    profile: str,
+    objective: str,
+    output: str | Path,
+    seed: int,
+    *,
+    model: str = "",
+    **settings: Any,
 ) -> TrainingConfig:
     """一档设置。
 
@@ -184,6 +230,7 @@ def profile_config(
         objective: 训练目标的键。
         output: 输出文件夹，新的或空的；见 `new_run`。
         seed: 随机种子。
+        model: 换一个检查点；空的是这一档自己的。`ALTERNATIVES` 里的连设置一起换。
         **settings: 要改的字段，盖过表里的。
 
     Raises:
@@ -193,17 +240,32 @@ def profile_config(
     >>> profile_config("tiny", "masked_lm", "out", 42).model
     'starter:bert'
     """
-    profiles = PROFILES[get_objective(objective).key]
-    require_profile(profile, profiles)
+    key = get_objective(objective).key
+    require_profile(profile, PROFILES[key])
+    chosen: dict[str, Any] = {}
+    if model:
+        others = ALTERNATIVES.get(key, {}).get(profile, {})
+        chosen = {**others.get(model, {}), "model": model}
     fields = {
         **_general(profile),
-        **profiles[profile],
+        **PROFILES[key][profile],
+        **chosen,
         "objective": objective,
         "output": str(output),
         "seed": seed,
         **settings,
     }
     return TrainingConfig.from_sources(None, fields)
+
+
+def checkpoints(objective: str, profile: str) -> tuple[str, ...]:
+    """一档可选的检查点，经典的在前。
+
+    >>> checkpoints("causal_lm", "t4")
+    ('bigscience/bloom-560m', 'Qwen/Qwen3-0.6B-Base')
+    """
+    others = ALTERNATIVES.get(objective, {}).get(profile, {})
+    return (PROFILES[objective][profile]["model"], *others)
 
 
 def _general(profile: str) -> Mapping[str, str]:
@@ -239,7 +301,8 @@ def get_corpus(spec: str) -> str:
         return f"{spec}：本机的文件"
     if source.embedded:
         return f"{spec}：随包附带，不用下载。{source.licence}"
-    from companion.corpus import fetch
+    if source.folder() is None:  # 缓存与 COMPANION_DATA 里都没有
+        from companion.corpus import fetch
 
-    fetch(name)
+        fetch(name)
     return f"{spec}：已在本机。{source.licence}"

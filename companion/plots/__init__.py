@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from companion.plots.pairs import PairRows
     from companion.plots.panels import AttentionPanel
     from companion.plots.rows import LabelRows
+    from companion.plots.schedules import plot_schedules
     from companion.plots.style import save_figure
     from companion.plots.texts import alt_text, labels_table
     from companion.plots.tradeoff import plot_tradeoff
@@ -42,6 +43,7 @@ _HOMES = {
     "plot_curve": "curves",
     "plot_labels": "labels",
     "plot_rows": "packing",
+    "plot_schedules": "schedules",
     "plot_tradeoff": "tradeoff",
     "save_figure": "style",
     "use_chinese_font": "font",
@@ -63,6 +65,7 @@ __all__ = [
     "plot_curve",
     "plot_labels",
     "plot_rows",
+    "plot_schedules",
     "plot_tradeoff",
     "save_figure",
     "use_chinese_font",

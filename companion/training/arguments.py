@@ -14,9 +14,15 @@ FALLBACK_LEARNING_RATE = 5e-5
 LORA_FACTOR = 10.0
 """LoRA 的学习率约为全参数的十倍（Schulman 等，2025）。"""
 
+LORA_CEILING = 3e-3
+"""LoRA 的学习率至多这么高：起步模型的峰值本来就高，再乘十会学坏（书的第 09 章）。"""
+
+RSLORA_RANK, RSLORA_ALPHA = 64, 16
+"""从这个秩起换 rsLoRA；α 取它论文里的值，缩放 α/√r 在秩 64 恰与低秩的 α/r 同为 2。"""
+
 
 def choose_learning_rate(config: TrainingConfig, model: Any) -> float:
-    """学习率峰值：用户给的；否则取预训练峰值的一半，或 5e-5；LoRA 再乘十。
+    """学习率峰值：用户给的；否则取预训练峰值的一半，或 5e-5；LoRA 乘十而有上限。
 
     取峰值的几分之几是继续预训练的通例（Gupta 等，2023：重新预热到原峰值学得多也忘得
     多）。起步模型把自己的峰值写在 `config.companion_peak_learning_rate` 里。
@@ -25,7 +31,7 @@ def choose_learning_rate(config: TrainingConfig, model: Any) -> float:
         return config.learning_rate
     peak = getattr(model.config, "companion_peak_learning_rate", None)
     rate = peak / 2 if peak else FALLBACK_LEARNING_RATE
-    return rate * LORA_FACTOR if config.lora_rank else rate
+    return min(rate * LORA_FACTOR, LORA_CEILING) if config.lora_rank else rate
 
 
 def training_arguments(
@@ -35,7 +41,7 @@ def training_arguments(
     """Trainer 要的参数；批次、学习率曲线与存盘由 `CompanionTrainer` 自管。"""
     from transformers import TrainingArguments
 
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=config.output,
         max_steps=num_steps,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
@@ -60,6 +66,10 @@ def training_arguments(
         disable_tqdm=True,
         ddp_find_unused_parameters=False,
     )
+    # 一个进程见了几块卡，Trainer 就悄悄套上 DataParallel：掩码与损失的账都对不上。
+    # 要几块卡都用，各起一个进程（torchrun）
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def check_means(
@@ -131,6 +141,7 @@ def add_lora(model: Any, config: TrainingConfig) -> Any:
     from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D
 
+    high = config.lora_rank >= RSLORA_RANK
     with warnings.catch_warnings():
         # peft 0.21 还在问 transformers 5.23 改了名的属性
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
@@ -138,10 +149,10 @@ def add_lora(model: Any, config: TrainingConfig) -> Any:
             model,
             LoraConfig(
                 r=config.lora_rank,
-                lora_alpha=2 * config.lora_rank,
+                lora_alpha=RSLORA_ALPHA if high else 2 * config.lora_rank,
                 target_modules="all-linear",
                 # GPT-2 的线性层是转置着存的
                 fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),
-                use_rslora=config.lora_rank >= 64,
+                use_rslora=high,
             ),
         )

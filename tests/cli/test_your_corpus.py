@@ -56,6 +56,8 @@ def test_the_whole_way_runs_as_it_is_printed(
             assert not missing, (missing, said)
     assert ran == [
         "stats",
+        "chapters",
+        "stats",
         "clean",
         "split",
         "check",

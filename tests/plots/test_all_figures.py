@@ -26,6 +26,7 @@ from companion.plots import (
     plot_curve,
     plot_labels,
     plot_rows,
+    plot_schedules,
     plot_tradeoff,
     save_figure,
 )
@@ -133,6 +134,12 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "panels_phone": lambda: _panels(4),
     "weights": lambda: plot_attention_weights(
         np.stack([TRI / TRI.sum(1, keepdims=True)] * 3), TOKENS, title=TITLE
+    ),
+    "schedules": lambda: plot_schedules(
+        {"余弦": [0.5, 1, 0.1], TITLE[:20]: [0.5, 1, 1]}, num_warmup=1, title=TITLE
+    ),
+    "schedules_phone": lambda: plot_schedules(
+        {"余弦": [0.5, 1, 0.1]}, num_warmup=1, title=TITLE, width=4
     ),
     "contrast": lambda: _contrast(WIDTH),
     "contrast_phone": lambda: _contrast(4),

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.errors import CorpusError, EvaluationError
-from companion.plots import RowsPanel, plot_rows, plot_tradeoff
+from companion.errors import CorpusError, EvaluationError, TrainingError
+from companion.plots import RowsPanel, plot_rows, plot_schedules, plot_tradeoff
 from companion.plots.tradeoff import pareto_front
 
 POINTS = [
@@ -82,3 +82,24 @@ def test_rows_that_do_not_fit_are_refused():
     for rows, widths in ([[(0, 5)]], [4]), ([], []), ([[(0, 1)]], [1, 1]):
         with pytest.raises(CorpusError):
             plot_rows([RowsPanel("坏的", rows, widths)])
+
+
+def test_a_schedule_is_drawn_step_by_step():
+    """每条线的高度就是给它的倍数，第 0 步在最左；竖线在预热完的那一步。"""
+    curves = {"余弦": [0.5, 1.0, 0.1], "不变": [0.5, 1.0, 1.0]}
+    figure: Any = plot_schedules(curves, num_warmup=1, title="题")
+    lines = {line.get_gid(): line for line in figure.axes[0].lines}
+    for number, curve in enumerate(curves.values()):
+        drawn = lines[f"schedule-{number}"]
+        assert list(drawn.get_xdata()) == [0, 1, 2]
+        assert list(drawn.get_ydata()) == curve
+    assert [1, 1] in [list(line.get_xdata()) for line in lines.values()]
+    assert "余弦由 0.50 倍升到 1.00 倍，末步 0.10 倍" in figure.alt
+
+
+def test_schedules_of_unequal_length_are_refused():
+    """没有曲线、长短不一、多于四种，都画不成一格。"""
+    five = {str(n): [1.0] for n in range(5)}
+    for curves in ({}, {"甲": [1.0], "乙": [1.0, 0.5]}, five):
+        with pytest.raises(TrainingError, match="一样长"):
+            plot_schedules(curves, num_warmup=0, title="题")

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file
 
 from companion.models.loading import load_checkpoint
-from companion.training import TrainingInterrupted, train
+from companion.training import TrainingInterrupted, arguments, train
 from companion.training.callbacks import LogCallback
 from companion.training.trainer import CompanionTrainer
 
@@ -57,6 +57,21 @@ def test_only_the_adapter_is_trained_and_the_merged_model_opens(
     merged = load_checkpoint(str(result.output / "adapter"), "masked_lm").model
     for name, tensor in merged.state_dict().items():
         torch.testing.assert_close(tensor, model.state_dict()[name], msg=name)
+
+
+def test_the_update_keeps_its_scale_when_the_rank_grows(tmp_path, configure):
+    """换成 rsLoRA 的一步没有台阶：秩 16、63、64 的缩放都是 2，此后随 √r 降。"""
+    scales = {}
+    for rank in (16, 63, 64, 256):
+        model = load_checkpoint("starter:bert", "masked_lm").model
+        wrapped = arguments.add_lora(model, configure(tmp_path, lora_rank=rank))
+        scales[rank] = {
+            scale
+            for module in wrapped.modules()
+            if hasattr(module, "lora_A")
+            for scale in module.scaling.values()
+        }
+    assert scales == {16: {2.0}, 63: {2.0}, 64: {2.0}, 256: {1.0}}
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])

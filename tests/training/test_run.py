@@ -321,16 +321,31 @@ def test_a_held_out_set_without_targets_leaves_no_folder_behind(
         ({}, None, 5e-5),
         ({}, 4e-4, 2e-4),
         ({"lora_rank": 4}, 4e-4, 2e-3),
+        ({"lora_rank": 4}, 2e-3, 3e-3),
         ({"learning_rate": 3e-4, "lora_rank": 4}, 4e-4, 3e-4),
     ],
 )
 def test_the_learning_rate_follows_the_pretraining_peak(
     changes, peak, rate, tmp_path, configure
 ):
-    """没有给：取预训练峰值的一半，或 5e-5；LoRA 乘十；给了就用给的。"""
+    """没有给：取预训练峰值的一半，或 5e-5；LoRA 乘十，至多 3e-3；给了就用给的。"""
     model = torch.nn.Module()
     model.config = transformers.PretrainedConfig()
     if peak:
         model.config.companion_peak_learning_rate = peak
     config = configure(tmp_path, **{"learning_rate": None, **changes})
     assert arguments.choose_learning_rate(config, model) == pytest.approx(rate)
+
+
+def test_one_process_uses_one_card(tmp_path, configure, monkeypatch):
+    """见了两块卡也只用一块：DataParallel 会把掩码拆开，损失的账对不上。"""
+    two = property(lambda _: 2)
+    monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", two)
+    made = arguments.training_arguments(
+        configure(tmp_path),
+        num_steps=1,
+        learning_rate=1e-4,
+        precision="fp32",
+        device_kind="cpu",
+    )
+    assert made._n_gpu == 1
