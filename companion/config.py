@@ -104,6 +104,10 @@ class TrainingConfig:
     preset: Preset | None = _setting(
         "masked_lm：照哪篇论文的选法；它定下的比例与粒度不必再给", None
     )
+    span_boundary: bool = _setting(
+        "masked_lm 以片段选时：另由片段两侧的词元猜片段里的（Joshi 等，2020，§3.2）",
+        False,
+    )
     noise_density: float | None = _setting(
         "序列到序列目标与 blank_infilling 遮住的比例；缺省取各论文的值", None
     )

@@ -3,8 +3,9 @@
     损失 = Σ_份 权重 × 损失之和 / 整步的目标数
 
 多数目标只有一份：有标签的词元。句序判断多一份，每行一个目标；替换词元检测多一份，每个
-普通词元一个目标，权重 50。两份的目标数不同，累积几个小批时要各自相加、各自去除，才与一
-个大批相等；所以这里只交出损失之和，除法由训练去做。
+普通词元一个目标，权重 50；片段边界目标多一份，每个有边界的标签一个目标。各份的目标数不
+同，累积几个小批时要各自相加、各自去除，才与一个大批相等；所以这里只交出损失之和，除法由
+训练去做。
 """
 
 from dataclasses import dataclass
@@ -21,12 +22,17 @@ from companion.models.electra_pair import (
     submodel_inputs,
 )
 from companion.models.sentence_order import ORDER_LABELS, sentence_order_losses
+from companion.models.span_boundary import BORDERS, span_boundary_losses
 from companion.models.target_head import TargetLosses, inner_model, target_losses
 
-PartName = Literal["words", "order", "detection"]
+PartName = Literal["words", "order", "detection", "boundary"]
 
-_SECOND_TARGETS = (*ORDER_LABELS, "original_ids")
-"""第二份的目标在批量里叫什么；不是 −100 处有一个目标。"""
+_TARGETS: dict[str, PartName] = {
+    **dict.fromkeys(ORDER_LABELS, "order"),
+    "original_ids": "detection",
+    BORDERS: "boundary",
+}
+"""另外几份的目标在批量里叫什么；不是 −100 处有一个目标。"""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class LossPart:
     """一份损失。"""
 
     name: PartName
-    """words 词元，order 句序，detection 真假。"""
+    """words 词元，order 句序，detection 真假，boundary 由边界猜片段。"""
     weight: float
     losses: TargetLosses
 
@@ -63,15 +69,20 @@ def loss_parts(model: Any, batch: Batch, *, causal: bool) -> tuple[LossPart, ...
         both = sentence_order_losses(model, batch)
         order = TargetLosses(both.order_total_nats, both.order_nats, both.order_correct)
         return LossPart("words", 1.0, both.targets), LossPart("order", 1.0, order)
+    if BORDERS in batch:
+        words, boundary = span_boundary_losses(model, batch)
+        return LossPart("words", 1.0, words), LossPart("boundary", 1.0, boundary)
     return (LossPart("words", 1.0, target_losses(model, batch, causal=causal)),)
 
 
-def second_targets(batch: Batch) -> Tensor | None:
-    """第二份损失在这一批里的目标数，标量；只有一份的为 None。"""
-    for name in _SECOND_TARGETS:
-        if name in batch:
-            return (batch[name] != IGNORE_INDEX).sum()
-    return None
+def other_targets(batch: Batch) -> dict[PartName, Tensor]:
+    """词元之外的各份在这一批里的目标数，标量；只有一份的为空。"""
+    counts: dict[PartName, Tensor] = {}
+    for key, name in _TARGETS.items():
+        if key in batch:
+            has = batch[key] != IGNORE_INDEX
+            counts[name] = (has[..., 0] if key == BORDERS else has).sum()
+    return counts
 
 
 def word_model(model: Any) -> Any:

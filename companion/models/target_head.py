@@ -149,6 +149,28 @@ def output_head(model: Any) -> nn.Module:
 
 
 @contextmanager
+def last_hidden(model: Any) -> Generator[list[Tensor]]:
+    """期间记下输出头收到的隐藏状态，(B, L, D)：最后一层的，挑行之前的。
+
+    Args:
+        model: 带输出头的模型，不带外壳。
+
+    Raises:
+        ModelError: 不认识这个架构的输出头。
+    """
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        seen.append(args[0])
+
+    hook = output_head(model).register_forward_pre_hook(keep)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+@contextmanager
 def _scoring_head(
     model: Any, rows: Tensor, targets: Tensor
 ) -> Generator[Callable[[Any], TargetLosses]]:

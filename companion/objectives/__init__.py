@@ -25,7 +25,7 @@ OBJECTIVES: dict[str, Objective] = {
         title="掩码语言建模",
         family="掩码语言模型（BERT、RoBERTa、ALBERT、ERNIE、SikuBERT）",
         paper="Devlin 等，2019，§3.1；全词：Cui 等，2021，§III；"
-        "词组：Lan 等，2020，§4.1；片段：Joshi 等，2020，§3.1",
+        "词组：Lan 等，2020，§4.1；片段与片段边界：Joshi 等，2020，§3.1–3.2",
         auto_class="AutoModelForMaskedLM",
         causal=False,
         collator="companion.objectives.masked_lm:MaskedLMCollator",
@@ -36,6 +36,7 @@ OBJECTIVES: dict[str, Objective] = {
             "user_dictionary",
             "names",
             "similar_words",
+            "span_boundary",
             "seed",
         ),
         frozen_options={

@@ -46,6 +46,7 @@ from companion.training.data import (
     read_corpora,
 )
 from companion.training.extending import extend_for_corpus
+from companion.training.extra_losses import prepare_extra_losses
 from companion.training.loop import run_loop
 from companion.training.output import (
     CONFIG_FILE,
@@ -121,6 +122,7 @@ def train(
     corpora = read_corpora(config)
     extension = extend_for_corpus(checkpoint, config, corpora.train)
     checkpoint = extension.checkpoint if extension else checkpoint
+    extra = prepare_extra_losses(config, checkpoint)
     config, verdict = team.ask_main(
         lambda: _choose(config, objective, checkpoint.model, device)
     )
@@ -147,7 +149,7 @@ def train(
 
     def begin() -> None:
         exam = _prepare_exam(config, objective, checkpoint, corpora, clozes)
-        announce(say, config, corpora, data, verdict, device, team)
+        announce(say, config, corpora, data, verdict, device, team, extra)
         with writing(output / CONFIG_FILE):
             output.mkdir(parents=True, exist_ok=True)
             config.save(output / CONFIG_FILE)
@@ -164,6 +166,7 @@ def train(
         team,
         resume,
         screen,
+        extra,
         extension.ids if extension else (),
     )
     ledger = replace(data.ledger, targets=ran.targets)
@@ -174,10 +177,11 @@ def train(
         model = _merged(checkpoint, ran.model, output, say)
         trained = replace(checkpoint, model=model, name=str(output / "model"))
         save_checkpoint(model, checkpoint.tokenizer, output / "model")
+        extra.farewell(output, say)
         after = _sit(trained, exam, device, "训练后", say)
         metrics = summarise(config, data, ran.rows, before, after)
         write_results(
-            config, corpora, data, ledger, ran.rows, metrics, ran.second_targets
+            config, corpora, data, ledger, ran.rows, metrics, ran.other_targets
         )
         if before and after:
             write_card(config, ledger, ran.rows, metrics, before, after, device.name)
