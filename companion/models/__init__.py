@@ -36,6 +36,8 @@ _HOMES = {
     "SpanBoundaryHead": "span_boundary",
     "attach_boundary_head": "span_boundary",
     "make_boundary_head": "span_boundary",
+    "Teacher": "distillation",
+    "load_teacher": "distillation",
     "LossPart": "losses",
     "loss_parts": "losses",
     "TargetLosses": "target_head",

@@ -60,6 +60,7 @@ LABEL_KEYS = (
     "sentence_order_label",
     "next_sentence_label",
     "span_borders",
+    "attended",
 )
 """批量里不交给模型的几项。"""
 

@@ -30,13 +30,7 @@ from torch import Tensor, nn
 from companion.batch import IGNORE_INDEX, Batch
 from companion.errors import ModelError
 from companion.models.locating import BOUNDARY_FILE
-from companion.models.target_head import (
-    LinearCrossEntropy,
-    TargetLosses,
-    inner_model,
-    last_hidden,
-    target_losses,
-)
+from companion.models.target_head import LastLayer, TargetLosses, inner_model
 from companion.objectives.span_borders import MAX_TARGETS
 
 BORDERS = "span_borders"
@@ -82,13 +76,12 @@ class SpanBoundaryHead(nn.Module):
         return self.second_norm(F.gelu(self.second(self.first_norm(x))))
 
 
-def span_boundary_losses(
-    model: nn.Module, batch: Batch
-) -> tuple[TargetLosses, TargetLosses]:
-    """前向一次，求掩码语言建模与片段边界两份损失。
+def boundary_losses(model: Any, hidden: Tensor, batch: Batch) -> TargetLosses:
+    """片段边界的一份损失。
 
     Args:
         model: 挂了边界头的模型，可以包着 DDP 或 peft。
+        hidden: 最后一层的隐藏状态，(B, L, D)。
         batch: `MaskedLMCollator(span_boundary=True)` 的输出。
 
     Raises:
@@ -101,19 +94,10 @@ def span_boundary_losses(
             expected="挂了边界头的模型",
             remedy="先用 attach_boundary_head 挂上，或让整理器不给边界",
         )
-    inputs = {name: value for name, value in batch.items() if name != BORDERS}
-    with last_hidden(inner) as seen:
-        words = target_losses(model, inputs, causal=False)
     borders = batch[BORDERS]
     targets = batch["labels"][borders[..., 0] != IGNORE_INDEX]  # (K,)
-    total, nats, correct = LinearCrossEntropy.apply(
-        head(seen[0], borders),
-        inner.get_output_embeddings().weight,
-        head.bias,
-        targets,
-        torch.is_grad_enabled(),
-    )  # type: ignore[misc]
-    return words, TargetLosses(total, nats, correct)
+    words = inner.get_output_embeddings().weight
+    return LastLayer(head(hidden, borders), words, head.bias).cross_entropy(targets)
 
 
 def make_boundary_head(model: Any, folder: Path, seed: int = 0) -> SpanBoundaryHead:

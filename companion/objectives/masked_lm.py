@@ -48,6 +48,7 @@ from companion.objectives.noise import (
     require_probability,
     stochastic_budget,
 )
+from companion.objectives.padding import pad_rows
 from companion.objectives.rows import (
     Row,
     assemble,
@@ -107,7 +108,9 @@ class MaskedLMCollator:
     similar_words: SimilarWords | None = None
     """近义词表；给了它，输入里就没有 [MASK]。"""
     span_boundary: bool = False
-    """另给 `span_borders`，供片段边界目标用（Joshi 等，2020，§3.2）；只用于 `span`。"""
+    """另给 `span_borders` (B, L, 2) int64，供片段边界目标用；只用于 `span`。"""
+    mark_attended: bool = False
+    """另给 `attended` (B, L) bool：真有词元处，蒸馏在这些位置上学教师。"""
     seed: int = 0
     pad_to_multiple_of: int | None = None
 
@@ -141,10 +144,16 @@ class MaskedLMCollator:
             causal=False,
             pad_to_multiple_of=self.pad_to_multiple_of,
         )
+        length = batch["input_ids"].shape[1]
         if self.span_boundary:
-            length = batch["input_ids"].shape[1]
             batch["span_borders"] = pad_borders(
                 [each.span_borders for each in examples], length
+            )
+        if self.mark_attended:
+            batch["attended"] = pad_rows(
+                [torch.ones_like(each.input_ids).bool() for each in examples],
+                False,
+                length,
             )
         return batch
 

@@ -91,6 +91,7 @@ def run_loop(
         ),
         callbacks=[logging, stopping],
         team=team,
+        teacher=extra.teacher,
     )
     trainer.remove_callback(PrinterCallback)
     first = num_embedding_steps(config, data.plan.num_steps) if new_ids else 0

@@ -48,7 +48,8 @@ def write_results(
 
     损失有几份的，账本里另有各份的目标数：`order_targets` 是判断了句序的行（各轮合计），
     `order_skipped_rows` 是只有一句、没有次序可判的行；`detection_targets` 是判断了真
-    假的词元；`boundary_targets` 是由边界去猜的词元。
+    假的词元；`boundary_targets` 是由边界去猜的词元；`teacher_targets` 是学教师
+    的位置，`hidden_targets` 是比了隐藏状态的位置。
 
     Raises:
         TrainingError: 写不下。

@@ -12,6 +12,9 @@ from companion.models.losses import LossPart, PartName
 from companion.models.target_head import TargetLosses
 from companion.training.team import ALONE, Team
 
+UNJUDGED = ("hidden",)
+"""没有对错可言的一份：隐藏状态之差。"""
+
 
 @dataclass
 class Sums:
@@ -43,7 +46,7 @@ class Sums:
 
 
 class Tally:
-    """一个进程的账，每份损失一本：词元，以及句序、真假、片段边界。"""
+    """一个进程的账，每份损失一本：词元，以及句序、真假、片段边界、教师。"""
 
     FILE = "companion_tally.json"
 
@@ -93,8 +96,9 @@ class Tally:
             first = name == "words"
             loss = "nats_per_target" if first else f"{name}_loss"
             taken[loss] = float(sums.nats) / count
-            accuracy = "accuracy" if first else f"{name}_accuracy"
-            taken[accuracy] = float(sums.correct) / count
+            if name not in UNJUDGED:
+                accuracy = "accuracy" if first else f"{name}_accuracy"
+                taken[accuracy] = float(sums.correct) / count
         return taken
 
     def save(self, checkpoint: Path) -> None:

@@ -5,7 +5,7 @@
 **损失**除以整步的目标数。Trainer 对 BERT、T5 这类模型会把损失与梯度放大
 `gradient_accumulation_steps` 倍（huggingface/transformers#47688）；这里自己求和再除，几
 个小批累积与一个大批相等（只差浮点舍入），目标数各不相同也不例外。损失有几份的（句序、真
-假、片段边界），各除以自己在整步里的目标数。
+假、片段边界、教师），各除以自己在整步里的目标数。
 """
 
 import math
@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from companion.batch import Batch, Feature
 from companion.config import TrainingConfig
 from companion.errors import TrainingError
+from companion.models.distillation import Teacher
 from companion.models.leaks import adapt_batch
 from companion.models.losses import PartName, loss_parts, other_targets
 from companion.models.saving import write_checkpoint
@@ -55,6 +56,7 @@ class CompanionTrainer(Trainer):
         arguments: `training_arguments` 的结果。
         callbacks: Trainer 的回调。
         team: 一同训练的进程。
+        teacher: 蒸馏的教师；不在模型之内，不存盘，每个进程各有一份。
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class CompanionTrainer(Trainer):
         arguments: TrainingArguments,
         callbacks: list[TrainerCallback],
         team: Team = ALONE,
+        teacher: Teacher | None = None,
     ) -> None:
         self.settings = config
         self.team = team
@@ -83,6 +86,9 @@ class CompanionTrainer(Trainer):
             train_dataset=data.rows,  # type: ignore[arg-type]
             callbacks=callbacks,
         )
+        self.teacher = teacher
+        if teacher is not None:
+            teacher.model.to(self.args.device)
         # 损失已除以整步的目标数，Trainer 不必再按累积步数缩放
         self.model_accepts_loss_kwargs = True
 
@@ -125,7 +131,8 @@ class CompanionTrainer(Trainer):
             TrainingError: 损失不是有限的数；消息说明是哪一步、多半为什么。
         """
         batch = adapt_batch(inner_model(model), inputs)
-        first, *others = loss_parts(model, batch, causal=self.causal)
+        reading = None if self.teacher is None else self.teacher.read(inputs)
+        first, *others = loss_parts(model, batch, causal=self.causal, reading=reading)
         count = num_items_in_batch
         if count is None:
             count = max(1, len(first.losses.nats))

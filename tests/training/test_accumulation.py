@@ -11,6 +11,7 @@ from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.pairing import pair_rows
 from companion.corpus.store import TokenStore
 from companion.errors import CompanionError
+from companion.models.distillation import Teacher
 from companion.models.electra_pair import ElectraPair
 from companion.models.running import model_options, special_edges
 from companion.models.span_boundary import attach_boundary_head, make_boundary_head
@@ -103,7 +104,9 @@ def eight_rows(tokenizer, *, pairs: bool = False) -> JoinedRows:
     return JoinedRows([BlockDataset(store, plan, prefix_ids=prefix, suffix_ids=suffix)])
 
 
-def one_step(made, sizes: list[int], tmp_path, configure, *, causal: bool = False):
+def one_step(
+    made, sizes: list[int], tmp_path, configure, *, causal: bool = False, teacher=None
+):
     """走一步；返回每目标的损失（各份）、目标数（各份）与梯度。"""
     model, collator, rows = made
     ends = [sum(sizes[:n]) for n in range(len(sizes) + 1)]
@@ -129,6 +132,7 @@ def one_step(made, sizes: list[int], tmp_path, configure, *, causal: bool = Fals
             device_kind="cpu",
         ),
         callbacks=[keep],
+        teacher=teacher,
     )
     trainer.train()
     targets = {name: sums.targets for name, sums in trainer.tally.parts.items()}
@@ -175,3 +179,27 @@ def test_span_boundaries_accumulate_by_their_own_number(tmp_path, configure):
     assert_equal_steps(parts, whole)
     assert 0 < whole[1]["boundary"] < whole[1]["words"]
     assert "span_boundary_head.second.weight" in whole[2]
+
+
+def test_the_lessons_of_a_teacher_accumulate_by_their_own_number(tmp_path, configure):
+    """蒸馏的两份各除以真有词元的位置数；与片段边界一起用也一样。"""
+    options = {
+        "granularity": "span",
+        "mlm_probability": 0.3,
+        "span_boundary": True,
+        "mark_attended": True,
+    }
+    wise = tiny_model("bert", tokenizer_of("bert"), seed=7).requires_grad_(False)
+    teacher = Teacher(wise, "教师", compares_hidden=True)
+
+    def made():
+        model, collator, rows = fitting(OBJECTIVES["masked_lm"], **options)
+        attach_boundary_head(model, make_boundary_head(model, tmp_path))
+        return model, collator, rows
+
+    whole, parts = (
+        one_step(made(), s, tmp_path, configure, teacher=teacher) for s in SPLITS
+    )
+    assert_equal_steps(parts, whole)
+    assert list(whole[1]) == ["words", "teacher", "hidden", "boundary"]
+    assert whole[1]["teacher"] == whole[1]["hidden"] > whole[1]["words"]

@@ -8,8 +8,10 @@ import pytest
 import transformers
 from safetensors.torch import load_file
 
-from companion.errors import ConfigError, ObjectiveError
+from companion.errors import ConfigError, ModelError, ObjectiveError
 from companion.models.locating import BOUNDARY_FILE
+from companion.models.saving import save_checkpoint
+from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.training.callbacks import read_log
 from companion.training.run import train
 
@@ -101,6 +103,85 @@ def test_lora_trains_the_head_whole(tmp_path, configure):
     first = boundary(straight.output / "model")
     assert first == boundary(tmp_path / "b" / "model")
     assert first != boundary(straight.output / "checkpoint-2")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """极小的 distilbert、窄而短的 bert、分不开文档的 convbert，词表相同，权重随机。"""
+    folder, tokenizer = tmp_path_factory.mktemp("师生"), tiny_tokenizer("bert")
+    narrow = {"hidden_size": 16, "max_position_embeddings": 24}
+    for name, kind, extra in (
+        ("distilbert", "distilbert", {}),
+        ("narrow", "bert", narrow),
+        ("convbert", "convbert", {}),
+    ):
+        save_checkpoint(tiny_model(kind, tokenizer, **extra), tokenizer, folder / name)
+    save_checkpoint(tiny_model("roberta"), tiny_tokenizer("roberta"), folder / "other")
+    return folder
+
+
+def test_a_distilled_student_resumes_bit_for_bit(
+    tmp_path, configure, models, checkpoints, weights, spoken
+):
+    """DistilBERT 学 BERT，打包：断了接着训逐位相等，教师一位不变，三份都在日志里。"""
+    options = {
+        "model": str(models / "distilbert"),
+        "teacher": str(checkpoints / "bert"),
+        "max_steps": 4,
+    }
+    before = weights(checkpoints / "bert")
+    straight = train(configure(tmp_path / "a", **options), quiet=True)
+    assert any("余弦" in each and "冻结" in each for each in spoken)
+    assert any("打包，文档互不可见" in each for each in spoken)
+    shutil.copytree(straight.output, tmp_path / "b")
+    forget_the_end(tmp_path / "b")
+    resumed = train(configure(tmp_path / "b", **options), resume=True, quiet=True)
+    assert weights(tmp_path / "b" / "model") == weights(straight.output / "model")
+    for name in ("loss", "teacher_loss", "teacher_accuracy", "hidden_loss"):
+        assert [r[name] for r in resumed.log] == [r[name] for r in straight.log]
+    assert "hidden_accuracy" not in straight.log[-1]
+    ledger = json.loads((straight.output / "ledger.json").read_text())
+    assert ledger["teacher_targets"] == ledger["hidden_targets"] == ledger["trained"]
+    assert weights(checkpoints / "bert") == before
+    kept = weights(straight.output / "model").keys()
+    assert kept == weights(models / "distilbert").keys()
+
+
+def test_a_narrow_teacher_and_one_that_cannot_pack_are_announced(
+    tmp_path, configure, models, spoken
+):
+    """隐藏层宽不同，说余弦不计；教师分不开文档，就不打包，并说是教师的缘故。"""
+    narrow = {"teacher": str(models / "narrow"), "block_size": 24, "max_steps": 1}
+    result = train(configure(tmp_path / "a", **narrow), quiet=True)
+    assert any("教师的隐藏层宽 16，学生的宽 32，余弦一项不计" in s for s in spoken)
+    assert "teacher_loss" in result.log[0]
+    assert "hidden_loss" not in result.log[0]
+    spoken.clear()
+    loose = {"teacher": str(models / "convbert"), "max_steps": 1}
+    train(configure(tmp_path / "b", **loose), quiet=True)
+    assert any("不打包" in s and "教师：convbert" in s for s in spoken)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"teacher": "other"}, ModelError, r"词表.*同系列"),
+        ({"teacher": "narrow"}, ConfigError, r"32 个词元.*至多读 24 个.*block_size=24"),
+        (
+            {"teacher": "narrow", "objective": "unified_lm"},
+            ConfigError,
+            r"teacher.*unified_lm.*masked_lm",
+        ),
+    ],
+)
+def test_a_teacher_that_cannot_teach_is_named(
+    changes, error, words, tmp_path, configure, models
+):
+    """词表不同、读不了这么长、别的目标：开训之前点名，什么也不写。"""
+    changes = changes | {"teacher": str(models / changes["teacher"])}
+    with pytest.raises(error, match=f"(?s){words}"):
+        train(configure(tmp_path / "out", **changes), quiet=True)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
