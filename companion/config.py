@@ -107,6 +107,13 @@ class TrainingConfig:
     preset: Preset | None = _setting(
         "masked_lm：照哪篇论文的选法；它定下的比例与粒度不必再给", None
     )
+    span_boundary: bool = _setting(
+        "masked_lm 以片段选时：另由片段两侧的词元猜片段里的（Joshi 等，2020，§3.2）",
+        False,
+    )
+    teacher: str | None = _setting(
+        "masked_lm：向这个检查点学，写法同 model（Sanh 等，2019，§2–3）", None
+    )
     noise_density: float | None = _setting(
         "序列到序列目标与 blank_infilling 遮住的比例；缺省取各论文的值", None
     )
@@ -221,6 +228,12 @@ class TrainingConfig:
                 found=f"lora_rank = {self.lora_rank}，又要扩充词表",
                 expected="新词元的行要能训练，LoRA 却冻结词嵌入",
                 remedy="去掉 lora_rank；或先不用 LoRA 扩充词表，再以它的 model/ 训练",
+            )
+        if self.teacher is not None and (self.new_characters or self.new_words):
+            raise ConfigError(
+                found=f"teacher = {self.teacher}，又要扩充词表",
+                expected="教师与学生同一个词表",
+                remedy="去掉 new_characters 与 new_words；或先扩充、训练，不用教师",
             )
         if self.report_to not in (None, "tensorboard"):
             raise ConfigError(

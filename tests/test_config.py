@@ -153,6 +153,13 @@ def test_a_value_out_of_range_is_refused_by_name(name, value):
     assert str(value) in error.found
 
 
+def test_a_teacher_forbids_growing_the_vocabulary():
+    """教师与学生要同一个词表，扩充词表因此被拒。"""
+    error = refused(teacher="starter:bert", new_words=3)
+    assert "teacher = starter:bert" in error.found
+    assert "new_words" in error.remedy
+
+
 def test_a_row_must_fit_into_a_batch():
     """一行比一个微批量还长：互相矛盾，立刻拒绝。"""
     error = refused(block_size=512, tokens_per_batch=256)

@@ -78,7 +78,7 @@ def setting_rows() -> Iterator[tuple[str, ...]]:
     for spec in dataclasses.fields(TrainingConfig):
         doc = spec.metadata["doc"]
         if CITED.search(doc):
-            yield f"`{spec.name}`", _shown(spec), doc
+            yield f"`{spec.name}`", _shown(spec, unset="不设"), doc
 
 
 def default_rows() -> Iterator[tuple[str, ...]]:
@@ -109,10 +109,10 @@ def _field_docs(collator: type) -> dict[str, str]:
     return docs
 
 
-def _shown(spec: "dataclasses.Field[Any]") -> str:
+def _shown(spec: "dataclasses.Field[Any]", unset: str = "因目标而异") -> str:
     if isinstance(spec.default, tuple):
         return "、".join(f"{each:.2g}" for each in spec.default)
-    return "因目标而异" if spec.default is None else f"`{spec.default}`"
+    return unset if spec.default is None else f"`{spec.default}`"
 
 
 TABLES = {

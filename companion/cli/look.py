@@ -32,7 +32,7 @@ def objectives(as_json: AsJson = False) -> None:
     table = make_table("名字", "说明", title="训练目标")
     for goal in OBJECTIVES.values():
         about = f"{goal.title}\n用于：{goal.family}\n出处：{goal.paper}"
-        if own := _own_options(goal):
+        if own := [*_own_options(goal), *goal.training_options]:
             about += f"\n可设：{' '.join(own)}"
         if "preset" in goal.options:
             about += "".join(
@@ -48,6 +48,7 @@ def objectives(as_json: AsJson = False) -> None:
             "paper": goal.paper,
             "auto_class": goal.auto_class,
             "options": list(goal.options),
+            "training_options": list(goal.training_options),
             "presets": list(PRESETS) if "preset" in goal.options else [],
             "usage": goal.usage,
             "starter": goal.starter,
@@ -122,6 +123,7 @@ def show(
     from companion.objectives import get_objective
     from companion.plots import labels_table
     from companion.show import show_example
+    from companion.show.extras import border_lines
 
     goal = get_objective(objective)
     given = {"granularity": granularity, "mlm_probability": mlm_probability}
@@ -158,7 +160,7 @@ def show(
         _draw(examples[0], path, attention=path != png)
     shown: list[Any] = []
     for each in examples:
-        shown.append(labels_table(each.rows))
+        shown += [labels_table(each.rows), *border_lines(each)]
         if attention:
             shown.append(attention_text(each))
     emit(
@@ -294,6 +296,7 @@ def _lines(mask: "AttentionPanel") -> list[str]:
 
 def _as_dict(example: "Example", *, attention: bool) -> dict[str, Any]:
     from companion.plots import PairRows
+    from companion.show.extras import given_fields
 
     rows = example.rows
     shown: dict[str, Any] = {
@@ -310,9 +313,7 @@ def _as_dict(example: "Example", *, attention: bool) -> dict[str, Any]:
         shown |= _pair_as_dict(rows)
     else:
         shown["predicted_by"] = rows.predicted_by
-    for name in ("position_ids", "token_type_ids", "decoder_input_ids"):
-        if (value := getattr(example, name)) is not None:
-            shown[name] = value
+    shown |= given_fields(example)
     if attention:
         masks = {
             "attention": example.visible,

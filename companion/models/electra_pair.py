@@ -59,6 +59,8 @@ LABEL_KEYS = (
     "sampling_noise",
     "sentence_order_label",
     "next_sentence_label",
+    "span_borders",
+    "attended",
 )
 """批量里不交给模型的几项。"""
 

@@ -44,7 +44,11 @@ _SMALL_FILES = (
     "*.model",
     "adapter_config.json",
 )
+BOUNDARY_FILE = "span_boundary.safetensors"
+"""片段边界目标的头（`models.span_boundary`）；多数检查点没有。"""
+
 _SAFE_WEIGHTS = (
+    BOUNDARY_FILE,
     "model.safetensors",
     "model-*.safetensors",
     "model.safetensors.index.json",

@@ -3,8 +3,9 @@
     损失 = Σ_份 权重 × 损失之和 / 整步的目标数
 
 多数目标只有一份：有标签的词元。句序判断多一份，每行一个目标；替换词元检测多一份，每个
-普通词元一个目标，权重 50。两份的目标数不同，累积几个小批时要各自相加、各自去除，才与一
-个大批相等；所以这里只交出损失之和，除法由训练去做。
+普通词元一个目标，权重 50；片段边界目标多一份，每个有边界的标签一个目标；蒸馏多两份，每
+个真有词元的位置一个目标。各份的目标数不同，累积几个小批时要各自相加、各自去除，才与一个
+大批相等；所以这里只交出损失之和，除法由训练去做。
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,14 @@ from typing import Any, Literal
 from torch import Tensor
 
 from companion.batch import IGNORE_INDEX, Batch
+from companion.models.distillation import (
+    ATTENDED,
+    HIDDEN_WEIGHT,
+    TEACHER_WEIGHT,
+    WORDS_WEIGHT,
+    Reading,
+    distillation_losses,
+)
 from companion.models.electra_pair import (
     DISCRIMINATOR_WEIGHT,
     LABEL_KEYS,
@@ -21,12 +30,15 @@ from companion.models.electra_pair import (
     submodel_inputs,
 )
 from companion.models.sentence_order import ORDER_LABELS, sentence_order_losses
-from companion.models.target_head import TargetLosses, inner_model, target_losses
+from companion.models.span_boundary import BORDERS, boundary_losses
+from companion.models.target_head import (
+    TargetLosses,
+    inner_model,
+    last_hidden,
+    target_losses,
+)
 
-PartName = Literal["words", "order", "detection"]
-
-_SECOND_TARGETS = (*ORDER_LABELS, "original_ids")
-"""第二份的目标在批量里叫什么；不是 −100 处有一个目标。"""
+PartName = Literal["words", "order", "detection", "boundary", "teacher", "hidden"]
 
 
 @dataclass(frozen=True)
@@ -34,21 +46,25 @@ class LossPart:
     """一份损失。"""
 
     name: PartName
-    """words 词元，order 句序，detection 真假。"""
+    """words 词元，order 句序，detection 真假，boundary 由边界猜片段，teacher 与教师的分
+    布之差，hidden 与教师的隐藏状态之差。"""
     weight: float
     losses: TargetLosses
 
 
-def loss_parts(model: Any, batch: Batch, *, causal: bool) -> tuple[LossPart, ...]:
+def loss_parts(
+    model: Any, batch: Batch, *, causal: bool, reading: Reading | None = None
+) -> tuple[LossPart, ...]:
     """前向一次，求各份损失；第一份是日志里的主项。
 
     Args:
         model: 带输出头的模型或 `ElectraPair`，可以包着 DDP 或 peft。
         batch: 整理器的输出。
         causal: 是否因果语言模型。
+        reading: 教师读这一批的所得（`Teacher.read`）；None 表示不蒸馏。
 
     Raises:
-        ModelError: 不认识这个架构的输出头。
+        ModelError: 不认识这个架构的输出头；批量要边界头，而模型没有挂。
     """
     inner = inner_model(model)
     if isinstance(inner, ElectraPair):
@@ -63,15 +79,44 @@ def loss_parts(model: Any, batch: Batch, *, causal: bool) -> tuple[LossPart, ...
         both = sentence_order_losses(model, batch)
         order = TargetLosses(both.order_total_nats, both.order_nats, both.order_correct)
         return LossPart("words", 1.0, both.targets), LossPart("order", 1.0, order)
-    return (LossPart("words", 1.0, target_losses(model, batch, causal=causal)),)
+    if BORDERS not in batch:
+        return _word_parts(model, batch, causal, reading)
+    inputs = {name: value for name, value in batch.items() if name != BORDERS}
+    with last_hidden(inner) as seen:
+        parts = _word_parts(model, inputs, causal, reading)
+    boundary = boundary_losses(model, seen[0], batch)
+    return (*parts, LossPart("boundary", 1.0, boundary))
 
 
-def second_targets(batch: Batch) -> Tensor | None:
-    """第二份损失在这一批里的目标数，标量；只有一份的为 None。"""
-    for name in _SECOND_TARGETS:
-        if name in batch:
-            return (batch[name] != IGNORE_INDEX).sum()
-    return None
+def _word_parts(
+    model: Any, batch: Batch, causal: bool, reading: Reading | None
+) -> tuple[LossPart, ...]:
+    """词元的一份；有教师时再加两份（隐藏层宽不同则一份）。"""
+    if reading is None:
+        return (LossPart("words", 1.0, target_losses(model, batch, causal=causal)),)
+    found = distillation_losses(model, batch, reading)
+    parts = (
+        LossPart("words", WORDS_WEIGHT, found.words),
+        LossPart("teacher", TEACHER_WEIGHT, found.teacher),
+    )
+    if found.hidden is None:
+        return parts
+    return (*parts, LossPart("hidden", HIDDEN_WEIGHT, found.hidden))
+
+
+def other_targets(batch: Batch) -> dict[PartName, Tensor]:
+    """词元之外的各份在这一批里的目标数，标量；只有一份的为空。"""
+    targets: dict[PartName, Tensor] = {}  # 有目标处为真
+    for key in ORDER_LABELS:
+        if key in batch:
+            targets["order"] = batch[key] != IGNORE_INDEX
+    if "original_ids" in batch:
+        targets["detection"] = batch["original_ids"] != IGNORE_INDEX
+    if BORDERS in batch:
+        targets["boundary"] = batch[BORDERS][..., 0] != IGNORE_INDEX
+    if ATTENDED in batch:
+        targets["teacher"] = targets["hidden"] = batch[ATTENDED]
+    return {name: each.sum() for name, each in targets.items()}
 
 
 def word_model(model: Any) -> Any:

@@ -2,18 +2,18 @@
 
 掩码语言建模只有约 15% 的位置有标签，整行过输出头，大半是白算；25 万词的词表下，因果模型
 的 logits 比模型本身还大。这里用前向钩子在输出头入口挑出有目标的行，再让最后的线性层与交
-叉熵合在一起、一块一块地算：前向就把梯度求好，logits 从不整个存在，显存只有一块那么大。
+叉熵合在一起、一块一块地算（`linear_loss`）：前向就把梯度求好，logits 从不整个存在。
 
 钩子只在一次前向之内存在，模型不留痕迹；计算发生在模型自己的 forward 里，因此 DDP、
 FSDP2、梯度检查点照常工作。
 
-形状字母：B 行数，L 行长，N 有目标的位置数，D 宽度，V 词表，C 一块的行数。
+形状字母：B 行数，L 行长，N 要算的位置数，D 宽度，E 最后一层的宽，V 词表，C 一块的行数。
 """
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,9 @@ from torch import Tensor, nn
 
 from companion.batch import IGNORE_INDEX, Batch
 from companion.errors import ModelError
+from companion.models.linear_loss import LinearCrossEntropy
+
+T = TypeVar("T")
 
 HEAD_NAMES = (
     "cls",  # BERT、ERNIE
@@ -41,9 +44,6 @@ POST_HEAD_SETTINGS = (
     "output_logit_soft_cap",  # xLSTM
 )
 """在线性层之后还要改 logits 的设置；有它们就不能在线性层里直接求损失。"""
-
-CHUNK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 26}
-"""一块至多多少个 logits：CPU 上 8 MB，三级缓存装得下；再小，矩阵乘就喂不饱。"""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,15 @@ def target_losses(model: nn.Module, batch: Batch, *, causal: bool) -> TargetLoss
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     inner = inner_model(model)
     apart = cross_attention(inner, inputs.pop("cross_attention_mask", None))
-    with apart, _scoring_head(inner, rows, targets) as read:
+
+    def score(last: LastLayer) -> tuple[TargetLosses, Tensor]:
+        losses = last.cross_entropy(targets)
+        return losses, losses.total_nats
+
+    def score_whole(logits: Tensor) -> TargetLosses:
+        return score_logits(logits, targets)
+
+    with apart, scoring_head(inner, rows, score, score_whole) as read:
         return read(model(**inputs))
 
 
@@ -100,9 +108,9 @@ def cross_attention(model: Any, mask: Tensor | None) -> Generator[None]:
     """期间解码器看编码器时另用一张掩码。
 
     transformers 的编码器–解码器只收一个 `attention_mask`，编码器的自注意力与交叉注意力
-    共用；两个栈不等长时，一张四维掩码顾不了两头。这里让编码器照旧用它，到解码器门口再把传
-    进去的那一份换掉。一切仍在模型自己的 forward 里，DDP、FSDP2 与自动混合精度因此都照管
-    得到。
+    共用；两个栈不等长时，一张四维掩码顾不了两头。这里让编码器照旧用它，到解码器门口再把
+    传进去的那一份换掉。一切仍在模型自己的 forward 里，DDP、FSDP2 与自动混合精度因此都照
+    管得到。
 
     Args:
         model: 编码器–解码器，不带外壳。
@@ -149,12 +157,69 @@ def output_head(model: Any) -> nn.Module:
 
 
 @contextmanager
-def _scoring_head(
-    model: Any, rows: Tensor, targets: Tensor
-) -> Generator[Callable[[Any], TargetLosses]]:
-    """在这段时间里，输出头只算 `rows`，最后的线性层改为返回损失。
+def last_hidden(model: Any) -> Generator[list[Tensor]]:
+    """期间记下输出头收到的隐藏状态，(B, L, D)：最后一层的，挑行之前的。
 
-    交出一个函数，由模型的输出读出损失。
+    Args:
+        model: 带输出头的模型，不带外壳。
+
+    Raises:
+        ModelError: 不认识这个架构的输出头。
+    """
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        seen.append(args[0])
+
+    hook = output_head(model).register_forward_pre_hook(keep)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """输出头最后的线性层：收到的与自己的。"""
+
+    input: Tensor
+    """(N, E)。"""
+    weight: Tensor
+    """(V, E)。"""
+    bias: Tensor | None
+    """(V,)。"""
+
+    def cross_entropy(self, targets: Tensor) -> TargetLosses:
+        """各行对 `targets` (N,) 的交叉熵；logits 不整个存在。"""
+        grad = torch.is_grad_enabled()
+        total, nats, correct = LinearCrossEntropy.apply(
+            self.input, self.weight, self.bias, targets, grad
+        )  # type: ignore[misc]
+        return TargetLosses(total, nats, correct)
+
+    def logits(self, part: slice) -> Tensor:
+        """其中几行的 logits，(C, V) float32。"""
+        rows = self.input[part]
+        return F.linear(rows, self.weight.to(rows.dtype), self.bias).float()
+
+
+@contextmanager
+def scoring_head(
+    model: Any,
+    rows: Tensor,
+    score: Callable[[LastLayer], tuple[T, Tensor]],
+    score_whole: Callable[[Tensor], T],
+) -> Generator[Callable[[Any], T]]:
+    """在这段时间里，输出头只算 `rows`，最后的线性层改为就地打分。
+
+    Args:
+        model: 带输出头的模型，不带外壳。
+        rows: 算哪些位置，(B, L) bool；共 N 个。
+        score: 由最后的线性层打分；另交出一个标量，模型把它当作 logits 原样带出。
+        score_whole: 由整块 logits (N, V) 打分，给不能合并计算的架构。
+
+    Yields:
+        一个函数，由模型的输出读出打分的结果。
     """
 
     def select(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -166,30 +231,24 @@ def _scoring_head(
         and "forward" not in vars(linear)  # 别人已换过 forward（如 accelerate 的卸载）
         and not any(getattr(model.config, name, None) for name in POST_HEAD_SETTINGS)
     )
-    kept: list[TargetLosses] = []
+    kept: list[T] = []
 
     # BART 一族在线性层之后加一个偏置（缓冲区，不训练）；与线性层自己的偏置是一回事
     after = getattr(model, "final_logits_bias", None)
 
-    def score(input: Tensor) -> Tensor:
+    def replaced(input: Tensor) -> Tensor:
         bias = linear.bias
         if after is not None:
             bias = after[0] if bias is None else bias + after[0]
-        total, nats, correct = LinearCrossEntropy.apply(
-            input, linear.weight, bias, targets, torch.is_grad_enabled()
-        )  # type: ignore[misc]
-        kept.append(TargetLosses(total, nats, correct))
-        return total.view(1, 1)  # 模型把它当作 logits 原样带出
+        found, shown = score(LastLayer(input, linear.weight, bias))
+        kept.append(found)
+        return shown.view(1, 1)
 
     hook = output_head(model).register_forward_pre_hook(select)
     if fused:
-        linear.forward = score
+        linear.forward = replaced
     try:
-        yield (
-            lambda outputs: (
-                kept.pop() if fused else score_logits(outputs.logits, targets)
-            )
-        )
+        yield lambda outputs: kept.pop() if fused else score_whole(outputs.logits)
     finally:
         hook.remove()
         if fused:
@@ -200,90 +259,3 @@ def score_logits(logits: Tensor, targets: Tensor) -> TargetLosses:
     """由整块 logits (N, V) 求损失：不能合并计算的架构走这条路。"""
     nats = F.cross_entropy(logits.float(), targets, reduction="none")
     return TargetLosses(nats.sum(), nats.detach(), logits.argmax(-1) == targets)
-
-
-class LinearCrossEntropy(torch.autograd.Function):
-    """线性层与交叉熵之和，一块一块地算，前向时就求好梯度。
-
-    每块的 logits 用过就地变成 softmax，再变成对 logits 的梯度（softmax 减去独热向量），
-    于是反向不必重算，也不必存 (N, V)。思路同 Liger Kernel（Hsu 等，2024，§3.2）。
-    """
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        training: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, D)、(V, D)、(V,)、(N,) → 损失之和、逐目标损失 (N,)、对错 (N,)。"""
-
-        def buffer(index: int, like: Tensor | None, dtype: torch.dtype) -> Any:
-            # 在 torch.no_grad 之下 needs_input_grad 仍为真，所以另看 training
-            if like is None or not (training and ctx.needs_input_grad[index]):
-                return None
-            return torch.zeros_like(like, dtype=dtype)
-
-        grad_hidden = buffer(0, hidden, hidden.dtype)
-        grad_weight = buffer(1, weight, torch.float32)
-        grad_bias = buffer(2, bias, torch.float32)
-        gradients = (grad_hidden, grad_weight, grad_bias)
-        nats = hidden.new_empty(len(hidden), dtype=torch.float32)
-        correct = torch.empty(len(hidden), dtype=torch.bool, device=hidden.device)
-        matrix = weight.to(hidden.dtype)  # 混合精度下与隐藏状态同类
-        limit = CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cuda"])
-        size = max(16, limit // len(weight))
-        # 单精度时各块写在同一处：每块新要几兆内存，缺页比矩阵乘还费时
-        single = hidden.dtype == torch.float32 and not torch.is_autocast_enabled(
-            hidden.device.type
-        )
-        block = hidden.new_empty(min(size, len(hidden)) if single else 0, len(weight))
-        for start in range(0, len(hidden), size):
-            part = slice(start, start + size)
-            wanted = targets[part, None]  # (C, 1)
-            if single:
-                logits = torch.mm(hidden[part], matrix.T, out=block[: len(wanted)])
-            else:
-                logits = F.linear(hidden[part], matrix).float()  # (C, V)
-            if bias is not None:
-                logits += bias
-            peak, guess = logits.max(1, keepdim=True)
-            correct[part] = (guess == wanted)[:, 0]
-            logits -= peak
-            picked = logits.gather(1, wanted)
-            total = logits.exp_().sum(1, keepdim=True)
-            nats[part] = (total.log() - picked)[:, 0]
-            if all(gradient is None for gradient in gradients):
-                continue
-            logits /= total
-            logits.scatter_add_(1, wanted, -torch.ones_like(picked))  # 对 logits 的梯度
-            slope = logits.to(hidden.dtype)
-            if grad_hidden is not None:
-                grad_hidden[part] = slope @ matrix
-            if grad_weight is not None and single:
-                grad_weight.addmm_(slope.T, hidden[part])
-            elif grad_weight is not None:
-                grad_weight += slope.T @ hidden[part]
-            if grad_bias is not None:
-                grad_bias += logits.sum(0)
-        ctx.save_for_backward(*gradients)
-        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
-        ctx.mark_non_differentiable(nats, correct)
-        return nats.sum(), nats, correct
-
-    @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: Any, upstream: Tensor, _nats: Any, _correct: Any
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        """上游只有一个标量，各梯度乘以它即可。"""
-        hidden, weight, bias = ctx.saved_tensors
-        weight_dtype, bias_dtype = ctx.dtypes
-        return (
-            None if hidden is None else hidden * upstream.to(hidden.dtype),
-            None if weight is None else (weight * upstream).to(weight_dtype),
-            None if bias is None else (bias * upstream).to(bias_dtype),
-            None,
-            None,
-        )

@@ -25,7 +25,8 @@ OBJECTIVES: dict[str, Objective] = {
         title="掩码语言建模",
         family="掩码语言模型（BERT、RoBERTa、ALBERT、ERNIE、SikuBERT）",
         paper="Devlin 等，2019，§3.1；全词：Cui 等，2021，§III；"
-        "词组：Lan 等，2020，§4.1；片段：Joshi 等，2020，§3.1",
+        "词组：Lan 等，2020，§4.1；片段与片段边界：Joshi 等，2020，§3.1–3.2；"
+        "蒸馏：Sanh 等，2019，§2–3",
         auto_class="AutoModelForMaskedLM",
         causal=False,
         collator="companion.objectives.masked_lm:MaskedLMCollator",
@@ -36,8 +37,10 @@ OBJECTIVES: dict[str, Objective] = {
             "user_dictionary",
             "names",
             "similar_words",
+            "span_boundary",
             "seed",
         ),
+        training_options=("teacher",),
         frozen_options={
             "mlm_probability": 0.15,
             "mask_replace_prob": 1.0,
@@ -95,6 +98,7 @@ OBJECTIVES: dict[str, Objective] = {
         causal=False,
         collator="companion.objectives.replaced_token:ReplacedTokenCollator",
         options=("mlm_probability", "seed"),
+        training_options=("generator",),
         frozen_options={"mlm_probability": 0.15},
         usage="fill",
         starter="starter:electra",

@@ -42,3 +42,6 @@ class Example:
     """(L,) 或 (2, L) int64；None 表示从 0 数起。"""
     token_type_ids: Tensor | None = None
     """(L,) int64。"""
+    span_borders: Tensor | None = None
+    """各标签所在片段外侧的两个词元在哪里，(L, 2) int64，没有的为 −100；只有片段边界目标
+    用（`span_borders`）。"""

@@ -21,13 +21,14 @@
 是 [MASK]，全随机，或全保留。给了 `similar_words`，就逐词决定，以近义词代替 [MASK]
 （MacBERT）。各论文的整套选法见 `companion.objectives.presets`。
 
-SpanBERT 的第二个损失（片段边界目标）要另加一个头，标准检查点里没有，这里不做。
+SpanBERT 的第二个损失（`span_boundary`）由片段两侧的词元猜片段里的，要另加一个头，见
+`companion.models.span_boundary`；这里只给出边界在哪里。
 
 形状字母：B 行数，L 行长，T 一行的词元数。
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -47,14 +48,17 @@ from companion.objectives.noise import (
     require_probability,
     stochastic_budget,
 )
+from companion.objectives.padding import pad_rows
 from companion.objectives.rows import (
     Row,
     assemble,
+    edge_ids_of,
     make_example,
     read_row,
     special_ids_of,
 )
 from companion.objectives.similar_words import SimilarWords, replace_words
+from companion.objectives.span_borders import pad_borders, span_borders
 from companion.objectives.word_runs import (
     ALBERT_SHARES,
     SPAN_SHARES,
@@ -103,6 +107,10 @@ class MaskedLMCollator:
     random_replace_prob: float = 0.1
     similar_words: SimilarWords | None = None
     """近义词表；给了它，输入里就没有 [MASK]。"""
+    span_boundary: bool = False
+    """另给 `span_borders` (B, L, 2) int64，供片段边界目标用；只用于 `span`。"""
+    mark_attended: bool = False
+    """另给 `attended` (B, L) bool：真有词元处，蒸馏在这些位置上学教师。"""
     seed: int = 0
     pad_to_multiple_of: int | None = None
 
@@ -111,6 +119,7 @@ class MaskedLMCollator:
         self._special_ids = special_ids_of(self.tokenizer)
         ids = torch.arange(len(self.tokenizer))
         self._random_ids = ids[~torch.isin(ids, self._special_ids)]
+        self._edge_ids = edge_ids_of(self.tokenizer)
 
     def __call__(self, features: Sequence[Feature]) -> Batch:
         """样本 → 批量；不改动样本。"""
@@ -119,15 +128,41 @@ class MaskedLMCollator:
     def examples(self, features: Sequence[Feature]) -> list[Example]:
         """样本 → 破坏之后、补齐之前的样子。"""
         rows = [read_row(feature, self._special_ids) for feature in features]
-        return [make_example(row, *self._corrupt(row)) for row in rows]
+        masked = [make_example(row, *self._corrupt(row)) for row in rows]
+        if not self.span_boundary:
+            return masked
+        return [
+            replace(each, span_borders=self._borders(row, each))
+            for row, each in zip(rows, masked, strict=True)
+        ]
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """补齐并配上掩码。"""
-        return assemble(
+        batch = assemble(
             examples,
             pad_token_id=self.tokenizer.pad_token_id,
             causal=False,
             pad_to_multiple_of=self.pad_to_multiple_of,
+        )
+        length = batch["input_ids"].shape[1]
+        if self.span_boundary:
+            batch["span_borders"] = pad_borders(
+                [each.span_borders for each in examples], length
+            )
+        if self.mark_attended:
+            batch["attended"] = pad_rows(
+                [torch.ones_like(each.input_ids).bool() for each in examples],
+                False,
+                length,
+            )
+        return batch
+
+    def _borders(self, row: Row, masked: Example) -> Tensor:
+        """片段边界目标：每个标签左右的边界，(T, 2) int64。"""
+        return span_borders(
+            masked.labels != IGNORE_INDEX,
+            masked.documents,
+            torch.isin(row.input_ids, self._edge_ids),
         )
 
     def _corrupt(self, row: Row) -> tuple[Tensor, Tensor]:
@@ -229,6 +264,12 @@ class MaskedLMCollator:
                 found=f"granularity={self.granularity} 配了 selection=bernoulli",
                 expected="以词选的都按预算来（selection=exact）",
                 remedy="去掉 selection，或改用 granularity=token",
+            )
+        if self.span_boundary and self.granularity != "span":
+            raise ObjectiveError(
+                found=f"span_boundary 配了 granularity={self.granularity}",
+                expected="片段边界目标要有片段：granularity=span",
+                remedy="加 preset=spanbert 或 granularity=span，或去掉 span_boundary",
             )
         if min(self.ngram_shares, default=0) < 0 or sum(self.ngram_shares) <= 0:
             raise ObjectiveError(

@@ -139,6 +139,22 @@ def special_ids_of(tokenizer: Any) -> Tensor:
     return torch.tensor(sorted(tokenizer.all_special_ids), dtype=torch.int64)
 
 
+def edge_ids_of(tokenizer: Any) -> Tensor:
+    """标出一行或一段两头的特殊词元（[CLS]、[SEP]、填充等）的编号，(S,) int64。
+
+    [UNK] 与 [MASK] 站在文字中间，不算。
+    """
+    inside = torch.tensor(
+        [
+            number
+            for number in (tokenizer.unk_token_id, tokenizer.mask_token_id)
+            if number is not None
+        ]
+    )
+    special = special_ids_of(tokenizer)
+    return special[~torch.isin(special, inside)]
+
+
 def make_example(row: Row, inputs: Tensor, labels: Tensor) -> Example:
     """输入与标签逐位对应的一行 → 样本；有标签处都算要考的。"""
     length = len(inputs)

@@ -32,7 +32,7 @@ from companion.objectives.example import Example
 from companion.objectives.masked_lm import MaskedLMCollator
 from companion.objectives.padding import pad_rows
 from companion.objectives.ragged import Ragged, document_keys, uniform
-from companion.objectives.rows import Row, read_row
+from companion.objectives.rows import Row, edge_ids_of, read_row
 from companion.objectives.sentences import sentence_end_ids, split_sentences
 
 OrderLabel = Literal["sentence_order_label", "next_sentence_label"]
@@ -73,10 +73,7 @@ class SentenceOrderCollator(MaskedLMCollator):
                 remedy="换一个 ALBERT、BERT 类的检查点，或改用 masked_lm",
             )
         self._ends, self._closers = sentence_end_ids(self.tokenizer)
-        inside = {self.tokenizer.unk_token_id, self.tokenizer.mask_token_id} - {None}
-        self._edge_ids = self._special_ids[
-            ~torch.isin(self._special_ids, torch.tensor(sorted(inside)))
-        ]
+        self._edge_ids = edge_ids_of(self.tokenizer)
 
     def row_capacity(self, block_size: int, num_edges: int) -> int:
         """两段之间要插一个 [SEP]，原文少装一个词元。"""

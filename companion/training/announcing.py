@@ -8,6 +8,7 @@ from companion.config import TrainingConfig
 from companion.models.device import Device
 from companion.models.leaks import PackingVerdict
 from companion.training.data import Corpora, TrainingData
+from companion.training.extra_losses import ExtraLosses
 from companion.training.team import Team
 
 
@@ -28,6 +29,7 @@ def announce(
     verdict: PackingVerdict,
     device: Device,
     team: Team,
+    extra: ExtraLosses,
 ) -> None:
     """第一步之前，把账和安排说清楚。"""
     say(f"设备：{device}")
@@ -40,6 +42,8 @@ def announce(
     )
     way = "打包，文档互不可见" if verdict.ok else "不打包，按长度分桶"
     say(f"批次：{way}（{verdict.reason}）")
+    for remark in extra.remarks:
+        say(remark)
     if corpora.duplicates:
         say(f"去重：删去 {corpora.duplicates:,} 篇完全相同的文档")
     say("词元账本")

@@ -103,7 +103,7 @@ class LogCallback(TrainerCallback):
             **{
                 name: round(value, 6)
                 for name, value in taken.items()
-                if name.startswith(("order_", "detection_"))  # 第二份损失
+                if name not in ("nats_per_target", "accuracy")  # 另外几份损失
             },
             "learning_rate": logs.get("learning_rate"),
             "grad_norm": _finite(logs.get("grad_norm")),

@@ -119,8 +119,9 @@ def choose_masking(config: TrainingConfig, objective: Objective) -> Masking:
         ConfigError: 设了掩码的选法，而目标不是 masked_lm。
         ObjectiveError, CorpusError: 选法与别的设置相左，或词典有问题。
     """
-    for name in ("granularity", *SETTINGS):
-        if getattr(config, name) is not None and name not in objective.options:
+    own = (*objective.options, *objective.training_options)
+    for name in ("granularity", "span_boundary", "teacher", *SETTINGS):
+        if getattr(config, name) not in (None, False) and name not in own:
             raise ConfigError(
                 found=f"{name} = {getattr(config, name)}，而训练目标是 {objective.key}",
                 expected=f"{name} 只用于 masked_lm",
@@ -158,6 +159,7 @@ def make_collator(
             tokenizer, model, (document.text for document in documents)
         ),
         **model_options(model, objective),
+        **({"mark_attended": True} if config.teacher else {}),
     )
 
 

@@ -22,6 +22,7 @@ from companion.training.callbacks import LOG_FILE, LogCallback, StopCallback
 from companion.training.checkpoints import latest_checkpoint
 from companion.training.data import TrainingData
 from companion.training.extending import EmbeddingsFirst, num_embedding_steps
+from companion.training.extra_losses import ExtraLosses
 from companion.training.team import Team, train_command
 
 
@@ -39,8 +40,8 @@ class LoopResult:
     """`log.jsonl` 的各行。"""
     targets: int
     """开训以来的目标数，合各进程而言。"""
-    second_targets: dict[str, int]
-    """第二份损失的名字 → 开训以来的目标数；只有一份的为空。"""
+    other_targets: dict[str, int]
+    """词元之外各份损失的名字 → 开训以来的目标数；只有一份的为空。"""
 
 
 def run_loop(
@@ -52,6 +53,7 @@ def run_loop(
     team: Team,
     resume: bool,
     console: Console | None,
+    extra: ExtraLosses,
     new_ids: Sequence[int] = (),
 ) -> LoopResult:
     """训练到排定的最后一步；扩充了词表时，开头几步只训练 `new_ids` 的行。
@@ -68,6 +70,7 @@ def run_loop(
     output = Path(config.output)
     set_seed(config.seed)  # LoRA 的随机初始化也由种子决定
     model = add_lora(checkpoint.model, config) if config.lora_rank else checkpoint.model
+    extra.attach(model)
     if config.gradient_checkpointing:
         recompute_activations(model)
     keep_cache = getattr(checkpoint.model.config, "use_cache", None)
@@ -88,6 +91,7 @@ def run_loop(
         ),
         callbacks=[logging, stopping],
         team=team,
+        teacher=extra.teacher,
     )
     trainer.remove_callback(PrinterCallback)
     first = num_embedding_steps(config, data.plan.num_steps) if new_ids else 0
@@ -120,10 +124,7 @@ def run_loop(
             f"--output {output} 接着训练",
         )
     tally = trainer.tally.combined(team)
-    second = {}
-    if tally.second_name is not None:
-        second[tally.second_name] = tally.total_second_targets
-    return LoopResult(model, logging.rows, tally.total_targets, second)
+    return LoopResult(model, logging.rows, tally.total_targets, tally.other_totals)
 
 
 def _drop_autocast(model: Any) -> None:

@@ -42,13 +42,14 @@ def write_results(
     ledger: TokenLedger,
     rows: list[dict[str, Any]],
     metrics: dict[str, Any],
-    second_targets: dict[str, int],
+    other_targets: dict[str, int],
 ) -> None:
     """账本与曲线。
 
-    损失有第二份的，账本里另有它的目标数：`order_targets` 是判断了句序的行（各轮合计），
+    损失有几份的，账本里另有各份的目标数：`order_targets` 是判断了句序的行（各轮合计），
     `order_skipped_rows` 是只有一句、没有次序可判的行；`detection_targets` 是判断了真
-    假的词元。
+    假的词元；`boundary_targets` 是由边界去猜的词元；`teacher_targets` 是学教师
+    的位置，`hidden_targets` 是比了隐藏状态的位置。
 
     Raises:
         TrainingError: 写不下。
@@ -61,11 +62,11 @@ def write_results(
         "replayed": data.plan.replayed,
         "duplicate_documents": corpora.duplicates,
     }
-    for name, count in second_targets.items():
+    for name, count in other_targets.items():
         extra[f"{name}_targets"] = count
-    if "order" in second_targets:
+    if "order" in other_targets:
         num_rows = sum(len(batch) for batch in data.plan.batches)
-        extra["order_skipped_rows"] = num_rows - second_targets["order"]
+        extra["order_skipped_rows"] = num_rows - other_targets["order"]
     write_json(output / "ledger.json", {**ledger.as_dict(), **extra})
     if rows:
         before, after = metrics.get("before"), metrics.get("after")

@@ -46,6 +46,7 @@ from companion.training.data import (
     read_corpora,
 )
 from companion.training.extending import extend_for_corpus
+from companion.training.extra_losses import ExtraLosses, prepare_extra_losses
 from companion.training.loop import run_loop
 from companion.training.output import (
     CONFIG_FILE,
@@ -121,8 +122,9 @@ def train(
     corpora = read_corpora(config)
     extension = extend_for_corpus(checkpoint, config, corpora.train)
     checkpoint = extension.checkpoint if extension else checkpoint
+    extra = prepare_extra_losses(config, checkpoint)
     config, verdict = team.ask_main(
-        lambda: _choose(config, objective, checkpoint.model, device)
+        lambda: _choose(config, objective, checkpoint.model, device, extra)
     )
     for finding in team.ask_main(
         lambda: _preflight(config, objective, checkpoint, corpora, device)
@@ -147,7 +149,7 @@ def train(
 
     def begin() -> None:
         exam = _prepare_exam(config, objective, checkpoint, corpora, clozes)
-        announce(say, config, corpora, data, verdict, device, team)
+        announce(say, config, corpora, data, verdict, device, team, extra)
         with writing(output / CONFIG_FILE):
             output.mkdir(parents=True, exist_ok=True)
             config.save(output / CONFIG_FILE)
@@ -164,6 +166,7 @@ def train(
         team,
         resume,
         screen,
+        extra,
         extension.ids if extension else (),
     )
     ledger = replace(data.ledger, targets=ran.targets)
@@ -174,10 +177,11 @@ def train(
         model = _merged(checkpoint, ran.model, output, say)
         trained = replace(checkpoint, model=model, name=str(output / "model"))
         save_checkpoint(model, checkpoint.tokenizer, output / "model")
+        extra.farewell(output, say)
         after = _sit(trained, exam, device, "训练后", say)
         metrics = summarise(config, data, ran.rows, before, after)
         write_results(
-            config, corpora, data, ledger, ran.rows, metrics, ran.second_targets
+            config, corpora, data, ledger, ran.rows, metrics, ran.other_targets
         )
         if before and after:
             write_card(config, ledger, ran.rows, metrics, before, after, device.name)
@@ -205,7 +209,11 @@ def _claim(config: TrainingConfig, team: Team, *, resume: bool) -> TrainingConfi
 
 
 def _choose(
-    config: TrainingConfig, objective: Objective, model: Any, device: Device
+    config: TrainingConfig,
+    objective: Objective,
+    model: Any,
+    device: Device,
+    extra: ExtraLosses,
 ) -> tuple[TrainingConfig, PackingVerdict]:
     """没有给的几项选定下来，写进 config.yaml，续训与重跑才不会另选。
 
@@ -221,7 +229,7 @@ def _choose(
         precision=precision,
     )
     require_mask(model, *objective.masks, block_size=config.block_size)
-    return config, _packing(config, objective, model)
+    return config, _packing(config, objective, model, extra)
 
 
 def _preflight(
@@ -289,14 +297,18 @@ def _sit(
 
 
 def _packing(
-    config: TrainingConfig, objective: Objective, model: Any
+    config: TrainingConfig, objective: Objective, model: Any, extra: ExtraLosses
 ) -> PackingVerdict:
-    """能不能打包：目标或用户不要，或模型隔离不了文档，就一片一行。"""
+    """能不能打包：目标或用户不要，或模型（与教师）隔离不了文档，就一片一行。"""
     if not objective.packable:
         return PackingVerdict(False, f"{objective.key} 一行一个样本")
     if not config.packing:
         return PackingVerdict(False, "设置里关了打包")
-    return can_pack(model, config.block_size)
+    verdict = can_pack(model, config.block_size)
+    if not verdict or extra.teacher is None:
+        return verdict
+    theirs = can_pack(extra.teacher.model, config.block_size)
+    return verdict if theirs else replace(theirs, reason=f"教师：{theirs.reason}")
 
 
 def _merged(

@@ -4,8 +4,8 @@
 
 **损失**除以整步的目标数。Trainer 对 BERT、T5 这类模型会把损失与梯度放大
 `gradient_accumulation_steps` 倍（huggingface/transformers#47688）；这里自己求和再除，几
-个小批累积与一个大批相等（只差浮点舍入），目标数各不相同也不例外。损失有两份的（句序、真
-假），各除以自己在整步里的目标数。
+个小批累积与一个大批相等（只差浮点舍入），目标数各不相同也不例外。损失有几份的（句序、真
+假、片段边界、教师），各除以自己在整步里的目标数。
 """
 
 import math
@@ -22,9 +22,16 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from companion.batch import Batch, Feature
 from companion.config import TrainingConfig
 from companion.errors import TrainingError
+from companion.models.distillation import Teacher
 from companion.models.leaks import adapt_batch
-from companion.models.losses import loss_parts, second_targets
+from companion.models.losses import PartName, loss_parts, other_targets
 from companion.models.saving import write_checkpoint
+from companion.models.span_boundary import (
+    boundary_head,
+    load_boundary_head,
+    save_boundary_head,
+    stock,
+)
 from companion.models.target_head import inner_model
 from companion.training.batching import PlannedSampler
 from companion.training.checkpoints import STAGING, staged
@@ -49,6 +56,7 @@ class CompanionTrainer(Trainer):
         arguments: `training_arguments` 的结果。
         callbacks: Trainer 的回调。
         team: 一同训练的进程。
+        teacher: 蒸馏的教师；不在模型之内，不存盘，每个进程各有一份。
     """
 
     def __init__(
@@ -62,13 +70,14 @@ class CompanionTrainer(Trainer):
         arguments: TrainingArguments,
         callbacks: list[TrainerCallback],
         team: Team = ALONE,
+        teacher: Teacher | None = None,
     ) -> None:
         self.settings = config
         self.team = team
         self.data = data
         self.causal = causal
         self.tally = Tally()
-        self._second_count: Tensor | None = None
+        self._counts: dict[PartName, Tensor] = {}
         self._broken_step: Tensor | None = None
         super().__init__(
             model=model,
@@ -77,6 +86,9 @@ class CompanionTrainer(Trainer):
             train_dataset=data.rows,  # type: ignore[arg-type]
             callbacks=callbacks,
         )
+        self.teacher = teacher
+        if teacher is not None:
+            teacher.model.to(self.args.device)
         # 损失已除以整步的目标数，Trainer 不必再按累积步数缩放
         self.model_accepts_loss_kwargs = True
 
@@ -97,14 +109,13 @@ class CompanionTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
-        """取一步的各个微批量，并数第二份损失在整步里的目标数。"""
+        """取一步的各个微批量，并数词元之外的各份损失在整步里的目标数。"""
         samples, count = super().get_batch_samples(epoch_iterator, num_batches, device)
-        seconds = [second_targets(batch) for batch in samples]
-        counts = [each for each in seconds if each is not None]
-        self._second_count = None
-        if counts:
-            mine = torch.stack(counts).sum()
-            self._second_count = self.team.total(mine).to(device).clamp(min=1)
+        found = [other_targets(batch) for batch in samples]
+        self._counts = {}
+        for name in found[0] if found else ():
+            mine = torch.stack([counts[name] for counts in found]).sum()
+            self._counts[name] = self.team.total(mine).to(device).clamp(min=1)
         return samples, count
 
     def compute_loss(
@@ -120,13 +131,14 @@ class CompanionTrainer(Trainer):
             TrainingError: 损失不是有限的数；消息说明是哪一步、多半为什么。
         """
         batch = adapt_batch(inner_model(model), inputs)
-        first, *others = loss_parts(model, batch, causal=self.causal)
+        reading = None if self.teacher is None else self.teacher.read(inputs)
+        first, *others = loss_parts(model, batch, causal=self.causal, reading=reading)
         count = num_items_in_batch
         if count is None:
             count = max(1, len(first.losses.nats))
         loss = first.weight * first.losses.total_nats / count
         for part in others:
-            number = self._second_count
+            number = self._counts.get(part.name)
             if number is None:
                 number = max(1, len(part.losses.nats))
             loss = loss + part.weight * part.losses.total_nats / number
@@ -196,12 +208,15 @@ class CompanionTrainer(Trainer):
                     tally.save(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """检查点里的权重；一对模型各存在自己的文件夹里，都是标准检查点。"""
+        """检查点里的权重；一对模型各存在自己的文件夹里，边界头另存，都是标准检查点。"""
         model: Any = self.model
+        folder = Path(output_dir or self.settings.output)
         if not hasattr(model, "parts"):
-            super()._save(output_dir, state_dict)
+            with stock(model):
+                super()._save(output_dir, state_dict)
+            if self.args.should_save:
+                save_boundary_head(model, folder)
         elif self.args.should_save:
-            folder = Path(output_dir or self.settings.output)
             write_checkpoint(model, self.data.collator.tokenizer, folder)
 
     def _load_from_checkpoint(
@@ -210,7 +225,11 @@ class CompanionTrainer(Trainer):
         """读回 `_save` 存下的权重。"""
         parts = getattr(self.model, "parts", None)
         if parts is None:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            with stock(self.model):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+            head = boundary_head(self.model)
+            if head is not None:
+                load_boundary_head(head, Path(resume_from_checkpoint))
             return
         for name, each in parts.items():
             file = Path(resume_from_checkpoint) / name / "model.safetensors"

@@ -23,6 +23,7 @@ SETTINGS: dict[str, tuple[Any, Any]] = {
     "mlm_probability": ("0.2", "0.6"),
     "granularity": ("token", "whole_word"),
     "preset": ("spanbert", "modernbert"),
+    "span_boundary": ("false", "true"),
     "fine_tuning": ("false", "true"),
     "target_mask_probability": ("0.05", "0.95"),
     "sentence_probability": ("0", "0.9"),
@@ -33,6 +34,7 @@ DICTIONARIES = ("user_dictionary", "names", "similar_words")
 """值是文件的几项，另有测试。"""
 TOKEN_LEVEL = ("sentence_probability=0", "document_probability=0")
 BESIDES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("masked_lm", "span_boundary"): ("granularity=span",),
     ("unified_lm", "target_mask_probability"): ("fine_tuning=true",),
     ("blank_infilling", "noise_density"): TOKEN_LEVEL,
     ("blank_infilling", "poisson_lambda"): TOKEN_LEVEL,

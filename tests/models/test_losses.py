@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from companion.models.electra_pair import DISCRIMINATOR_WEIGHT, ElectraPair
-from companion.models.losses import loss_parts, second_targets, word_logits, word_model
+from companion.models.losses import loss_parts, other_targets, word_logits, word_model
 from companion.models.running import model_options
 from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.objectives import get_objective
@@ -55,11 +55,10 @@ def test_every_part_counts_its_own_targets(key, make, names, weights):
     assert [part.weight for part in parts] == weights
     for part in parts:
         torch.testing.assert_close(part.losses.total_nats, part.losses.nats.sum())
-    count = second_targets(batch)
-    if len(parts) == 1:
-        assert count is None
-    else:
-        assert int(count) == len(parts[1].losses.nats) > 0
+    counts = other_targets(batch)
+    assert list(counts) == names[1:]
+    for part in parts[1:]:
+        assert int(counts[part.name]) == len(part.losses.nats) > 0
 
 
 def test_the_words_come_from_the_generator():

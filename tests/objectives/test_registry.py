@@ -49,6 +49,7 @@ def test_the_collator_lives_where_the_roster_says(objective):
     assert set(objective.model_options) <= fields
     assert objective.frozen_options.keys() <= fields
     assert set(objective.options) <= setting_docs().keys()
+    assert set(objective.training_options) <= setting_docs().keys() - fields
     assert set(objective.masks) <= set(get_args(MaskKind))
     assert bool(objective.masks) == issubclass(collator, ExplicitMaskCollator)
 

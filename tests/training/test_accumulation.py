@@ -11,8 +11,10 @@ from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.pairing import pair_rows
 from companion.corpus.store import TokenStore
 from companion.errors import CompanionError
+from companion.models.distillation import Teacher
 from companion.models.electra_pair import ElectraPair
 from companion.models.running import model_options, special_edges
+from companion.models.span_boundary import attach_boundary_head, make_boundary_head
 from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.models.tiny_tokenizers import TINY_TEXT
 from companion.objectives import OBJECTIVES, Objective
@@ -52,8 +54,8 @@ class KeepGradients(TrainerCallback):
         }
 
 
-def fitting(objective: Objective):
-    """合这个目标的极小模型（没有随机失活）、整理器，以及各行。"""
+def fitting(objective: Objective, **options):
+    """合这个目标的极小模型（没有随机失活）、整理器，以及各行；`options` 给整理器。"""
     for kind in KINDS[objective.auto_class]:
         blanks = objective.key == "blank_infilling"
         tokenizer = tokenizer_of("glm_two_row" if blanks else kind)
@@ -65,7 +67,7 @@ def fitting(objective: Objective):
                 module.dropout = 0.0  # BART 写成一个数
         try:
             collator = objective.make_collator(
-                tokenizer, **model_options(model, objective)
+                tokenizer, **model_options(model, objective), **options
             )
         except CompanionError:
             continue
@@ -89,7 +91,7 @@ def eight_rows(tokenizer, *, pairs: bool = False) -> JoinedRows:
     """八篇长短不一的文字，一篇（或一个句对）一行，各有两三句。"""
     texts = [a + b for a, b in zip(TINY_TEXT[:8], TINY_TEXT[4:12], strict=True)]
     ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-    store = TokenStore.from_ids(ids)
+    store = TokenStore.from_ids(ids, word_ids=[range(len(each)) for each in ids])
     prefix, suffix = special_edges(tokenizer)
     edges = len(prefix) + len(suffix)
     if pairs:  # 每篇与下一篇成对
@@ -102,9 +104,11 @@ def eight_rows(tokenizer, *, pairs: bool = False) -> JoinedRows:
     return JoinedRows([BlockDataset(store, plan, prefix_ids=prefix, suffix_ids=suffix)])
 
 
-def one_step(objective: Objective, sizes: list[int], tmp_path, configure):
+def one_step(
+    made, sizes: list[int], tmp_path, configure, *, causal: bool = False, teacher=None
+):
     """走一步；返回每目标的损失（各份）、目标数（各份）与梯度。"""
-    model, collator, rows = fitting(objective)
+    model, collator, rows = made
     ends = [sum(sizes[:n]) for n in range(len(sizes) + 1)]
     batches = [[(0, row) for row in range(a, b)] for a, b in itertools.pairwise(ends)]
     config = configure(
@@ -119,7 +123,7 @@ def one_step(objective: Objective, sizes: list[int], tmp_path, configure):
         config=config,
         data=TrainingData(rows, plan, None, 128, False, collator),
         collator=collator,
-        causal=objective.causal,
+        causal=causal,
         arguments=training_arguments(
             config,
             num_steps=1,
@@ -128,21 +132,20 @@ def one_step(objective: Objective, sizes: list[int], tmp_path, configure):
             device_kind="cpu",
         ),
         callbacks=[keep],
+        teacher=teacher,
     )
     trainer.train()
-    targets = trainer.tally.num_targets, trainer.tally.second_targets
+    targets = {name: sums.targets for name, sums in trainer.tally.parts.items()}
     taken = trainer.tally.take()
-    del taken["accuracy"]
-    return taken, targets, keep.gradients
+    losses = {name: value for name, value in taken.items() if "accuracy" not in name}
+    return losses, targets, keep.gradients
 
 
-@pytest.mark.parametrize("objective", FORMS, ids=lambda form: form.collator)
-def test_accumulated_batches_equal_one_large_batch(objective, tmp_path, configure):
-    """不等分的 1 + 5 + 2 等于一批 8：各份损失、各份目标数与每个参数的梯度。"""
-    whole, parts = (one_step(objective, s, tmp_path, configure) for s in SPLITS)
+def assert_equal_steps(parts, whole):
+    """各份损失、各份目标数与每个参数的梯度都相等。"""
     assert whole[1] == parts[1]
-    assert whole[1][0] > 8
-    assert (whole[1][1] > 0) == (objective.auto_class == "AutoModelForPreTraining")
+    assert whole[1]["words"] > 8
+    assert all(count > 0 for count in whole[1].values())
     assert parts[0] == pytest.approx(whole[0], rel=1e-5)
     assert parts[2].keys() == whole[2].keys()
     for name, gradient in whole[2].items():
@@ -150,3 +153,53 @@ def test_accumulated_batches_equal_one_large_batch(objective, tmp_path, configur
         torch.testing.assert_close(
             parts[2][name], gradient, rtol=1e-5, atol=1e-5 * scale + 1e-8, msg=name
         )
+
+
+@pytest.mark.parametrize("objective", FORMS, ids=lambda form: form.collator)
+def test_accumulated_batches_equal_one_large_batch(objective, tmp_path, configure):
+    """不等分的 1 + 5 + 2 等于一批 8：各份损失、各份目标数与每个参数的梯度。"""
+    whole, parts = (
+        one_step(fitting(objective), s, tmp_path, configure, causal=objective.causal)
+        for s in SPLITS
+    )
+    assert_equal_steps(parts, whole)
+    assert (len(whole[1]) > 1) == (objective.auto_class == "AutoModelForPreTraining")
+
+
+def test_span_boundaries_accumulate_by_their_own_number(tmp_path, configure):
+    """片段边界的一份除以自己的目标数，边界头的梯度也在内。"""
+    options = {"granularity": "span", "mlm_probability": 0.3, "span_boundary": True}
+
+    def made():
+        model, collator, rows = fitting(OBJECTIVES["masked_lm"], **options)
+        attach_boundary_head(model, make_boundary_head(model, tmp_path))
+        return model, collator, rows
+
+    whole, parts = (one_step(made(), s, tmp_path, configure) for s in SPLITS)
+    assert_equal_steps(parts, whole)
+    assert 0 < whole[1]["boundary"] < whole[1]["words"]
+    assert "span_boundary_head.second.weight" in whole[2]
+
+
+def test_the_lessons_of_a_teacher_accumulate_by_their_own_number(tmp_path, configure):
+    """蒸馏的两份各除以真有词元的位置数；与片段边界一起用也一样。"""
+    options = {
+        "granularity": "span",
+        "mlm_probability": 0.3,
+        "span_boundary": True,
+        "mark_attended": True,
+    }
+    wise = tiny_model("bert", tokenizer_of("bert"), seed=7).requires_grad_(False)
+    teacher = Teacher(wise, "教师", compares_hidden=True)
+
+    def made():
+        model, collator, rows = fitting(OBJECTIVES["masked_lm"], **options)
+        attach_boundary_head(model, make_boundary_head(model, tmp_path))
+        return model, collator, rows
+
+    whole, parts = (
+        one_step(made(), s, tmp_path, configure, teacher=teacher) for s in SPLITS
+    )
+    assert_equal_steps(parts, whole)
+    assert list(whole[1]) == ["words", "teacher", "hidden", "boundary"]
+    assert whole[1]["teacher"] == whole[1]["hidden"] > whole[1]["words"]

@@ -144,7 +144,7 @@ def bad_after(steps: int, bad: float):
     """前几步照常，然后损失坏掉。"""
     real, calls = trainer_module.loss_parts, []
 
-    def losses(model, batch, *, causal):
+    def losses(model, batch, *, causal, reading=None):
         calls.append(None)
         [part] = real(model, batch, causal=causal)
         if len(calls) <= steps:
@@ -193,7 +193,7 @@ def bad_gradient_after(steps: int):
     """前几步照常，然后损失仍是有限的数，梯度却不是：√0 处的斜率是无穷大。"""
     real, calls = trainer_module.loss_parts, []
 
-    def losses(model, batch, *, causal):
+    def losses(model, batch, *, causal, reading=None):
         calls.append(None)
         [part] = real(model, batch, causal=causal)
         if len(calls) <= steps:
