@@ -87,3 +87,24 @@ def test_only_the_bytes_lose_nothing() -> None:
     assert changed < lost < 1
     assert byte_bpe["classical"]["tokens_per_char"]["mean"] < 1
     assert byte_bpe["general"]["tokens_per_char"]["mean"] > 1
+
+
+def test_equal_compute_buys_fewer_steps_of_a_pair() -> None:
+    """同样的运算数，一对走两遍，步数少；练惯了真假的那一个，判得比只报比例的好。"""
+    rows = run_quick("electra_or_mlm.py")
+    found = {(row["start"], row["objective"]): row for row in rows}
+    starts = ("starter:bert", "starter:electra")
+    assert set(found) == {
+        (start, objective)
+        for start in starts
+        for objective in ("none", "masked_lm", "replaced_token")
+    }
+    for start in starts:
+        pair, words = (
+            found[start, key]["steps"]["mean"]
+            for key in ("replaced_token", "masked_lm")
+        )
+        assert 0 < pair < words
+    skilled, beginner = (found[start, "replaced_token"] for start in starts[::-1])
+    assert skilled["own"]["max"] < skilled["own_floor"]["min"]
+    assert beginner["own"]["min"] > skilled["own"]["max"]
