@@ -123,7 +123,8 @@ def test_the_status_page_lists_every_notebook_and_every_result() -> None:
     ] == notebooks
     results = list(status.result_rows())
     assert len(results) == len(list((ROOT / "results").glob("*.json")))
-    for name, _, _, date, commit in results:
+    for name, claim, _, date, commit in results:
+        assert claim, f"{name} 没有说明量的是什么"
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", date), name
         assert re.fullmatch(r"`[0-9a-f]{7}`", commit), name
 

@@ -7,6 +7,7 @@
 results/*.json，构建时读出。
 """
 
+import ast
 import json
 import tomllib
 from collections.abc import Iterator
@@ -49,6 +50,15 @@ def notebook_rows(root: Path = ROOT) -> Iterator[tuple[str, ...]]:
             yield link, f"{run['cpu_seconds']:.0f} 秒", memory, run["date"]
 
 
+def _about(root: Path, name: str) -> str:
+    """没有写明说明什么的，取写出它的脚本开头的一句。"""
+    script = root / "experiments" / f"{name}.py"
+    if not script.exists():
+        return ""
+    said = ast.get_docstring(ast.parse(script.read_text("utf-8"))) or ""
+    return said.partition("\n")[0].rstrip("。")
+
+
 def result_rows(root: Path = ROOT) -> Iterator[tuple[str, ...]]:
     """每份结果：量的是什么、几次、哪一天、哪次提交。"""
     for path in sorted((root / "results").glob("*.json")):
@@ -57,7 +67,7 @@ def result_rows(root: Path = ROOT) -> Iterator[tuple[str, ...]]:
         runs = content.get("runs")
         yield (
             f"`{path.name}`",
-            str(content.get("claim", "")),
+            str(content.get("claim") or _about(root, path.stem)),
             str(len(runs)) if isinstance(runs, list) else "",
             str(source.get("date", "")),
             f"`{str(source.get('commit', ''))[:7]}`",

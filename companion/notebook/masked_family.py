@@ -13,11 +13,11 @@ from companion.batch import IGNORE_INDEX
 from companion.errors import ModelError
 from companion.notebook.masking import feature_for
 from companion.notebook.tables import Table, fixed
-from companion.objectives.masked_lm import MaskedLMCollator
+from companion.objectives.masked_lm import Granularity, MaskedLMCollator
 from companion.objectives.presets import PRESETS
 from companion.show import Example, show_example, token_text
 
-GRANULARITIES = {
+GRANULARITIES: dict[Granularity, str] = {
     "token": "逐词元",
     "whole_word": "全词",
     "ngram": "词组",
