@@ -85,9 +85,8 @@ def continue_all(folder: Path) -> Any:
             precision="fp32",
             seed=0,
         )
-        # 曲线一张要一秒，训练完的一次垃圾回收要四分之一秒，这里都用不着
+        # 曲线一张要一秒，这里不看
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("gc.collect", lambda *_args: 0)
             patch.setenv("XDG_CACHE_HOME", str(folder / "缓存"))
             patch.delenv("RANK", raising=False)
             patch.setattr("companion.plots.curves.plot_curve", lambda *_a, **_k: None)
