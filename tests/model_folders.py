@@ -7,6 +7,7 @@ from typing import Any
 
 from companion.models.loading import quiet_transformers
 from companion.models.tiny import tiny_model, tiny_tokenizer
+from companion.models.tiny_tokenizers import decoder_tokenizer
 
 
 def write_checkpoint(folder: Path, kind: str, **overrides: Any) -> Path:
@@ -14,6 +15,24 @@ def write_checkpoint(folder: Path, kind: str, **overrides: Any) -> Path:
     tokenizer = tiny_tokenizer(kind)
     with quiet_transformers():
         tiny_model(kind, tokenizer, **overrides).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_glm(folder: Path) -> Path:
+    """公开的 GLM（glm-4-9b-hf、glm-edge）：写空的词元齐全，开头自动加 [gMASK]<sop>。"""
+    from tokenizers import processors
+
+    end, blanks = "<|endoftext|>", ["[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"]
+    tokenizer = decoder_tokenizer(None, end, end, *blanks)()
+    tokenizer.add_special_tokens({"extra_special_tokens": blanks})
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
+    heads = [(each, tokenizer.convert_tokens_to_ids(each)) for each in blanks]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[gMASK] <sop> $A", pair="[gMASK] <sop> $A $B", special_tokens=heads
+    )
+    with quiet_transformers():
+        tiny_model("glm", tokenizer).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return folder
 

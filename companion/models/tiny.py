@@ -18,7 +18,6 @@ from typing import Any
 from companion.errors import ModelError
 from companion.models.tiny_tokenizers import (
     decoder_tokenizer,
-    glm4_tokenizer,
     gpt2_tokenizer,
     mbart_tokenizer,
     modernbert_tokenizer,
@@ -270,8 +269,6 @@ TINY_KINDS: dict[str, TinyKind] = {
         "glm",
         _LLAMA_SIZE,
     ),
-    # 公开的检查点（glm-4-9b-hf、glm-edge）的分词器：写空的词元齐全
-    "glm4": TinyKind(_CAUSAL, glm4_tokenizer, "glm", _LLAMA_SIZE),
     "glm_two_row": TinyKind(_CAUSAL, two_row_tokenizer, "glm_two_row", _BERT_SIZE),
     "t5": TinyKind(_SEQ2SEQ, t5_tokenizer, "t5", _T5_SIZE, "<pad>"),
     "mt5": TinyKind(_SEQ2SEQ, mt5_tokenizer, "mt5", _T5_SIZE, "<pad>", own_head=True),

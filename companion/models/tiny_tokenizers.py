@@ -105,28 +105,6 @@ def decoder_tokenizer(
     return build
 
 
-def glm4_tokenizer() -> Any:
-    """GLM-4 与 GLM-Edge：字节级 BPE，写空的词元都在词表里，开头自动加 [gMASK]<sop>。"""
-    from tokenizers import processors
-    from transformers import PreTrainedTokenizerFast
-
-    end, blanks = "<|endoftext|>", ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>")
-    backend = _byte_bpe((end, *blanks))
-    heads = [(token, backend.token_to_id(token)) for token in ("[gMASK]", "<sop>")]
-    backend.post_processor = processors.TemplateProcessing(
-        single="[gMASK] <sop> $A",
-        pair="[gMASK] <sop> $A $B",
-        special_tokens=heads,
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        eos_token=end,
-        pad_token=end,
-        padding_side="left",
-        extra_special_tokens=list(blanks),
-    )
-
-
 def modernbert_tokenizer() -> Any:
     """ModernBERT：字节级 BPE，外形却是 [CLS] … [SEP]。"""
     return _wrapped(_byte_bpe(_WORD_PIECE_SPECIALS), *_WORD_PIECE_SPECIALS)

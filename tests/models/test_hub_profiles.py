@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from hub_server import HubServer
-from model_folders import write_checkpoint, write_old_checkpoint
+from model_folders import write_checkpoint, write_glm, write_old_checkpoint
 
 from companion.models.tiny_tokenizers import TINY_TEXT
 from companion.notebook.families import MODELS
@@ -45,8 +45,8 @@ NEW = {
     "bigscience/bloom-1b7": "bloom",
     "Qwen/Qwen3-0.6B-Base": "qwen3",
     "Qwen/Qwen3-1.7B-Base": "qwen3",
-    "zai-org/glm-edge-1.5b-chat": "glm4",
-    "zai-org/glm-4-9b-hf": "glm4",
+    "zai-org/glm-edge-1.5b-chat": "glm",
+    "zai-org/glm-4-9b-hf": "glm",
 }
 """今天的仓库：safetensors 与 tokenizer.json。"""
 
@@ -108,8 +108,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         kind: write_old_checkpoint(root / "old" / kind, kind)
         for kind in set(OLD.values())
     } | {
-        kind: write_checkpoint(root / "new" / kind, kind) for kind in set(NEW.values())
+        kind: write_checkpoint(root / "new" / kind, kind)
+        for kind in set(NEW.values()) - {"glm"}
     }
+    folders["glm"] = write_glm(root / "new" / "glm")
     repositories = {name: folders[kind] for name, kind in {**OLD, **NEW}.items()}
     write_discriminator(root / "discriminator")
     for name in repositories:
@@ -207,7 +209,7 @@ def test_a_step_of_the_t4_profile_trains(
             "bert": "BertForMaskedLM",
             "bloom": "BloomForCausalLM",
             "qwen3": "Qwen3ForCausalLM",
-            "glm4": "GlmForCausalLM",
+            "glm": "GlmForCausalLM",
             "mt5": "MT5ForConditionalGeneration",
             "t5": "T5ForConditionalGeneration",
             "bart-chinese": "BartForConditionalGeneration",
