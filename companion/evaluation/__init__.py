@@ -14,7 +14,7 @@ _HOMES = {
     "Exam": "comparison",
     "FrozenTargets": "targets",
     "PseudoLikelihood": "pll",
-    "ReportCard": "report",
+    "ReportCard": "card",
     "SamplePair": "samples",
     "Sample": "samples",
     "Scores": "scoring",

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from companion.errors import ObjectiveError
+from companion.evaluation.card import ReportCard
 from companion.evaluation.cloze import Answer, ClozeLike, answer_clozes, pair_clozes
-from companion.evaluation.report import ReportCard
 from companion.evaluation.samples import (
     NUM_MASKS,
     Sample,

@@ -5,15 +5,13 @@ import re
 import statistics
 from collections.abc import Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from companion.evaluation.card import ReportCard
 from companion.evaluation.cloze import Answer, ClozePair
 from companion.evaluation.verdict import Comparison, signed_percent
 from companion.inference.filling import MASK
 from companion.objectives import get_objective
-
-if TYPE_CHECKING:
-    from companion.evaluation.report import ReportCard
 
 CLOZES_SHOWN = 10
 """先摆出这么多题，其余折叠。"""
@@ -30,12 +28,12 @@ SEALS = {"better": "进", "same": "平", "worse": "退"}
 CHART_WIDTH, CHART_LEFT, CHART_RIGHT, CHART_ROW = 340, 56, 320, 46
 
 
-def render_html(card: "ReportCard") -> str:
+def render_html(card: ReportCard) -> str:
     """自成一体的网页。"""
     return _environment().get_template("report.html.j2").render(_context(card))
 
 
-def render_markdown(card: "ReportCard") -> str:
+def render_markdown(card: ReportCard) -> str:
     """同样内容的 Markdown。"""
     return _environment().get_template("report.md.j2").render(_context(card))
 
@@ -60,7 +58,7 @@ def _environment() -> Any:
     return environment
 
 
-def _context(card: "ReportCard") -> dict[str, Any]:
+def _context(card: ReportCard) -> dict[str, Any]:
     sets = [("领域", "学得怎样", card.domain)]
     if card.general is not None:
         sets.append(("通用", "忘了多少", card.general))

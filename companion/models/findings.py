@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from companion.models.trial import Trial
     from companion.objectives import Objective
 
-DEFAULT_ROW = 512
-"""没有给行长时设想的行长，词元数。"""
-
 Severity = Literal["ok", "notice", "warning", "error"]
 
 
@@ -70,8 +67,9 @@ class Subject:
     def refusal(self) -> ModelError | None:
         """模型用不得这个目标的掩码时的缘由。"""
         from companion.models.mask_support import require_mask
+        from companion.models.running import DEFAULT_BLOCK_SIZE
 
-        size = self.block_size or DEFAULT_ROW
+        size = self.block_size or DEFAULT_BLOCK_SIZE
         try:
             require_mask(self.model, *self.goal.masks, block_size=size)
         except ModelError as error:

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from companion.errors import CompanionError
 from companion.models.device import Device, overflows_in_fp16
-from companion.models.findings import DEFAULT_ROW, Finding, Subject
+from companion.models.findings import Finding, Subject
 from companion.models.leaks import LEAK_TOLERANCE, can_pack
 from companion.models.probing import evaluation_mode, position_table
+from companion.models.running import DEFAULT_BLOCK_SIZE
 
 if TYPE_CHECKING:
     from companion.models.losses import LossPart
@@ -176,7 +177,7 @@ def check_precision(subject: Subject) -> Finding:
 
 def check_memory(subject: Subject) -> Finding:
     """权重、梯度、Adam 状态与激活，设备装不装得下。"""
-    size = subject.block_size or DEFAULT_ROW
+    size = subject.block_size or DEFAULT_BLOCK_SIZE
     need = training_memory(subject.model, subject.device, _TOKENS_PER_BATCH, size)
     have = subject.device.memory_bytes
     message = (

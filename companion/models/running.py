@@ -10,6 +10,7 @@ from companion.objectives import Objective, get_objective
 
 _PROBE = "一"
 DEFAULT_BLOCK_SIZE = 512
+"""没有说行长时设想的行长，词元数。"""
 
 
 class Edges(NamedTuple):

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from companion.batch import Batch, Feature
-from companion.models.findings import DEFAULT_ROW
 from companion.models.leaks import plain_ids
 from companion.models.probing import adapt_batch, evaluation_mode, takes
-from companion.models.running import model_options, position_limit, special_edges
+from companion.models.running import (
+    DEFAULT_BLOCK_SIZE,
+    model_options,
+    position_limit,
+    special_edges,
+)
 from companion.objectives import Objective
 from companion.objectives.example import Example
 
@@ -60,7 +64,7 @@ def make_trial(
     )
     prefix, suffix = special_edges(tokenizer)
     limit = position_limit(model)
-    row = block_size or min(DEFAULT_ROW, limit or DEFAULT_ROW)
+    row = block_size or min(DEFAULT_BLOCK_SIZE, limit or DEFAULT_BLOCK_SIZE)
     goal.row_capacity(collator, row, len(prefix) + len(suffix))
     # 连写两遍也要放得下
     room = max(0, min(_MAX_TOKENS, ((limit or row) - len(prefix) - len(suffix)) // 2))
