@@ -7,7 +7,7 @@ from companion.lazy import on_first_use
 
 _HOMES = {
     "Candidate": "filling",
-    "Completion": "completion",
+    "Completion": "prompt",
     "Infilling": "gaps",
     "MaskedText": "filling",
     "complete": "completion",

@@ -19,15 +19,15 @@ import torch
 
 from companion.errors import ModelError, ObjectiveError
 from companion.inference.blank_writing import BlankWriter, read_part_a
-from companion.inference.completion import (
+from companion.inference.decoding import Decoding, Limits, Writer, decode
+from companion.inference.mask_writing import MaskWriter
+from companion.inference.prefix_writing import EncodedWriter, PrefixWriter
+from companion.inference.prompt import (
     Completion,
     as_completion,
     encode_prompt,
     stop_ids,
 )
-from companion.inference.decoding import Decoding, Limits, Writer, decode
-from companion.inference.mask_writing import MaskWriter
-from companion.inference.prefix_writing import EncodedWriter, PrefixWriter
 from companion.inference.running import require_causal, require_masked
 from companion.inference.writable import never_written
 from companion.models.mask_support import require_mask

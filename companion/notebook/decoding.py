@@ -11,11 +11,11 @@ from torch import Tensor
 
 from companion.batch import IGNORE_INDEX
 from companion.inference.blank_writing import BlankWriter, read_part_a
-from companion.inference.completion import encode_prompt
 from companion.inference.decoding import Decoding, Limits, Writer, decode
 from companion.inference.filling import without_added_spaces
 from companion.inference.mask_writing import MaskWriter
 from companion.inference.prefix_writing import PrefixWriter
+from companion.inference.prompt import encode_prompt
 from companion.inference.writable import never_written
 from companion.models.probing import adapt_batch, evaluation_mode
 from companion.models.running import position_rows, special_edges

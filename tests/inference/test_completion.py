@@ -6,7 +6,7 @@ from transformers import set_seed
 
 from companion.errors import ConfigError, ModelError, ObjectiveError
 from companion.inference import complete
-from companion.inference.completion import stop_ids
+from companion.inference.prompt import stop_ids
 from companion.models.loading import Checkpoint, load_checkpoint
 from companion.models.starters import list_starters
 from companion.models.tiny import tiny_model, tiny_tokenizer

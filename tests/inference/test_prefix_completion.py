@@ -7,7 +7,7 @@ import torch
 
 from companion.errors import ConfigError, ModelError, ObjectiveError
 from companion.inference import complete
-from companion.inference.completion import stop_ids
+from companion.inference.prompt import stop_ids
 from companion.inference.writable import never_written
 from companion.models.loading import Checkpoint
 from companion.models.probing import adapt_batch
