@@ -24,7 +24,8 @@ import torch
 from punctuation_probe import Piece, pieces_of, probe
 from runs import Job, Run, parser_of, run_all, settings_of
 
-from companion.models.loading import load_checkpoint, quiet_transformers
+from companion.models.loading import load_checkpoint
+from companion.models.quiet import quiet_transformers
 
 Work = tuple[str, str]
 """（起点，目标）。"""

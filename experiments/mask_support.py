@@ -12,8 +12,8 @@ from typing import Any
 
 from recording import record
 
-from companion.models.loading import quiet_transformers
 from companion.models.mask_support import MaskRow, mask_table
+from companion.models.quiet import quiet_transformers
 
 IMPLEMENTATIONS = ("eager", "sdpa")
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 
 from recording import RESULTS, record
 
-from companion.models.loading import quiet_transformers
+from companion.models.quiet import quiet_transformers
 from companion.models.support import NAMED_MODELS, measure_support
 
 NAME = "model_support"

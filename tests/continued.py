@@ -13,7 +13,7 @@ from model_folders import write_vocabulary
 from transformers import BertTokenizer
 
 from companion.config import TrainingConfig
-from companion.models.loading import quiet_transformers
+from companion.models.quiet import quiet_transformers
 from companion.models.support import NamedModel, no_dropout, tiny_for
 from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.models.tiny_tokenizers import TINY_TEXT

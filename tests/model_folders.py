@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from companion.models.loading import quiet_transformers
+from companion.models.quiet import quiet_transformers
 from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.models.tiny_tokenizers import decoder_tokenizer
 

@@ -165,7 +165,7 @@ def _own_settings(model: Any) -> Generator[None]:
 
     Qwen2.5 带着 `repetition_penalty=1.05`，连贪心的结果都会因此改变。
     """
-    from companion.models.loading import quiet_transformers
+    from companion.models.quiet import quiet_transformers
 
     own = model.generation_config
     model.generation_config = _generation_config()

@@ -19,7 +19,7 @@ from typing import Any
 
 from companion.corpus.tokenization import unknown_id
 from companion.errors import ModelError
-from companion.models.loading import quiet_transformers
+from companion.models.quiet import quiet_transformers
 
 _NEIGHBOUR = "之"  # 试切时放在词元后面的字
 _HIGHEST = 0.0  # 概率 1 的对数

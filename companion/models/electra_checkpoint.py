@@ -18,10 +18,10 @@ from companion.models.loading import (
     DISCRIMINATOR,
     GENERATOR,
     load_tokenizer,
-    quiet_transformers,
     read_config,
 )
 from companion.models.locating import locate
+from companion.models.quiet import quiet_transformers
 from companion.models.saving import save_checkpoint
 from companion.models.weights import check_weight_files, load_weights
 

@@ -14,10 +14,8 @@
 从不执行仓库里的代码（`trust_remote_code=False`）。
 """
 
-import contextlib
 import json
 import warnings
-from collections.abc import Generator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from companion.errors import ModelError
 from companion.models.locating import Location, locate
+from companion.models.quiet import quiet_transformers
 from companion.models.suitability import check_family, check_fit
 from companion.models.weights import check_weight_files, load_weights
 
@@ -161,22 +160,6 @@ def load_model_options(
     with quiet_transformers(), torch.device("meta"):
         hull = getattr(transformers, objective.auto_class).from_config(config)
     return model_options(hull, objective)
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Generator[None]:
-    """期间 transformers 不打进度条与英文报告：该说的由我们用中文说。"""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _word_half(location: Location, name: str) -> Location:

@@ -104,7 +104,7 @@ def check_checkpoint(
     Returns:
         每项检查一条结果，按 `checks` 的次序；打开时的别的提醒在最后。
     """
-    from companion.models.loading import quiet_transformers
+    from companion.models.quiet import quiet_transformers
 
     texts = islice(filter(str.strip, corpus_texts or TINY_TEXT), _MAX_TEXTS)
     subject = Subject(

@@ -52,7 +52,7 @@ def save_checkpoint(model: Any, tokenizer: Any, directory: str | Path) -> Path:
 
 def write_checkpoint(model: Any, tokenizer: Any, folder: Path) -> None:
     """把模型与分词器写进文件夹；一对模型各在自己名字的文件夹里，边界头另存一个文件。"""
-    from companion.models.loading import quiet_transformers
+    from companion.models.quiet import quiet_transformers
     from companion.models.span_boundary import save_boundary_head, stock
 
     with quiet_transformers():

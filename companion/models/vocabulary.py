@@ -35,7 +35,8 @@ from torch import Tensor
 
 from companion.errors import ModelError
 from companion.models.added_tokens import add_tokens, plain_pieces
-from companion.models.loading import Checkpoint, quiet_transformers
+from companion.models.loading import Checkpoint
+from companion.models.quiet import quiet_transformers
 
 DIFFERENCE = 0.1
 """加给无从区分的新行的差别：各维标准差的这一比例。"""

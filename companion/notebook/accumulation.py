@@ -11,7 +11,8 @@ import numpy as np
 
 from companion.batch import Batch
 from companion.config import TrainingConfig
-from companion.models.loading import load_checkpoint, quiet_transformers
+from companion.models.loading import load_checkpoint
+from companion.models.quiet import quiet_transformers
 
 COUNTS = (1, 2, 4)
 """分成几个微批量。"""

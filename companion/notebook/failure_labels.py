@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from companion.models.loading import load_checkpoint, load_tokenizer, quiet_transformers
+from companion.models.loading import load_checkpoint, load_tokenizer
 from companion.models.probing import evaluation_mode
+from companion.models.quiet import quiet_transformers
 from companion.notebook.failure import Failure
 from companion.notebook.failure_loop import (
     ROWS,

@@ -10,8 +10,9 @@ from typing import Any
 
 from companion.batch import IGNORE_INDEX, Batch
 from companion.models.findings import Finding
-from companion.models.loading import Checkpoint, load_checkpoint, quiet_transformers
+from companion.models.loading import Checkpoint, load_checkpoint
 from companion.models.preflight import check_checkpoint
+from companion.models.quiet import quiet_transformers
 from companion.notebook.failure import Failure
 from companion.notebook.failure_loop import (
     RATE,

@@ -134,13 +134,9 @@ def _hulls(config: TrainingConfig) -> list[Any]:
     import torch
     import transformers
 
-    from companion.models.loading import (
-        DISCRIMINATOR,
-        GENERATOR,
-        quiet_transformers,
-        read_config,
-    )
+    from companion.models.loading import DISCRIMINATOR, GENERATOR, read_config
     from companion.models.locating import locate
+    from companion.models.quiet import quiet_transformers
     from companion.objectives import get_objective
 
     goal = get_objective(config.objective)

@@ -11,7 +11,8 @@ from companion.config import TrainingConfig
 from companion.errors import TrainingError
 from companion.models.activations import fused_gelu
 from companion.models.device import Device
-from companion.models.loading import Checkpoint, quiet_transformers
+from companion.models.loading import Checkpoint
+from companion.models.quiet import quiet_transformers
 from companion.objectives import Objective
 from companion.training.arguments import (
     add_lora,

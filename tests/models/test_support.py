@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 
-from companion.models.loading import quiet_transformers
+from companion.models.quiet import quiet_transformers
 from companion.models.support import NAMED_MODELS, measure_support
 
 CHEAP = ("packing", "four_d_mask", "bf16", "gradient_checkpointing")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from companion.corpus.document import Document
 from companion.errors import ModelError
 from companion.evaluation.scoring import evaluate
-from companion.models.loading import Checkpoint, load_checkpoint, quiet_transformers
+from companion.models.loading import Checkpoint, load_checkpoint
+from companion.models.quiet import quiet_transformers
 from companion.models.saving import save_checkpoint
 from companion.models.tiny import TINY_KINDS, tiny_model, tiny_tokenizer
 from companion.models.vocabulary import embeddings_only, extend_vocabulary
