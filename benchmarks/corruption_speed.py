@@ -376,7 +376,12 @@ def main() -> None:
                     }
                 )
                 print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
-    content = {"tokens": args.tokens, "summary": summarize(runs), "runs": runs}
+    content = {
+        "claim": "破坏词元：整批写法是公开脚本逐行写法的几倍快，占训练一步的几成",
+        "tokens": args.tokens,
+        "summary": summarize(runs),
+        "runs": runs,
+    }
     print(record("corruption_speed", content))
 
 

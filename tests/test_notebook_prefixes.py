@@ -1,7 +1,6 @@
 """前缀语言模型的笔记本支撑：四张掩码、少了掩码会怎样、逐个地写、照前缀生成。"""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +8,7 @@ import torch
 from companion.batch import IGNORE_INDEX
 from companion.errors import ModelError, ObjectiveError
 from companion.models.loading import Checkpoint
-from companion.models.mask_support import mask_verdict
-from companion.models.tiny import TINY_KINDS, tiny_model, tiny_tokenizer
+from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.notebook import (
     blank_examples,
     decoding_table,
@@ -26,7 +24,6 @@ from companion.notebook.prefixes import LEVELS, TASKS
 from companion.notebook.translation import TranslationPlan
 
 SENTENCE = "狡兔死，走狗烹。"
-CHAPTER = Path(__file__).resolve().parents[1] / "book" / "06_prefix_lm.md"
 
 
 def tiny(architecture: str) -> Checkpoint:
@@ -121,19 +118,3 @@ def test_finetuning_on_pairs_writes_the_targets() -> None:
     assert table.rows[-1] == ["", "微调后", "100.0"]
     with pytest.raises(ModelError, match="因果语言模型"):
         finetune_blank(tiny("bert"), pairs, plan)
-
-
-def test_the_table_of_the_chapter_is_what_the_models_do() -> None:
-    """第 06 章的表列出全部极小架构；“用得”的与当场试出来的相同。"""
-    text = CHAPTER.read_text("utf-8")
-    section = text.split("\n## 谁收得下四维掩码\n", 1)[1].split("\n## ", 1)[0]
-    rows = [line.strip("|").split("|") for line in section.splitlines()]
-    claimed = {
-        kind: row[1].strip() == "是"
-        for row in rows
-        if len(row) == 3
-        for kind in re.findall(r"`([\w-]+)`", row[0])
-    }
-    assert set(claimed) == set(TINY_KINDS)
-    for kind, accepted in claimed.items():
-        assert bool(mask_verdict(tiny_model(kind), "prefix")) == accepted, kind
