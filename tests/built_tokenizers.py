@@ -7,8 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from companion.corpus.packing import Piece
-from companion.corpus.store import TokenStore
+from companion.corpus.store import Piece, TokenStore
 
 CHARACTERS = "臣光曰：天子之职莫大于礼，分名。𠮷abc"
 TEXTS = ["臣光曰：天子之职，莫大于礼。", "", "礼莫大于分\n分莫大于名", "abc 𠮷鬱é"]

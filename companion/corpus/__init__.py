@@ -27,7 +27,7 @@ _HOMES = {
     "NamedSource": "catalog",
     "OverlapReport": "contamination",
     "PairDataset": "pairing",
-    "Piece": "packing",
+    "Piece": "store",
     "Resolved": "sources",
     "Split": "splitting",
     "TokenLedger": "ledger",

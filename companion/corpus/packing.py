@@ -15,27 +15,19 @@
 import operator
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from companion.corpus.store import Piece, TokenStore
 from companion.errors import CorpusError
 
 if TYPE_CHECKING:
     from companion.batch import Feature
-    from companion.corpus.store import TokenStore
 
 MIN_TAIL = 8
 """长文档末尾若只剩不到这么多词元，就与前一片匀开：太短的片段学不到什么。"""
-
-
-class Piece(NamedTuple):
-    """一篇文档中连续的一段词元，[start, stop)。"""
-
-    document: int
-    start: int
-    stop: int
 
 
 class PackingPlan(Sequence[list[Piece]]):
@@ -218,7 +210,7 @@ class BlockDataset:
 
     def __init__(
         self,
-        store: "TokenStore",
+        store: TokenStore,
         plan: PackingPlan | Sequence[Sequence[Piece]],
         *,
         prefix_ids: Sequence[int] = (),

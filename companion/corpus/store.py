@@ -18,7 +18,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,13 +33,18 @@ from companion.corpus.tokenization import (
 from companion.corpus.words import Segmenter, segmenter_fingerprint
 from companion.errors import CorpusError
 
-if TYPE_CHECKING:
-    from companion.corpus.packing import Piece
-
 FORMAT_VERSION = 1
 """分词或存储的做法一变就加一，旧库随之作废。"""
 
 Array = NDArray[Any]
+
+
+class Piece(NamedTuple):
+    """一篇文档中连续的一段词元，[start, stop)。"""
+
+    document: int
+    start: int
+    stop: int
 
 
 class TokenStore:
@@ -154,15 +159,15 @@ class TokenStore:
         """全部词元数。"""
         return int(self.offsets[-1])
 
-    def tokens(self, piece: "Piece") -> NDArray[np.int64]:
+    def tokens(self, piece: Piece) -> NDArray[np.int64]:
         """一个片段的编号，(T,) int64，是一份拷贝。"""
         return self.ids[self._span(piece)].astype(np.int64)
 
-    def characters(self, piece: "Piece") -> NDArray[np.int64]:
+    def characters(self, piece: Piece) -> NDArray[np.int64]:
         """一个片段中每个词元的字数，(T,) int64。"""
         return self.num_chars[self._span(piece)].astype(np.int64)
 
-    def word_ids(self, piece: "Piece", first: int = 0) -> NDArray[np.int64]:
+    def word_ids(self, piece: Piece, first: int = 0) -> NDArray[np.int64]:
         """一个片段中每个词元的词号，(T,) int64，从 `first` 编起，不属于词的为 −1。
 
         片段从词的中间开始时，剩下的半个词自成一词。
@@ -183,7 +188,7 @@ class TokenStore:
             starts[np.argmax(inside)] = True
         return np.where(inside, first - 1 + np.cumsum(starts), -1).astype(np.int64)
 
-    def _span(self, piece: "Piece") -> slice:
+    def _span(self, piece: Piece) -> slice:
         base = int(self.offsets[piece.document])
         return slice(base + piece.start, base + piece.stop)
 

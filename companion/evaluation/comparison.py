@@ -26,7 +26,7 @@ from companion.evaluation.samples import (
 from companion.evaluation.scoring import (
     BATCH_TOKENS,
     Evaluation,
-    choose_block_size,
+    exam_block_size,
     score_targets,
 )
 from companion.evaluation.targets import Documents, FrozenTargets, build_targets
@@ -107,7 +107,7 @@ def prepare_exam(
         cache_dir: 分词的缓存。
     """
     goal = fitted_objective(checkpoint.model, objective)
-    size = choose_block_size(checkpoint.model, block_size)
+    size = exam_block_size(checkpoint.model, block_size)
     require_mask(checkpoint.model, *goal.masks, block_size=size)
 
     def targets(documents: Documents) -> FrozenTargets:
@@ -229,7 +229,7 @@ def compare(
     """
     domain, general = _kept(domain), None if general is None else _kept(general)
     if options.get("block_size") is None:  # 两边位置上限不同，取小的
-        sizes = [choose_block_size(each.model, None) for each in (before, after)]
+        sizes = [exam_block_size(each.model, None) for each in (before, after)]
         options["block_size"] = min(sizes)
     exam = prepare_exam(before, objective, domain, general, **options)
     sittings = [sit_exam(before, exam, batch_tokens=batch_tokens, say=say)]

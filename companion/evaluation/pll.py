@@ -31,7 +31,7 @@ from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.tokens import tokenize_documents
 from companion.corpus.words import Segmenter, dictionary_segmenter
 from companion.errors import EvaluationError
-from companion.evaluation.scoring import BATCH_TOKENS, choose_block_size, row_losses
+from companion.evaluation.scoring import BATCH_TOKENS, exam_block_size, row_losses
 from companion.evaluation.targets import TargetRow
 from companion.inference.running import require_masked
 from companion.models.losses import word_model
@@ -90,7 +90,7 @@ def pseudo_log_likelihood(
         )
         plan = plan_packing(
             store.lengths,
-            choose_block_size(checkpoint.model, None),
+            exam_block_size(checkpoint.model, None),
             pack=False,
             overhead_per_piece=len(edges.prefix) + len(edges.suffix),
         )

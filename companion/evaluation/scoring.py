@@ -146,7 +146,7 @@ def evaluate(
         ModelError: 不认识这个架构的输出头，或它用不得这个目标的掩码。
     """
     goal = fitted_objective(checkpoint.model, objective)
-    size = choose_block_size(checkpoint.model, block_size)
+    size = exam_block_size(checkpoint.model, block_size)
     require_mask(checkpoint.model, *goal.masks, block_size=size)
     targets = build_targets(
         checkpoint.tokenizer,
@@ -163,7 +163,7 @@ def evaluate(
     )
 
 
-def choose_block_size(model: Any, block_size: int | None) -> int:
+def exam_block_size(model: Any, block_size: int | None) -> int:
     """缺省的行长，或核对过的行长。
 
     Raises:

@@ -148,7 +148,8 @@ def _feature(
 ) -> Feature:
     """几段文字 → 打包好的一个样本，样本编号为 0。"""
     from companion.corpus.document import Document
-    from companion.corpus.packing import BlockDataset, Piece
+    from companion.corpus.packing import BlockDataset
+    from companion.corpus.store import Piece
     from companion.corpus.tokens import tokenize_documents
     from companion.models.running import special_edges
 

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from companion.corpus.packing import Piece
-from companion.corpus.store import TokenStore
+from companion.corpus.store import Piece, TokenStore
 from companion.corpus.tokens import tokenize_documents
 from companion.corpus.words import dictionary_segmenter
 from companion.errors import CorpusError
