@@ -6,6 +6,7 @@
 形状字母：T 字数，D 隐藏层宽度乘层数。
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -120,7 +121,7 @@ def probe_score(
     nats = F.binary_cross_entropy_with_logits(logits, ask_breaks.float())
     return {
         "f1": round(2 * hit / max(1.0, float(said.sum() + ask_breaks.sum())), 4),
-        "bits": round(float(nats) / 0.6931471805599453, 4),
+        "bits": round(float(nats) / math.log(2), 4),
     }
 
 

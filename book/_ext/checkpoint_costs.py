@@ -162,7 +162,7 @@ def _row(objective: str, profile: str, name: str) -> dict[str, Any]:
 
     from companion.corpus.sources import NAMED
     from companion.models.device import Device, overflows_in_fp16
-    from companion.notebook.planning import PEAKS, estimate
+    from companion.notebook.planning import estimate, peak_teraflops
     from companion.notebook.profiles import profile_config
     from companion.objectives import get_objective
 
@@ -176,8 +176,7 @@ def _row(objective: str, profile: str, name: str) -> dict[str, Any]:
     card, gigabytes, precision = CARDS[profile]
     if precision == "fp16" and overflows_in_fp16(hulls[0].config.model_type):
         precision = "fp32"
-    dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-    device = Device("cuda", card, dtypes[precision], gigabytes * 2**30, "")
+    device = Device("cuda", card, torch.float32, gigabytes * 2**30, "").at(precision)
     source, _, side = config.corpus.partition(":")
     upstream = NAMED[source].upstream
     assert upstream is not None
@@ -185,7 +184,8 @@ def _row(objective: str, profile: str, name: str) -> dict[str, Any]:
     needed = estimate(
         config, hulls, device, round(characters * config.num_train_epochs)
     )
-    half, single = PEAKS[card]
+    peak = peak_teraflops(device)
+    assert peak is not None
     return {
         "objective": f"`{objective}`",
         "model": f"`{name}`" + ("（LoRA）" if config.lora_rank else ""),
@@ -193,5 +193,5 @@ def _row(objective: str, profile: str, name: str) -> dict[str, Any]:
         "memory": needed.memory_bytes / 2**30,
         "precision": precision,
         "tokens": needed.tokens / 1e6,
-        "minutes": 60 * needed.hours(single if precision == "fp32" else half),
+        "minutes": 60 * needed.hours(peak),
     }

@@ -23,6 +23,7 @@ from companion.inference.prompt import (
 )
 from companion.inference.running import require_causal
 from companion.models.probing import evaluation_mode
+from companion.models.quiet import quiet_transformers
 from companion.models.running import position_limit, position_rows
 from companion.models.target_head import inner_model
 
@@ -165,8 +166,6 @@ def _own_settings(model: Any) -> Generator[None]:
 
     Qwen2.5 带着 `repetition_penalty=1.05`，连贪心的结果都会因此改变。
     """
-    from companion.models.quiet import quiet_transformers
-
     own = model.generation_config
     model.generation_config = _generation_config()
     try:

@@ -25,6 +25,7 @@ from companion.models.model_checks import (
     check_padding,
     check_precision,
 )
+from companion.models.quiet import quiet_transformers
 from companion.models.running import fitted_objective
 from companion.models.tiny_tokenizers import TINY_TEXT
 from companion.models.tokenizer_checks import (
@@ -104,8 +105,6 @@ def check_checkpoint(
     Returns:
         每项检查一条结果，按 `checks` 的次序；打开时的别的提醒在最后。
     """
-    from companion.models.quiet import quiet_transformers
-
     texts = islice(filter(str.strip, corpus_texts or TINY_TEXT), _MAX_TEXTS)
     subject = Subject(
         checkpoint=checkpoint,

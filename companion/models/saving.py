@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from companion.errors import ModelError
+from companion.models.quiet import quiet_transformers
 
 MARKER = "companion_checkpoint.json"
 
@@ -52,7 +53,6 @@ def save_checkpoint(model: Any, tokenizer: Any, directory: str | Path) -> Path:
 
 def write_checkpoint(model: Any, tokenizer: Any, folder: Path) -> None:
     """把模型与分词器写进文件夹；一对模型各在自己名字的文件夹里，边界头另存一个文件。"""
-    from companion.models.quiet import quiet_transformers
     from companion.models.span_boundary import save_boundary_head, stock
 
     with quiet_transformers():

@@ -14,6 +14,7 @@ from typing import Any
 
 from companion.config import TrainingConfig
 from companion.models.device import Device, best_device
+from companion.models.quiet import quiet_transformers
 from companion.notebook.tables import Table
 
 USED = 0.3
@@ -116,8 +117,7 @@ def plan_training(config: TrainingConfig, device: Device | None = None) -> Table
     tokens = _num_tokens(config)
     needed = estimate(config, hulls, device, tokens)
     memory = memory_text(needed.memory_bytes)
-    half, single = _peak(device) or (0.0, 0.0)
-    peak = single if device.precision == "fp32" else half
+    peak = peak_teraflops(device)
     time = f"约 {needed.hours(peak):.1f} 小时" if peak else "试跑二十步再估"
     rows = [
         ["检查点", config.model],
@@ -136,7 +136,6 @@ def _hulls(config: TrainingConfig) -> list[Any]:
 
     from companion.models.loading import DISCRIMINATOR, GENERATOR, read_config
     from companion.models.locating import locate
-    from companion.models.quiet import quiet_transformers
     from companion.objectives import get_objective
 
     goal = get_objective(config.objective)
@@ -178,7 +177,11 @@ def _num_tokens(config: TrainingConfig) -> int:
     return round(read * per_char / (1 - replayed))
 
 
-def _peak(device: Device) -> tuple[float, float] | None:
-    """这块显卡的峰值；不认得的为 None。"""
+def peak_teraflops(device: Device) -> float | None:
+    """这块显卡在它的精度下的峰值，每秒万亿次；不认得的为 None。"""
     words = device.name.replace("-", " ").split()
-    return next((PEAKS[name] for name in PEAKS if name in words), None)
+    known = next((PEAKS[name] for name in PEAKS if name in words), None)
+    if known is None:
+        return None
+    half, single = known
+    return single if device.precision == "fp32" else half
