@@ -33,8 +33,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 from recording import record
 
-from companion.models.loading import load_checkpoint
-from companion.models.running import position_limit
+from companion.checkpoints.loading import load_checkpoint
+from companion.checkpoints.running import position_limit
 from companion.objectives.gap_sentences import GapSentencesCollator
 from companion.objectives.masked_seq2seq import MaskedSeq2SeqCollator
 from companion.objectives.mixture_of_denoisers import MixtureOfDenoisersCollator

@@ -39,13 +39,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 from recording import record
 
+from companion.checkpoints.loading import load_checkpoint
 from companion.config import Precision, TrainingConfig
 from companion.corpus.document import Document
 from companion.corpus.reading import read_documents
 from companion.corpus.writing import write_documents
 from companion.evaluation.scoring import evaluate
-from companion.models.device import best_device
-from companion.models.loading import load_checkpoint
+from companion.preflight.device import best_device
 from companion.training import train
 
 SETUPS = {

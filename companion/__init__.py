@@ -15,6 +15,14 @@ from typing import TYPE_CHECKING
 from companion.lazy import after_import, on_first_use
 
 if TYPE_CHECKING:
+    from companion.checkpoints import (
+        list_starters,
+        load_checkpoint,
+        load_tokenizer,
+        save_checkpoint,
+        tiny_model,
+        tiny_tokenizer,
+    )
     from companion.config import TrainingConfig
     from companion.corpus import (
         BlockDataset,
@@ -48,15 +56,6 @@ if TYPE_CHECKING:
     )
     from companion.evaluation import compare, evaluate, write_report
     from companion.inference import complete, fill, infill
-    from companion.models import (
-        check_checkpoint,
-        list_starters,
-        load_checkpoint,
-        load_tokenizer,
-        save_checkpoint,
-        tiny_model,
-        tiny_tokenizer,
-    )
     from companion.objectives import OBJECTIVES, get_objective
     from companion.objectives.causal_lm import CausalLMCollator
     from companion.objectives.masked_lm import MaskedLMCollator
@@ -69,6 +68,7 @@ if TYPE_CHECKING:
         save_figure,
         use_chinese_font,
     )
+    from companion.preflight import check_checkpoint
     from companion.show import example_rows, show_example
     from companion.training import train
     from companion.training.demo import run_demo
@@ -92,7 +92,7 @@ _HOMES = {
     "TokenStore": "corpus",
     "TrainingConfig": "config",
     "TrainingError": "errors",
-    "check_checkpoint": "models",
+    "check_checkpoint": "preflight",
     "clean_documents": "corpus",
     "compare": "evaluation",
     "complete": "inference",
@@ -108,9 +108,9 @@ _HOMES = {
     "jieba_segmenter": "corpus",
     "labels_table": "plots",
     "list_sources": "corpus",
-    "list_starters": "models",
-    "load_checkpoint": "models",
-    "load_tokenizer": "models",
+    "list_starters": "checkpoints",
+    "load_checkpoint": "checkpoints",
+    "load_tokenizer": "checkpoints",
     "overlap": "corpus",
     "plan_packing": "corpus",
     "plot_attention": "plots",
@@ -120,12 +120,12 @@ _HOMES = {
     "read_corpus": "corpus",
     "read_documents": "corpus",
     "run_demo": "training.demo",
-    "save_checkpoint": "models",
+    "save_checkpoint": "checkpoints",
     "save_figure": "plots",
     "show_example": "show",
     "split_corpus": "corpus",
-    "tiny_model": "models",
-    "tiny_tokenizer": "models",
+    "tiny_model": "checkpoints",
+    "tiny_tokenizer": "checkpoints",
     "tokenize_documents": "corpus",
     "train": "training",
     "use_chinese_font": "plots",
@@ -196,5 +196,6 @@ __getattr__, __dir__ = on_first_use(__name__, _HOMES)
 
 # 我们自己的架构：从此 transformers 的 Auto 类打得开它的检查点
 after_import(
-    "transformers.models.auto.configuration_auto", "companion.models.two_row_config"
+    "transformers.models.auto.configuration_auto",
+    "companion.checkpoints.two_row_config",
 )

@@ -24,8 +24,8 @@ import torch
 from punctuation_probe import Piece, pieces_of, probe
 from runs import Job, Run, parser_of, run_all, settings_of
 
-from companion.models.loading import load_checkpoint
-from companion.models.quiet import quiet_transformers
+from companion.checkpoints.loading import load_checkpoint
+from companion.checkpoints.quiet import quiet_transformers
 
 Work = tuple[str, str]
 """（起点，目标）。"""
@@ -156,9 +156,9 @@ def starting_points(folder: Path) -> dict[Work, str]:
     """两个起点各写成掩码模型与一对；编码器的权重同一份。"""
     from transformers import BertForMaskedLM, ElectraForMaskedLM
 
-    from companion.models.electra_checkpoint import load_pair
-    from companion.models.saving import save_checkpoint
-    from companion.models.starters import starter_path
+    from companion.checkpoints.electra_checkpoint import load_pair
+    from companion.checkpoints.saving import save_checkpoint
+    from companion.checkpoints.starters import starter_path
 
     torch.manual_seed(0)  # 新的判别头
     bert = BertForMaskedLM.from_pretrained(starter_path("bert")).float()
@@ -185,7 +185,7 @@ def pair_of_bert(bert: Any) -> Any:
     """
     from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
 
-    from companion.models.electra_pair import ElectraPair
+    from companion.checkpoints.electra_pair import ElectraPair
 
     shared = bert.config.to_dict()
     for name in ("model_type", "architectures"):
@@ -216,9 +216,9 @@ def step_flops(model: str, objective: str, settings: Run) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     from companion.corpus.sources import read_corpus
-    from companion.models.losses import loss_parts
-    from companion.models.probing import adapt_batch
+    from companion.losses.parts import loss_parts
     from companion.objectives import get_objective
+    from companion.preflight.probing import adapt_batch
 
     checkpoint = load_checkpoint(model, objective)
     length, count = settings["block_size"], settings["tokens_per_batch"]

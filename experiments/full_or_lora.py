@@ -38,8 +38,8 @@ QUICK = {"full": (0, (1e-3,)), "lora-4": (4, (1e-3,))}
 @contextlib.contextmanager
 def only_embeddings() -> Generator[None]:
     """期间 `train` 打开的检查点只训练词嵌入与输出头。"""
-    from companion.models.loading import load_checkpoint
-    from companion.models.vocabulary import embeddings_only
+    from companion.checkpoints.loading import load_checkpoint
+    from companion.checkpoints.vocabulary import embeddings_only
     from companion.training import run
 
     with contextlib.ExitStack() as stack:
@@ -62,9 +62,9 @@ def train_by(method: str, settings: Run) -> Run:
 
 def num_trained(method: str, rank: int, objective: str, model: str) -> Run:
     """这种做法训练多少参数，占全部的几成。"""
+    from companion.checkpoints.loading import load_checkpoint
+    from companion.checkpoints.vocabulary import embeddings_only
     from companion.config import TrainingConfig
-    from companion.models.loading import load_checkpoint
-    from companion.models.vocabulary import embeddings_only
     from companion.training.arguments import add_lora
 
     network = load_checkpoint(model, objective).model

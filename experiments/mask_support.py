@@ -12,8 +12,8 @@ from typing import Any
 
 from recording import record
 
-from companion.models.mask_support import MaskRow, mask_table
-from companion.models.quiet import quiet_transformers
+from companion.checkpoints.quiet import quiet_transformers
+from companion.preflight.mask_support import MaskRow, mask_table
 
 IMPLEMENTATIONS = ("eager", "sdpa")
 

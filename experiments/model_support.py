@@ -13,8 +13,8 @@ from dataclasses import asdict
 
 from recording import RESULTS, record
 
-from companion.models.quiet import quiet_transformers
-from companion.models.support import NAMED_MODELS, measure_support
+from companion.checkpoints.quiet import quiet_transformers
+from companion.preflight.support import NAMED_MODELS, measure_support
 
 NAME = "model_support"
 

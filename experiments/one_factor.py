@@ -77,7 +77,7 @@ def train_with_library(
     )
     from transformers.trainer_callback import PrinterCallback
 
-    from companion.models.loading import load_checkpoint
+    from companion.checkpoints.loading import load_checkpoint
 
     checkpoint = load_checkpoint(MODEL, OBJECTIVE)
     tokenizer = checkpoint.tokenizer
@@ -116,10 +116,10 @@ def train_with_companion(
     variant: Variant, chapters: Chapters, seed: int, steps: int
 ) -> tuple[Any, int]:
     """`companion train`；返回检查点与读进的字数。"""
+    from companion.checkpoints.loading import load_checkpoint
     from companion.config import TrainingConfig
     from companion.corpus.document import Document
     from companion.corpus.writing import write_documents
-    from companion.models.loading import load_checkpoint
     from companion.training import train
 
     documents = [
@@ -233,7 +233,7 @@ def main() -> None:
     """每一样各三个种子，写进 results/。"""
     import torch
 
-    from companion.models.loading import load_checkpoint
+    from companion.checkpoints.loading import load_checkpoint
 
     parser = parser_of(__doc__)
     parser.add_argument("--cpu-seconds", type=float, default=15.0)

@@ -69,7 +69,7 @@ def read_lines(args: argparse.Namespace) -> list[str]:
 
 def main() -> None:
     """四种办法，写进 results/。"""
-    from companion.models.loading import load_tokenizer
+    from companion.checkpoints.loading import load_tokenizer
 
     parser = parser_of(__doc__)
     parser.add_argument("--chars", type=int, default=200_000)

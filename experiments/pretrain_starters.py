@@ -29,12 +29,12 @@ from starters.aim_t5 import keep_names, read_first
 from starters.models import build_model
 from starters.vocabulary import POSITIONS, build_tokenizer
 
+from companion.checkpoints.running import model_options, special_edges
+from companion.checkpoints.saving import write_checkpoint
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.reading import Document, read_documents
 from companion.corpus.tokens import tokenize_documents
-from companion.models.losses import loss_parts
-from companion.models.running import model_options, special_edges
-from companion.models.saving import write_checkpoint
+from companion.losses.parts import loss_parts
 from companion.objectives import get_objective
 
 

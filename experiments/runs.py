@@ -152,9 +152,9 @@ def bits_per_char(model: str, settings: Run) -> dict[str, float]:
 def _score(
     model: str, objective: str, valid: str, general: str, max_chars: int
 ) -> dict[str, float]:
+    from companion.checkpoints.loading import load_checkpoint
     from companion.corpus.sources import read_corpus
     from companion.evaluation.scoring import evaluate
-    from companion.models.loading import load_checkpoint
 
     checkpoint = load_checkpoint(model, objective)
     return {

@@ -18,14 +18,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from pretrain_starters import RECIPES
 
+from companion.checkpoints.electra_pair import ElectraPair
+from companion.checkpoints.loading import load_checkpoint
+from companion.checkpoints.starters import StarterCard, seal
 from companion.corpus.document import Document
 from companion.corpus.reading import read_documents
 from companion.evaluation.scoring import evaluate
-from companion.models.electra_pair import ElectraPair
-from companion.models.loading import load_checkpoint
-from companion.models.starters import StarterCard, seal
 
-STARTERS = Path(__file__).parents[1] / "companion/models/starters"
+STARTERS = Path(__file__).parents[1] / "companion/checkpoints/starters"
 
 DATA_NOTE = (
     "base：史记、汉书、后汉书、三国志、晋书、旧唐书、宋史、明史、左传、战国策、国语的"

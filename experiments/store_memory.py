@@ -44,10 +44,10 @@ def measure(size: int) -> dict[str, Any]:
     """一种篇幅：建库、读库各多用多少内存。"""
     import numpy as np
 
+    from companion.checkpoints.loading import load_tokenizer
     from companion.corpus.packing import BlockDataset, plan_packing
     from companion.corpus.sources import read_corpus
     from companion.corpus.tokens import tokenize_documents
-    from companion.models.loading import load_tokenizer
 
     text = "".join(each.text for each in read_corpus("sample:classical", "train"))
     tokenizer = load_tokenizer("starter:bert")

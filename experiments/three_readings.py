@@ -85,7 +85,7 @@ def written_accuracy(checkpoint: Any, objective: str, places: list[str]) -> Any:
 
 def examined(model: str, objective: str, settings: Any, places: list[str]) -> Any:
     """三份考卷的每字比特数，加上动手写的两项。"""
-    from companion.models.loading import load_checkpoint
+    from companion.checkpoints.loading import load_checkpoint
 
     papers = {
         key: bits_per_char(model, {**settings, "objective": key})["domain"]

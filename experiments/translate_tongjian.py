@@ -21,7 +21,7 @@ from typing import Any
 import sacrebleu
 from recording import record, spread
 
-from companion.models.loading import load_checkpoint
+from companion.checkpoints.loading import load_checkpoint
 from companion.notebook.translation import TranslationPlan, finetune, translate
 
 MAX_CHARS = 64

@@ -28,11 +28,11 @@ import torch
 from runs import Run, parser_of, run_all
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints import extend_vocabulary, load_checkpoint
 from companion.config import TrainingConfig
 from companion.corpus import Document, missing_vocabulary, read_corpus
 from companion.evaluation.scoring import score_targets
 from companion.evaluation.targets import FrozenTargets, build_targets
-from companion.models import extend_vocabulary, load_checkpoint
 from companion.training import train
 from companion.training.extending import MIN_COUNT
 

@@ -12,12 +12,12 @@ import torch
 from model_folders import write_vocabulary
 from transformers import BertTokenizer
 
+from companion.checkpoints.quiet import quiet_transformers
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
+from companion.checkpoints.tiny_tokenizers import TINY_TEXT
 from companion.config import TrainingConfig
-from companion.models.quiet import quiet_transformers
-from companion.models.support import NamedModel, no_dropout, tiny_for
-from companion.models.tiny import tiny_model, tiny_tokenizer
-from companion.models.tiny_tokenizers import TINY_TEXT
 from companion.objectives import get_objective
+from companion.preflight.support import NamedModel, no_dropout, tiny_for
 from companion.training import train
 
 ACCUMULATION = 2

@@ -5,9 +5,9 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from companion.models.quiet import quiet_transformers
-from companion.models.tiny import tiny_model, tiny_tokenizer
-from companion.models.tiny_tokenizers import decoder_tokenizer
+from companion.checkpoints.quiet import quiet_transformers
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
+from companion.checkpoints.tiny_tokenizers import decoder_tokenizer
 
 
 def write_checkpoint(folder: Path, kind: str, **overrides: Any) -> Path:

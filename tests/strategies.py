@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from companion.batch import Feature
-from companion.models.tiny import tiny_tokenizer
+from companion.checkpoints.tiny import tiny_tokenizer
 
 BERT = tiny_tokenizer("bert")
 CLS, SEP, UNK, MASK, PAD = (

@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "companion"
 
 # 每一层可以导入的层；自己总可以导入自己
 _BASE = {"batch", "errors", "lazy"}
-_MIDDLE = {"models", "objectives", "corpus"}
+_MODELS = {"checkpoints", "preflight", "losses"}
+_MIDDLE = _MODELS | {"objectives", "corpus"}
 _UPPER = {"training", "inference", "evaluation", "plots"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -22,7 +23,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors", "coercion"},
     "corpus": _BASE,
     "objectives": _BASE,
-    "models": _BASE | {"corpus", "objectives"},
+    "checkpoints": _BASE | _MODELS | {"corpus", "objectives"},
+    "preflight": _BASE | _MODELS | {"corpus", "objectives"},
+    "losses": _BASE | _MODELS | {"corpus", "objectives"},
     "plots": _BASE,
     "inference": _BASE | _MIDDLE,
     "evaluation": _BASE | _MIDDLE | {"inference", "plots"},
@@ -143,7 +146,9 @@ def test_no_file_is_a_drawer_for_odds_and_ends(path: Path) -> None:
         "companion.errors",
         "companion.evaluation",
         "companion.inference",
-        "companion.models",
+        "companion.checkpoints",
+        "companion.preflight",
+        "companion.losses",
         "companion.notebook",
         "companion.objectives",
         "companion.plots",

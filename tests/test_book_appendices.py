@@ -104,7 +104,7 @@ def test_every_objective_names_its_paper_and_section() -> None:
 
 def test_the_defaults_shown_are_the_defaults_used() -> None:
     """论文索引里的缺省值就是不写参数时的值。"""
-    from companion.models.tiny import tiny_tokenizer
+    from companion.checkpoints.tiny import tiny_tokenizer
     from companion.objectives import get_objective
 
     rows = {(row[0], row[1]): row[2] for row in extension("paper_index").default_rows()}

@@ -9,8 +9,8 @@ import pytest
 
 from companion.lazy import after_import
 
-PACKAGES = ("corpus", "evaluation", "inference", "models", "notebook", "plots",
-            "training")  # fmt: skip
+PACKAGES = ("corpus", "evaluation", "checkpoints", "preflight", "losses",
+            "inference", "notebook", "plots", "training")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PACKAGES)

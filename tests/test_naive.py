@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.models.electra_pair import sample_tokens
-from companion.models.target_head import target_losses
-from companion.models.tiny import tiny_model, tiny_tokenizer
+from companion.checkpoints.electra_pair import sample_tokens
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
+from companion.losses.target_head import target_losses
 from companion.objectives.attention import visible_within_documents
 from companion.objectives.blank_infilling import BlankInfillingCollator, blank_documents
 from companion.objectives.blanks import Spans

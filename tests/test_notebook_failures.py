@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import EvaluationError
-from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.notebook import FAILURES, failures_table, reproduce
 from companion.notebook.failure import Failure
 from companion.notebook.failure_labels import opened_vocabularies, reordered

@@ -2,8 +2,8 @@
 
 import pytest
 
+from companion.checkpoints.loading import load_checkpoint, load_tokenizer
 from companion.errors import ModelError
-from companion.models.loading import load_checkpoint, load_tokenizer
 from companion.notebook import (
     granularity_table,
     presets_table,

@@ -9,8 +9,7 @@ import pytest
 import torch
 from built_book import ROOT
 
-from companion.models.device import Device
-from companion.models.tiny import tiny_model
+from companion.checkpoints.tiny import tiny_model
 from companion.notebook.planning import (
     PEAKS,
     USED,
@@ -19,6 +18,7 @@ from companion.notebook.planning import (
     plan_training,
 )
 from companion.notebook.profiles import ALTERNATIVES, PROFILES, profile_config
+from companion.preflight.device import Device
 
 T4 = Device("cuda", "Tesla T4", torch.float16, 15 * 2**30, "")
 

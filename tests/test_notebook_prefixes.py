@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.loading import Checkpoint
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ModelError, ObjectiveError
-from companion.models.loading import Checkpoint
-from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.notebook import (
     blank_examples,
     decoding_table,

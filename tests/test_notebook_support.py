@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.loading import Checkpoint
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ConfigError, EvaluationError, ObjectiveError
 from companion.inference import infill
-from companion.models.loading import Checkpoint
-from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.notebook import (
     EXERCISES,
     PROFILES,

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.loading import Checkpoint
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import CorpusError, ModelError
-from companion.models.loading import Checkpoint
-from companion.models.target_head import target_losses
-from companion.models.tiny import tiny_model, tiny_tokenizer
+from companion.losses.target_head import target_losses
 from companion.notebook import TRANSLATION, finetune, sentence_pairs, translations_table
 from companion.notebook.translation import (
     TranslationPlan,

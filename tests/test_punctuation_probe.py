@@ -62,7 +62,7 @@ def test_both_objectives_start_from_the_same_encoder(
     """同一个起点写成掩码模型与一对，各层的隐藏状态逐位相同；生成器只有一层。"""
     from electra_or_mlm import encoder_of, starting_points
 
-    from companion.models.loading import load_checkpoint
+    from companion.checkpoints.loading import load_checkpoint
 
     models = starting_points(tmp_path)
     pieces = probing.pieces_of([TEXT, "臣光曰：臣闻天子之职莫大于礼。"], 100)

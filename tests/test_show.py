@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.tiny import tiny_tokenizer
 from companion.errors import ObjectiveError
-from companion.models.tiny import tiny_tokenizer
 from companion.objectives.causal_lm import CausalLMCollator
 from companion.objectives.masked_lm import MaskedLMCollator
 from companion.show import example_rows, show_example, token_text

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.loading import load_model_options
+from companion.checkpoints.saving import save_checkpoint
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.corpus.document import Document
 from companion.errors import ModelError
 from companion.evaluation.targets import build_targets
-from companion.models.loading import load_model_options
-from companion.models.saving import save_checkpoint
-from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.objectives import OBJECTIVES, get_objective
 from companion.objectives.span_corruption import SpanCorruptionCollator
 from companion.plots.pairs import PairRows

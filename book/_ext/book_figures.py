@@ -60,9 +60,9 @@ def schedules() -> Any:
 
 def packing() -> Any:
     """随包史书开头的十六句，一句一篇，打包前后。"""
+    from companion.checkpoints.loading import load_tokenizer
     from companion.corpus.packing import plan_packing
     from companion.corpus.sources import read_corpus
-    from companion.models.loading import load_tokenizer
     from companion.plots import RowsPanel, plot_rows
 
     capacity, special = 112, 2
@@ -87,8 +87,8 @@ def memory() -> list[dict[str, Any]]:
     """几个公开的检查点训练时占多少，照 `training_memory` 的公式；只搭空壳，不下载。"""
     import torch
 
-    from companion.models.device import Device
-    from companion.models.model_checks import training_memory
+    from companion.preflight.device import Device
+    from companion.preflight.model_checks import training_memory
 
     gpu = Device("cuda", "GPU", torch.bfloat16, 0, "")
     shells = {

@@ -161,10 +161,10 @@ def _row(objective: str, profile: str, name: str) -> dict[str, Any]:
     import torch
 
     from companion.corpus.sources import NAMED
-    from companion.models.device import Device, overflows_in_fp16
     from companion.notebook.planning import estimate, peak_teraflops
     from companion.notebook.profiles import profile_config
     from companion.objectives import get_objective
+    from companion.preflight.device import Device, overflows_in_fp16
 
     config = profile_config(profile, objective, "out", 42, model=name)
     hulls = [hull(name, get_objective(objective).auto_class)]

@@ -36,7 +36,7 @@ class LabelTable(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """算出样本，写成 Markdown 的表。"""
-        from companion.models.loading import load_model_options, load_tokenizer
+        from companion.checkpoints.loading import load_model_options, load_tokenizer
         from companion.objectives import get_objective
         from companion.plots.pairs import PairRows
         from companion.show import example_rows

@@ -32,7 +32,7 @@ def vocabulary_script(tokenizer: Any) -> str:
 def _write(app: Sphinx) -> None:
     if app.builder.format != "html":
         return
-    from companion.models.loading import load_tokenizer
+    from companion.checkpoints.loading import load_tokenizer
 
     target = Path(app.outdir, "_static", "play", "vocabulary.js")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -95,8 +95,8 @@ def missing(
     as_json: AsJson = False,
 ) -> None:
     """语料里哪些字、哪些词，分词器认不得或要拆开；训练时用 --set new_characters 添。"""
+    from companion.checkpoints.loading import load_tokenizer
     from companion.corpus import jieba_segmenter, missing_vocabulary, read_corpus
-    from companion.models.loading import load_tokenizer
 
     found = missing_vocabulary(
         read_corpus(corpus, split),

@@ -46,8 +46,8 @@ def fill(
     """给掩码填字，按概率从高到低。"""
     from rich.text import Text
 
+    from companion.checkpoints import load_checkpoint
     from companion.inference import fill as run
-    from companion.models import load_checkpoint
 
     checkpoint = load_checkpoint(model, "masked_lm")
     note(*checkpoint.notices)
@@ -90,8 +90,8 @@ def complete(
     as_json: AsJson = False,
 ) -> None:
     """接着开头往下写；开头双向地读还是从左到右地读，看它是怎样训练的。"""
+    from companion.checkpoints import load_checkpoint
     from companion.inference import complete as run
-    from companion.models import load_checkpoint
 
     goal = objective or _trained_with(model, _COMPLETING, "causal_lm")
     checkpoint = load_checkpoint(model, goal)
@@ -141,8 +141,8 @@ def infill(
     as_json: AsJson = False,
 ) -> None:
     """写出每处缺去的文字，由编码器–解码器或 GLM 自己决定写多长。"""
+    from companion.checkpoints import load_checkpoint
     from companion.inference import infill as run
-    from companion.models import load_checkpoint
     from companion.objectives import OBJECTIVES
 
     infilling = [key for key, goal in OBJECTIVES.items() if goal.usage == "infill"]

@@ -115,7 +115,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """看一个样本：词元、模型的输入、标签、谁预测谁，以及注意力掩码。"""
-    from companion.models.loading import (
+    from companion.checkpoints.loading import (
         load_model_options,
         load_objective,
         load_tokenizer,
@@ -216,9 +216,9 @@ def _options(
 
 def _similar_words(name: str, goal: "Objective", texts: list[str]) -> Any:
     """由模型的词嵌入找近义词：在这几段文字与随包的小史里找。"""
+    from companion.checkpoints.loading import load_checkpoint
     from companion.corpus import read_corpus
-    from companion.models.loading import load_checkpoint
-    from companion.models.masking import find_similar_words
+    from companion.training.masking import find_similar_words
 
     checkpoint = load_checkpoint(name, goal)
     sample = [document.text for document in read_corpus("sample:classical")]

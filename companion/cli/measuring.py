@@ -53,8 +53,9 @@ def check(
     """体检：这个检查点能不能用这个目标训练，不能就说为什么、怎么办。"""
     from rich.text import Text
 
-    from companion.models import Finding, best_device, check_checkpoint, load_checkpoint
+    from companion.checkpoints import load_checkpoint
     from companion.objectives import get_objective
+    from companion.preflight import Finding, best_device, check_checkpoint
 
     goal = get_objective(objective)
     documents = None if corpus is None else held_out(corpus, "train")
@@ -110,7 +111,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """在一份留出集上打分：每字比特数、准确率、UNK 率。"""
-    from companion.models import load_checkpoint
+    from companion.checkpoints import load_checkpoint
     from companion.objectives import get_objective
 
     goal = get_objective(objective)
@@ -164,7 +165,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """报告卡：领域上学到了多少，通用上忘了多少，附前后的样例与结论。"""
-    from companion.models import load_checkpoint
+    from companion.checkpoints import load_checkpoint
     from companion.objectives import get_objective
 
     if output is not None and (output / "report.html").exists():
@@ -257,8 +258,8 @@ def guess_objective(name: str) -> str:
     Raises:
         ConfigError: 架构没有写，或不止一种可能。
     """
-    from companion.models.loading import DISCRIMINATOR
-    from companion.models.locating import locate
+    from companion.checkpoints.loading import DISCRIMINATOR
+    from companion.checkpoints.locating import locate
 
     folder = locate(name, weights=False).folder
     if (folder / DISCRIMINATOR).is_dir():

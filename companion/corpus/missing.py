@@ -7,7 +7,8 @@
 走一遍语料，只数不同的字与词各有多少；数完才请分词器逐个切。切法是单独看的：字节 BPE 在
 连贯的文字里偶尔跨字合并，这里不计。分词器整个丢掉的字（控制符）写不进词元，也不列。
 
-数出来的 `MissingVocabulary.tokens()` 可以交给 `companion.models.extend_vocabulary`。
+数出来的 `MissingVocabulary.tokens()` 交给
+`companion.checkpoints.extend_vocabulary` 就能补上。
 """
 
 from collections import Counter
@@ -118,7 +119,7 @@ def missing_vocabulary(
 
     例（词表里没有“鱻”）：
 
-        >>> from companion.models import tiny_tokenizer
+        >>> from companion.checkpoints import tiny_tokenizer
         >>> document = Document("天子曰鱻，臣曰鱻。", "a#1", "a")
         >>> found = missing_vocabulary([document], tiny_tokenizer("bert"))
         >>> [(piece.text, piece.count, piece.pieces) for piece in found.characters]

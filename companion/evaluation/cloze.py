@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from companion.checkpoints.running import fitted_objective, model_options, special_edges
 from companion.errors import EvaluationError
 from companion.inference.completion import complete
 from companion.inference.filling import (
@@ -27,9 +28,8 @@ from companion.inference.filling import (
 )
 from companion.inference.running import require_causal, require_masked, require_seq2seq
 from companion.inference.token_filling import fill_tokens
-from companion.models.probing import evaluation_mode
-from companion.models.running import fitted_objective, model_options, special_edges
 from companion.objectives import Objective
+from companion.preflight.probing import evaluation_mode
 
 
 class ClozeLike(Protocol):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from companion.checkpoints.running import fitted_objective, model_options
 from companion.errors import ObjectiveError
 from companion.evaluation.card import ReportCard
 from companion.evaluation.cloze import Answer, ClozeLike, answer_clozes, pair_clozes
@@ -32,9 +33,8 @@ from companion.evaluation.scoring import (
 from companion.evaluation.targets import Documents, FrozenTargets, build_targets
 from companion.evaluation.verdict import compare_scores
 from companion.inference.filling import MASK, mask_randomly, split_at_masks
-from companion.models.mask_support import require_mask
-from companion.models.running import fitted_objective, model_options
 from companion.objectives import Objective
+from companion.preflight.mask_support import require_mask
 
 NUM_SAMPLES = 3
 PROMPT_CHARS = 16

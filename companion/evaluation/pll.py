@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from companion.batch import IGNORE_INDEX, Feature
+from companion.checkpoints.running import special_edges
 from companion.corpus.document import Document
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.tokens import tokenize_documents
@@ -34,8 +35,7 @@ from companion.errors import EvaluationError
 from companion.evaluation.scoring import BATCH_TOKENS, exam_block_size, row_losses
 from companion.evaluation.targets import TargetRow
 from companion.inference.running import require_masked
-from companion.models.losses import word_model
-from companion.models.running import special_edges
+from companion.losses.parts import word_model
 from companion.objectives import get_objective
 from companion.objectives.example import Example
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from companion.checkpoints.running import fitted_objective
 from companion.errors import EvaluationError
 from companion.inference.completion import complete
 from companion.inference.filling import (
@@ -18,7 +19,6 @@ from companion.inference.filling import (
     split_at_masks,
 )
 from companion.inference.infilling import infill
-from companion.models.running import fitted_objective
 from companion.objectives import Objective
 
 MAX_NEW_TOKENS = 40

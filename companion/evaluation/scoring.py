@@ -24,6 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from companion.batch import IGNORE_INDEX, Batch
+from companion.checkpoints.running import (
+    default_block_size,
+    fitted_objective,
+    model_options,
+    position_limit,
+)
 from companion.errors import EvaluationError
 from companion.evaluation.bootstrap import bootstrap_ratio
 from companion.evaluation.targets import (
@@ -32,19 +38,13 @@ from companion.evaluation.targets import (
     TargetRow,
     build_targets,
 )
-from companion.models.losses import loss_parts
-from companion.models.mask_support import require_mask
-from companion.models.probing import adapt_batch, evaluation_mode, takes
-from companion.models.running import (
-    default_block_size,
-    fitted_objective,
-    model_options,
-    position_limit,
-)
-from companion.models.target_head import inner_model
+from companion.losses.parts import loss_parts
+from companion.losses.target_head import inner_model
 from companion.objectives import Objective
 from companion.objectives.example import Example
 from companion.objectives.padding import pad_rows
+from companion.preflight.mask_support import require_mask
+from companion.preflight.probing import adapt_batch, evaluation_mode, takes
 
 BATCH_TOKENS = 4096
 """一批至多这么多词元，含填充。"""

@@ -33,13 +33,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from companion.batch import IGNORE_INDEX, Batch
+from companion.checkpoints.running import DEFAULT_BLOCK_SIZE, special_edges
 from companion.corpus.document import Document
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.pairing import PairForm, pair_rows, readable_sides
 from companion.corpus.store import TokenStore
 from companion.corpus.tokens import tokenize_documents
 from companion.errors import EvaluationError
-from companion.models.running import DEFAULT_BLOCK_SIZE, special_edges
 from companion.objectives import Objective, get_objective
 from companion.objectives.example import Example
 
@@ -111,7 +111,8 @@ def build_targets(
         max_chars: 至多考这么多字的文字；按文档内容的散列排序后取够为止，因此与文档的
             次序无关，也不会只取开头一章。
         cache_dir: 分词的缓存；缺省用完即删。
-        model_options: 只有模型知道的参数（`companion.models.running.model_options`），
+        model_options: 只有模型知道的参数
+            （`companion.checkpoints.running.model_options`），
             编码器–解码器要有。
 
     Raises:

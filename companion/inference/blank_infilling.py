@@ -9,6 +9,7 @@
 import re
 from typing import Any
 
+from companion.checkpoints.running import position_limit, position_rows, special_edges
 from companion.errors import ModelError, ObjectiveError
 from companion.inference.blank_writing import write_blanks
 from companion.inference.decoding import Decoding, Limits
@@ -16,11 +17,10 @@ from companion.inference.filling import MASK, split_at_masks
 from companion.inference.gaps import Infilling, encode_pieces, fill_gaps
 from companion.inference.running import require_causal
 from companion.inference.writable import never_written
-from companion.models.mask_support import require_mask
-from companion.models.probing import evaluation_mode
-from companion.models.running import position_limit, position_rows, special_edges
-from companion.models.target_head import inner_model
+from companion.losses.target_head import inner_model
 from companion.objectives.blanks import find_blank_tokens
+from companion.preflight.mask_support import require_mask
+from companion.preflight.probing import evaluation_mode
 
 _BLANK = re.compile(r"(\[(?:MASK|sMASK|gMASK)\])(?:\1)*")
 """一个空；相连的几个同样的算一个。"""

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from companion.checkpoints.running import position_rows
 from companion.inference.decoding import Decoding, Limits, Written, decode
 from companion.inference.memory import Memory
-from companion.models.running import position_rows
 
 
 class BlankWriter:

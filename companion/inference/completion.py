@@ -14,6 +14,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+from companion.checkpoints.quiet import quiet_transformers
+from companion.checkpoints.running import position_limit, position_rows
 from companion.inference.decoding import Decoding
 from companion.inference.prompt import (
     Completion,
@@ -22,10 +24,8 @@ from companion.inference.prompt import (
     stop_ids,
 )
 from companion.inference.running import require_causal
-from companion.models.probing import evaluation_mode
-from companion.models.quiet import quiet_transformers
-from companion.models.running import position_limit, position_rows
-from companion.models.target_head import inner_model
+from companion.losses.target_head import inner_model
+from companion.preflight.probing import evaluation_mode
 
 
 def complete(
@@ -62,8 +62,8 @@ def complete(
         ObjectiveError: 开头没有词元，分词器缺这个目标要的词元，或这个目标不会续写。
         ConfigError: 参数越界或互相矛盾。
 
-    >>> from companion.models.loading import Checkpoint
-    >>> from companion.models.tiny import tiny_model, tiny_tokenizer
+    >>> from companion.checkpoints.loading import Checkpoint
+    >>> from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
     >>> tiny = Checkpoint(tiny_model("bloom"), tiny_tokenizer("bloom"), "tiny")
     >>> [written] = complete(tiny, "狡兔死，走狗烹；飞鸟尽，良弓", max_new_tokens=4)
     >>> written.text.startswith("狡兔死，走狗烹；飞鸟尽，良弓")

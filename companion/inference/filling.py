@@ -16,11 +16,11 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
+from companion.checkpoints.running import position_limit
 from companion.errors import ModelError, ObjectiveError
 from companion.inference.running import require_masked
-from companion.models.losses import word_logits
-from companion.models.probing import evaluation_mode
-from companion.models.running import position_limit
+from companion.losses.parts import word_logits
+from companion.preflight.probing import evaluation_mode
 
 MASK = "[MASK]"
 _TWO = "天下"
@@ -62,8 +62,8 @@ def fill(checkpoint: Any, text: str, top_k: int = 5) -> list[list[Candidate]]:
         ModelError: 不是掩码语言模型，或文字超过它的位置上限。
         ObjectiveError: 文字里没有掩码，或 `top_k` 不是正数。
 
-    >>> from companion.models.loading import Checkpoint
-    >>> from companion.models.tiny import tiny_model, tiny_tokenizer
+    >>> from companion.checkpoints.loading import Checkpoint
+    >>> from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
     >>> tiny = Checkpoint(tiny_model("bert"), tiny_tokenizer("bert"), "tiny")
     >>> [[one], [two]] = fill(tiny, "狡兔死，走狗[MASK]；飞鸟尽，良弓[MASK]。", top_k=1)
     >>> two.text == f"狡兔死，走狗[MASK]；飞鸟尽，良弓{two.token}。"
@@ -143,7 +143,7 @@ def split_at_masks(text: str, tokenizer: Any) -> list[str]:
 def token_text(tokenizer: Any, token_id: int) -> str:
     """词元写在纸上的样子，不带 ## 之类的记号。
 
-    >>> from companion.models.tiny import tiny_tokenizer
+    >>> from companion.checkpoints.tiny import tiny_tokenizer
     >>> bert = tiny_tokenizer("bert")
     >>> token_text(bert, bert.convert_tokens_to_ids("##a"))
     'a'
@@ -154,7 +154,7 @@ def token_text(tokenizer: Any, token_id: int) -> str:
 def without_added_spaces(tokenizer: Any, text: str) -> str:
     """去掉 WordPiece 解码时加在汉字两边的空格；别的分词器不加，原样返回。
 
-    >>> from companion.models.tiny import tiny_tokenizer
+    >>> from companion.checkpoints.tiny import tiny_tokenizer
     >>> without_added_spaces(tiny_tokenizer("bert"), "良 弓 藏 。 in 三 年")
     '良弓藏。in三年'
     """
@@ -179,7 +179,7 @@ def mask_randomly(text: str, tokenizer: Any, count: int, seed: int = 0) -> Maske
         ModelError: 分词器没有掩码词元。
         ObjectiveError: `count` 不是正数，或没有那么多字可遮。
 
-    >>> from companion.models.tiny import tiny_tokenizer
+    >>> from companion.checkpoints.tiny import tiny_tokenizer
     >>> mask_randomly("上必且劝之以赏，然后可进", tiny_tokenizer("bert"), 2)
     MaskedText(text='上必且劝之以[MASK]，然后可[MASK]', answers=['赏', '进'])
     """

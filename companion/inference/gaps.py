@@ -29,7 +29,7 @@ class Infilling:
 def encode_pieces(tokenizer: Any, pieces: list[str]) -> list[list[int]]:
     """各段看得见的文字的编号，不带特殊词元；第一段之外都接在缺处之后。
 
-    >>> from companion.models.tiny import tiny_tokenizer
+    >>> from companion.checkpoints.tiny import tiny_tokenizer
     >>> t5 = tiny_tokenizer("t5")
     >>> [t5.convert_ids_to_tokens(ids) for ids in encode_pieces(t5, ["良", "良弓"])]
     [['▁', '良'], ['良', '弓']]

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from companion.checkpoints.running import position_limit, special_edges
 from companion.errors import ModelError, ObjectiveError
 from companion.inference.blank_infilling import infill_blanks
 from companion.inference.decoding import Decoding, Limits, Written, decode
@@ -29,10 +30,9 @@ from companion.inference.gaps import Infilling, encode_pieces, fill_gaps
 from companion.inference.prefix_writing import EncodedWriter
 from companion.inference.running import require_seq2seq
 from companion.inference.writable import never_written, sentinels
-from companion.models.probing import evaluation_mode, is_causal
-from companion.models.running import position_limit, special_edges
-from companion.models.target_head import inner_model
+from companion.losses.target_head import inner_model
 from companion.objectives.blanks import START_NAMES
+from companion.preflight.probing import evaluation_mode, is_causal
 
 
 def infill(

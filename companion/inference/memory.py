@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from companion.models.probing import position_offset, takes
-from companion.models.target_head import inner_model
+from companion.losses.target_head import inner_model
 from companion.objectives.attention import additive_mask
+from companion.preflight.probing import position_offset, takes
 
 
 class Memory:

@@ -17,6 +17,12 @@ from typing import Any
 
 import torch
 
+from companion.checkpoints.running import (
+    model_options,
+    position_limit,
+    position_rows,
+    special_edges,
+)
 from companion.errors import ModelError, ObjectiveError
 from companion.inference.blank_writing import BlankWriter, read_part_a
 from companion.inference.decoding import Decoding, Limits, Writer, decode
@@ -30,18 +36,12 @@ from companion.inference.prompt import (
 )
 from companion.inference.running import require_causal, require_masked
 from companion.inference.writable import never_written
-from companion.models.mask_support import require_mask
-from companion.models.probing import evaluation_mode
-from companion.models.running import (
-    model_options,
-    position_limit,
-    position_rows,
-    special_edges,
-)
-from companion.models.target_head import inner_model
+from companion.losses.target_head import inner_model
 from companion.objectives import get_objective
 from companion.objectives.blanks import find_blank_tokens
 from companion.objectives.unified_lm import SEGMENTS
+from companion.preflight.mask_support import require_mask
+from companion.preflight.probing import evaluation_mode
 
 
 def complete_after_prefix(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from companion.inference.memory import Memory
-from companion.models.target_head import inner_model
+from companion.losses.target_head import inner_model
 
 
 class PrefixWriter:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from companion.checkpoints.running import position_limit, special_edges
 from companion.errors import ModelError, ObjectiveError
 from companion.inference.filling import without_added_spaces
-from companion.models.running import position_limit, special_edges
 
 _BROKEN = "\ufffd"
 

@@ -3,8 +3,8 @@
 from typing import Any
 
 from companion.errors import ModelError
-from companion.models.losses import word_model
-from companion.models.target_head import inner_model
+from companion.losses.parts import word_model
+from companion.losses.target_head import inner_model
 
 _WITH_ORDER = ("albert", "bert", "ernie")
 """预训练用的类另有句序的头、词元的头也在的几种架构。"""

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from companion.batch import IGNORE_INDEX
-from companion.models.probing import adapt_batch, evaluation_mode, takes
-from companion.models.running import special_edges
-from companion.models.target_head import inner_model
+from companion.checkpoints.running import special_edges
+from companion.losses.target_head import inner_model
+from companion.preflight.probing import adapt_batch, evaluation_mode, takes
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from companion.batch import Batch
+from companion.checkpoints.loading import load_checkpoint
+from companion.checkpoints.quiet import quiet_transformers
 from companion.config import TrainingConfig
-from companion.models.loading import load_checkpoint
-from companion.models.quiet import quiet_transformers
 
 COUNTS = (1, 2, 4)
 """分成几个微批量。"""

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from companion.batch import Batch
+from companion.checkpoints.running import model_options, special_edges
 from companion.inference.completion import complete
 from companion.inference.running import require_causal
-from companion.models.probing import adapt_batch
-from companion.models.running import model_options, special_edges
 from companion.notebook.translation import ROOM, Pair, TranslationPlan, fit_pairs
 from companion.objectives import get_objective
+from companion.preflight.probing import adapt_batch
 
 
 def finetune_blank(

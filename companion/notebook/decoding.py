@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.running import position_rows, special_edges
 from companion.inference.blank_writing import BlankWriter, read_part_a
 from companion.inference.decoding import Decoding, Limits, Writer, decode
 from companion.inference.filling import without_added_spaces
@@ -17,13 +18,12 @@ from companion.inference.mask_writing import MaskWriter
 from companion.inference.prefix_writing import PrefixWriter
 from companion.inference.prompt import encode_prompt
 from companion.inference.writable import never_written
-from companion.models.probing import adapt_batch, evaluation_mode
-from companion.models.running import position_rows, special_edges
 from companion.notebook.tables import Table, fixed
 from companion.objectives.attention import additive_mask, mask_rule, visible_pairs
 from companion.objectives.blank_infilling import BlankInfillingCollator
 from companion.objectives.blanks import find_blank_tokens
 from companion.objectives.prefix_lm import PrefixLMCollator
+from companion.preflight.probing import adapt_batch, evaluation_mode
 
 
 class _Recorder:

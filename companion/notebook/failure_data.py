@@ -2,10 +2,9 @@
 
 from typing import Any
 
+from companion.checkpoints.loading import load_checkpoint, load_tokenizer
+from companion.checkpoints.tiny import tiny_model
 from companion.corpus.contamination import overlap
-from companion.models.loading import load_checkpoint, load_tokenizer
-from companion.models.probing import evaluation_mode, takes
-from companion.models.tiny import tiny_model
 from companion.notebook.failure import Failure
 from companion.notebook.failure_loop import (
     Trace,
@@ -20,6 +19,7 @@ from companion.notebook.tables import Table, fixed
 from companion.objectives.causal_lm import CausalLMCollator
 from companion.objectives.masked_lm import MaskedLMCollator
 from companion.plots.contrast import Line
+from companion.preflight.probing import evaluation_mode, takes
 
 _TEXTS = ("狡兔死，走狗烹。", "今天天气很好，我们去看书吧。")
 _OTHER = "飞鸟尽，良弓藏。"

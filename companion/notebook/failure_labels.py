@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from companion.models.loading import load_checkpoint, load_tokenizer
-from companion.models.probing import evaluation_mode
-from companion.models.quiet import quiet_transformers
+from companion.checkpoints.loading import load_checkpoint, load_tokenizer
+from companion.checkpoints.quiet import quiet_transformers
 from companion.notebook.failure import Failure
 from companion.notebook.failure_loop import (
     ROWS,
@@ -26,6 +25,7 @@ from companion.notebook.tables import Table, fixed
 from companion.objectives.causal_lm import CausalLMCollator
 from companion.objectives.masked_lm import MaskedLMCollator
 from companion.plots.contrast import Line
+from companion.preflight.probing import evaluation_mode
 
 _HELD_OUT = 16
 _SENTENCES = 200

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from companion.batch import Batch, Feature
+from companion.checkpoints.running import special_edges
 from companion.corpus.document import Document
 from companion.corpus.packing import plan_packing
 from companion.corpus.sources import read_corpus
-from companion.models.probing import adapt_batch, evaluation_mode
-from companion.models.running import special_edges
-from companion.models.target_head import target_losses
+from companion.losses.target_head import target_losses
+from companion.preflight.probing import adapt_batch, evaluation_mode
 
 ROW = 64
 """一行至多多少词元。"""

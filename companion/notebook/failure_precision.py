@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 
+from companion.checkpoints.loading import load_checkpoint
 from companion.config import TrainingConfig
 from companion.errors import ConfigError
-from companion.models.loading import load_checkpoint
-from companion.models.probing import evaluation_mode
-from companion.models.target_head import target_losses
+from companion.losses.target_head import target_losses
 from companion.notebook.failure import Failure
 from companion.notebook.failure_loop import frozen, sample_documents
 from companion.notebook.tables import Table
 from companion.plots.contrast import Line
+from companion.preflight.probing import evaluation_mode
 from companion.training.arguments import check_means
 
 _EXPONENTS = (0, 4, 8, 10, 12, 14, 16)

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from companion.batch import IGNORE_INDEX, Batch
-from companion.models.findings import Finding
-from companion.models.loading import Checkpoint, load_checkpoint
-from companion.models.preflight import check_checkpoint
-from companion.models.quiet import quiet_transformers
+from companion.checkpoints.loading import Checkpoint, load_checkpoint
+from companion.checkpoints.quiet import quiet_transformers
 from companion.notebook.failure import Failure
 from companion.notebook.failure_loop import (
     RATE,
@@ -29,6 +27,8 @@ from companion.notebook.tables import Table, fixed
 from companion.objectives.causal_lm import CausalLMCollator
 from companion.objectives.masked_lm import MaskedLMCollator
 from companion.plots.contrast import Line
+from companion.preflight.checking import check_checkpoint
+from companion.preflight.findings import Finding
 
 NATS = "损失（奈特/目标）"
 _HELD_OUT = 16

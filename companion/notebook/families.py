@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from companion.batch import IGNORE_INDEX
-from companion.models.influence import measured_visibility
-from companion.models.loading import Checkpoint, load_checkpoint, load_tokenizer
-from companion.models.probing import adapt_batch, evaluation_mode
-from companion.models.tiny import tiny_model
+from companion.checkpoints.loading import Checkpoint, load_checkpoint, load_tokenizer
+from companion.checkpoints.tiny import tiny_model
 from companion.notebook.prefixes import prefix_example
 from companion.notebook.profiles import require_profile
 from companion.notebook.tables import Table, fixed
 from companion.plots.panels import AttentionPanel
+from companion.preflight.influence import measured_visibility
+from companion.preflight.probing import adapt_batch, evaluation_mode
 from companion.show import Example, token_text
 
 MODELS: dict[str, dict[str, str]] = {

@@ -108,8 +108,8 @@ def replaced_table(checkpoint: Any, text: str, seed: int = 0) -> Table:
     """
     import torch
 
-    from companion.models.electra_pair import ElectraPair
-    from companion.models.probing import evaluation_mode
+    from companion.checkpoints.electra_pair import ElectraPair
+    from companion.preflight.probing import evaluation_mode
 
     pair, tokenizer = checkpoint.model, checkpoint.tokenizer
     if not isinstance(pair, ElectraPair):

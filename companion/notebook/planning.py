@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from companion.checkpoints.quiet import quiet_transformers
 from companion.config import TrainingConfig
-from companion.models.device import Device, best_device
-from companion.models.quiet import quiet_transformers
 from companion.notebook.tables import Table
+from companion.preflight.device import Device, best_device
 
 USED = 0.3
 """峰值算力用得上的比例：调得好的 GPU 上常见三到五成，这里取低的一头。"""
@@ -85,7 +85,7 @@ def num_parameters(hull: Any) -> int:
 
 def _activations(config: TrainingConfig, hull: Any, device: Device) -> int:
     """激活的字节数；重算时每层只留输入，另有一层正在算。"""
-    from companion.models.model_checks import training_memory
+    from companion.preflight.model_checks import training_memory
 
     size = config.block_size or config.tokens_per_batch
     whole = training_memory(hull, device, config.tokens_per_batch, size)
@@ -108,7 +108,7 @@ def plan_training(config: TrainingConfig, device: Device | None = None) -> Table
     Raises:
         CompanionError: 检查点的设置或语料读不到。
     """
-    from companion.models.model_checks import memory_text
+    from companion.preflight.model_checks import memory_text
 
     hulls = _hulls(config)
     if device is None:
@@ -134,8 +134,8 @@ def _hulls(config: TrainingConfig) -> list[Any]:
     import torch
     import transformers
 
-    from companion.models.loading import DISCRIMINATOR, GENERATOR, read_config
-    from companion.models.locating import locate
+    from companion.checkpoints.loading import DISCRIMINATOR, GENERATOR, read_config
+    from companion.checkpoints.locating import locate
     from companion.objectives import get_objective
 
     goal = get_objective(config.objective)
@@ -164,8 +164,8 @@ def _num_tokens(config: TrainingConfig) -> int:
     if config.max_steps > 0:
         each = config.tokens_per_batch * config.gradient_accumulation_steps
         return config.max_steps * each
+    from companion.checkpoints.loading import load_tokenizer
     from companion.corpus import read_corpus
-    from companion.models.loading import load_tokenizer
 
     documents = list(read_corpus(config.corpus))
     texts = [each.text for each in islice(documents, _SAMPLED)]

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from companion.checkpoints.running import model_options
+from companion.checkpoints.tiny import tiny_model
 from companion.errors import ObjectiveError
-from companion.models.influence import SEEN, token_influence
-from companion.models.running import model_options
-from companion.models.tiny import tiny_model
 from companion.notebook.tables import Table
 from companion.objectives import get_objective
 from companion.plots.panels import AttentionPanel
+from companion.preflight.influence import SEEN, token_influence
 from companion.show import Example, show_example
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def seen_without_mask(
         tokenizer: 有 [MASK]、[sop]、[eop] 的分词器。
         text: 一句话。
         seed: 挖哪里。
-        kind: 极小模型的架构（`companion.models.tiny.TINY_KINDS`），位置只有一行的。
+        kind: 极小模型的架构（`checkpoints.tiny.TINY_KINDS`），位置只有一行的。
 
     Returns:
         一种给法一行的表，与同样次序的三个矩阵（B 部分各列从虚线起）。

@@ -88,7 +88,7 @@ def _reachable(url: str) -> bool:
 def describe() -> str:
     """一行话：各个版本、设备、内存或显存；模型仓库不是官方的，也说出来。"""
     import companion
-    from companion.models.device import best_device
+    from companion.preflight.device import best_device
 
     device = best_device()
     memory = "显存" if device.kind == "cuda" else "内存"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from companion.checkpoints.loading import load_tokenizer
 from companion.corpus.document import Document
 from companion.corpus.tokenization import (
     TextBatch,
@@ -16,7 +17,6 @@ from companion.corpus.tokenization import (
     unknown_id,
 )
 from companion.errors import CorpusError
-from companion.models.loading import load_tokenizer
 from companion.notebook.naive_tokenizers import MAX_PIECE
 from companion.notebook.profiles import require_profile
 from companion.notebook.tables import Table, fixed

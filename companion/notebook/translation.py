@@ -22,10 +22,10 @@ from companion.errors import CorpusError
 from companion.evaluation.chrf import chrf
 from companion.inference.filling import without_added_spaces
 from companion.inference.running import require_seq2seq
-from companion.models.device import best_device
-from companion.models.target_head import target_losses
+from companion.losses.target_head import target_losses
 from companion.notebook.tables import Table
 from companion.objectives.padding import pad_rows
+from companion.preflight.device import best_device
 
 Pair = tuple[str, str]
 _WARMUP = 0.1

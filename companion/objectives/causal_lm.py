@@ -62,7 +62,7 @@ class CausalLMCollator:
     Trainer 缺省会删去模型不认得的列，`document_starts` 也在其内，行内文档就不再隔开；样
     本有这一项时，要设 `remove_unused_columns=False`。
 
-    >>> from companion.models.tiny import tiny_tokenizer  # doctest: +SKIP
+    >>> from companion.checkpoints.tiny import tiny_tokenizer  # doctest: +SKIP
     >>> collator = CausalLMCollator(tiny_tokenizer("gpt2"))  # doctest: +SKIP
     >>> trainer = Trainer(model, args, train_dataset=rows,  # doctest: +SKIP
     ...                   data_collator=collator)

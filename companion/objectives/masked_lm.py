@@ -22,7 +22,7 @@
 （MacBERT）。各论文的整套选法见 `companion.objectives.presets`。
 
 SpanBERT 的第二个损失（`span_boundary`）由片段两侧的词元猜片段里的，要另加一个头，见
-`companion.models.span_boundary`；这里只给出边界在哪里。
+`companion.losses.span_boundary`；这里只给出边界在哪里。
 
 形状字母：B 行数，L 行长，T 一行的词元数。
 """

@@ -27,11 +27,11 @@ class Objective:
     collator: str
     """整理器所在，`模块:类`。"""
     options: tuple[str, ...] = field(default=())
-    """设置里属于本目标的字段；选法与词典先由 `models.masking` 化成整理器的参数。"""
+    """设置里属于本目标的字段；选法与词典先由 `training.masking` 化成整理器的参数。"""
     training_options: tuple[str, ...] = field(default=())
     """设置里属于本目标、整理器却用不着的字段：另外的检查点。"""
     model_options: tuple[str, ...] = field(default=())
-    """整理器的参数里只有模型知道的（`companion.models.running.model_options`）。"""
+    """整理器的参数里只有模型知道的（`companion.checkpoints.running.model_options`）。"""
     masks: "tuple[MaskKind, ...]" = field(default=())
     """整理器自己给出哪几种四维掩码（`attention.MaskKind`）；空的由模型自己补。"""
     usage: Literal["complete", "fill", "infill"]

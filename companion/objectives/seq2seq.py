@@ -13,7 +13,7 @@
     cross_attention_mask    (B, 1, K, L)   解码器看编码器，同一文档
 
 transformers 的模型只有一个 `attention_mask`，编码器与交叉注意力共用；所以交叉的那一张要
-在解码器门口另换上（`companion.models.target_head.cross_attention`）。
+在解码器门口另换上（`companion.losses.target_head.cross_attention`）。
 
 形状字母：B 行数，L 输入长，K 目标长，D 文档数，N 首尾相接的总长。
 """

@@ -50,7 +50,7 @@ class TranslationLMCollator(MaskedLMCollator):
 
     掩码的参数见 `MaskedLMCollator`。输出另有 `position_ids` (B, L)，以及模型收得下的
     `token_type_ids` 或 `langs` (B, L)，都是 int64。RoBERTa 一类的位置不从 0 数起，喂模
-    型之前要经过 `companion.models.adapt_batch`。
+    型之前要经过 `companion.preflight.adapt_batch`。
 
     Raises:
         ObjectiveError: 一行不是两篇文档，或语言编号超出模型的。

@@ -42,7 +42,7 @@ def example_rows(
     Returns:
         `LabelRows`；编码器–解码器与 GLM 填空是 `PairRows`。
 
-    >>> from companion.models.tiny import tiny_tokenizer
+    >>> from companion.checkpoints.tiny import tiny_tokenizer
     >>> example_rows("masked_lm", "狡兔死", tiny_tokenizer("bert")).tokens
     ['[CLS]', '狡', '兔', '死', '[SEP]']
     """
@@ -79,7 +79,7 @@ def show_example(
         epoch: 第几轮；同一样本每轮的噪声不同。
         segmenter: 以词选时的分词函数；缺省用 jieba。
         model_options: 整理器的参数里只有模型知道的
-            （`companion.models.loading.load_model_options`）；不给时取整理器的缺省值，
+            （`companion.checkpoints.loading.load_model_options`）；不给时取整理器的缺省值，
             `decoder_start_token_id` 因此只对 T5、mT5、Pegasus 是对的。
         **options: 训练设置里属于这个目标的几项，如 `mlm_probability`、`preset`；
             `preset="macbert"` 另要 `similar_words`，`preset="ernie"` 另要 `names`，它的
@@ -108,14 +108,14 @@ def _read_masking(
     settings: dict[str, Any], tokenizer: Any, epoch: int
 ) -> "tuple[dict[str, Any], Segmenter | None, str]":
     """掩码的选法：整理器的参数、切词器、标题的后缀。"""
-    from companion.models.masking import read_masking
+    from companion.training.masking import read_masking
 
     masking = read_masking(settings)
     if masking.replaces and masking.similar_words is None:
         raise ObjectiveError(
             found="preset=macbert 没有近义词表",
             expected="similar_words 是一个文件，或造好的 SimilarWords",
-            remedy="用 companion.models.find_similar_words 由词嵌入找一份",
+            remedy="用 companion.training.masking.find_similar_words 由词嵌入找一份",
         )
     options = masking.collator_options(tokenizer, None, ())
     stage = min(epoch, len(masking.segmenters) - 1)
@@ -147,11 +147,11 @@ def _feature(
     goal: Objective, texts: list[str], tokenizer: Any, segmenter: "Segmenter | None"
 ) -> Feature:
     """几段文字 → 打包好的一个样本，样本编号为 0。"""
+    from companion.checkpoints.running import special_edges
     from companion.corpus.document import Document
     from companion.corpus.packing import BlockDataset
     from companion.corpus.store import Piece
     from companion.corpus.tokens import tokenize_documents
-    from companion.models.running import special_edges
 
     documents = [Document(each, f"例#{n}", "例") for n, each in enumerate(texts, 1)]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from rich.console import Console
 
 from companion.config import TrainingConfig
-from companion.models.device import Device
-from companion.models.leaks import PackingVerdict
+from companion.preflight.device import Device
+from companion.preflight.leaks import PackingVerdict
 from companion.training.data import Corpora, TrainingData
 from companion.training.extra_losses import ExtraLosses
 from companion.training.team import Team

@@ -6,7 +6,7 @@ from typing import Any
 
 from companion.config import TrainingConfig
 from companion.errors import ConfigError
-from companion.models.device import overflows_in_fp16
+from companion.preflight.device import overflows_in_fp16
 
 FALLBACK_LEARNING_RATE = 5e-5
 """不知道预训练峰值时的学习率：BERT 一类模型微调与继续预训练的常用值。"""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from companion.checkpoints.saving import flush
 from companion.errors import TrainingError
-from companion.models.saving import flush
 from companion.training.team import ALONE, Team
 
 STAGING = ".saving"

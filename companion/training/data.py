@@ -8,6 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from companion.checkpoints.running import (
+    Edges,
+    default_block_size,
+    model_options,
+    position_limit,
+    special_edges,
+)
 from companion.config import TrainingConfig
 from companion.corpus.dedup import deduplicate
 from companion.corpus.document import Document
@@ -19,16 +26,9 @@ from companion.corpus.splitting import split_corpus
 from companion.corpus.store import TokenStore
 from companion.corpus.tokens import tokenize_documents
 from companion.errors import ConfigError, CorpusError
-from companion.models.masking import SETTINGS, Masking, read_masking
-from companion.models.running import (
-    Edges,
-    default_block_size,
-    model_options,
-    position_limit,
-    special_edges,
-)
 from companion.objectives import Objective
 from companion.training.batching import BatchPlan, Replay, plan_batches
+from companion.training.masking import SETTINGS, Masking, read_masking
 from companion.training.rows import JoinedRows, StagedRows
 
 _SCANNED = 1 << 22

@@ -14,13 +14,17 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from companion.checkpoints.loading import Checkpoint
+from companion.checkpoints.vocabulary import (
+    Extension,
+    embeddings_only,
+    extend_vocabulary,
+)
 from companion.config import TrainingConfig
 from companion.corpus.document import Document
 from companion.corpus.missing import MissingVocabulary, missing_vocabulary
 from companion.corpus.words import jieba_segmenter
 from companion.errors import ConfigError
-from companion.models.loading import Checkpoint
-from companion.models.vocabulary import Extension, embeddings_only, extend_vocabulary
 
 MIN_COUNT = 2
 """只出现一次的字词不添：一个例子训不好一行。"""

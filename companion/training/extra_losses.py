@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from companion.checkpoints.loading import Checkpoint
+from companion.checkpoints.locating import BOUNDARY_FILE, locate
+from companion.checkpoints.running import position_limit
 from companion.config import TrainingConfig
 from companion.errors import ConfigError
-from companion.models.distillation import (
+from companion.losses.distillation import (
     HIDDEN_WEIGHT,
     TEACHER_WEIGHT,
     TEMPERATURE,
@@ -18,10 +21,7 @@ from companion.models.distillation import (
     Teacher,
     load_teacher,
 )
-from companion.models.loading import Checkpoint
-from companion.models.locating import BOUNDARY_FILE, locate
-from companion.models.running import position_limit
-from companion.models.span_boundary import (
+from companion.losses.span_boundary import (
     SpanBoundaryHead,
     attach_boundary_head,
     make_boundary_head,

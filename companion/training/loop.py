@@ -7,13 +7,13 @@ from typing import Any
 
 from rich.console import Console
 
+from companion.checkpoints.loading import Checkpoint
+from companion.checkpoints.quiet import quiet_transformers
 from companion.config import TrainingConfig
 from companion.errors import TrainingError
-from companion.models.activations import fused_gelu
-from companion.models.device import Device
-from companion.models.loading import Checkpoint
-from companion.models.quiet import quiet_transformers
+from companion.losses.activations import fused_gelu
 from companion.objectives import Objective
+from companion.preflight.device import Device
 from companion.training.arguments import (
     add_lora,
     recompute_activations,

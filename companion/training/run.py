@@ -11,6 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
+from companion.checkpoints.loading import Checkpoint, load_checkpoint
+from companion.checkpoints.running import fitted_objective
+from companion.checkpoints.saving import save_checkpoint
 from companion.config import TrainingConfig
 from companion.corpus.catalog import cache_folder
 from companion.corpus.ledger import TokenLedger
@@ -21,16 +24,13 @@ from companion.evaluation.comparison import (
     prepare_exam,
     sit_exam,
 )
-from companion.models.device import Device, best_device
-from companion.models.findings import Finding
-from companion.models.leaks import PackingVerdict, can_pack
-from companion.models.loading import Checkpoint, load_checkpoint
-from companion.models.mask_support import require_mask
-from companion.models.preflight import require_trainable
-from companion.models.running import fitted_objective
-from companion.models.saving import save_checkpoint
-from companion.models.target_head import inner_model
+from companion.losses.target_head import inner_model
 from companion.objectives import Objective, get_objective
+from companion.preflight.checking import require_trainable
+from companion.preflight.device import Device, best_device
+from companion.preflight.findings import Finding
+from companion.preflight.leaks import PackingVerdict, can_pack
+from companion.preflight.mask_support import require_mask
 from companion.training.announcing import announce, speaker
 from companion.training.arguments import check_means, choose_learning_rate
 from companion.training.checkpoints import (

@@ -8,8 +8,8 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from companion.models.losses import LossPart, PartName
-from companion.models.target_head import TargetLosses
+from companion.losses.parts import LossPart, PartName
+from companion.losses.target_head import TargetLosses
 from companion.training.team import ALONE, Team
 
 UNJUDGED = ("hidden",)

@@ -20,19 +20,19 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from companion.batch import Batch, Feature
+from companion.checkpoints.saving import write_checkpoint
 from companion.config import TrainingConfig
 from companion.errors import TrainingError
-from companion.models.distillation import Teacher
-from companion.models.leaks import adapt_batch
-from companion.models.losses import PartName, loss_parts, other_targets
-from companion.models.saving import write_checkpoint
-from companion.models.span_boundary import (
+from companion.losses.distillation import Teacher
+from companion.losses.parts import PartName, loss_parts, other_targets
+from companion.losses.span_boundary import (
     boundary_head,
     load_boundary_head,
     save_boundary_head,
     stock,
 )
-from companion.models.target_head import inner_model
+from companion.losses.target_head import inner_model
+from companion.preflight.leaks import adapt_batch
 from companion.training.batching import PlannedSampler
 from companion.training.checkpoints import STAGING, staged
 from companion.training.data import TrainingData

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from transformers import BertForMaskedLM, ElectraForMaskedLM, ElectraForPreTraining
 
-from companion.models.electra_pair import ElectraPair
-from companion.models.starters import starter_path
+from companion.checkpoints.electra_pair import ElectraPair
+from companion.checkpoints.starters import starter_path
 from starters.vocabulary import EXTRA, SPECIAL, log_frequency
 
 

@@ -19,9 +19,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from companion.models.electra_pair import ElectraPair
-from companion.models.starters import starter_path
-from companion.models.two_row_glm import TwoRowGlmConfig, TwoRowGlmForCausalLM
+from companion.checkpoints.electra_pair import ElectraPair
+from companion.checkpoints.starters import starter_path
+from companion.checkpoints.two_row_glm import TwoRowGlmConfig, TwoRowGlmForCausalLM
 from starters.aim_bert import aim_heads_at_neighbours
 from starters.aim_electra import copy_from_bert
 from starters.aim_glm import aim_glm

@@ -58,14 +58,14 @@ def split_words(text: str) -> list[str]:
 @cache
 def load(name: str) -> Any:
     """起步模型的分词器，一个只载入一次。"""
-    from companion.models.loading import load_tokenizer
+    from companion.checkpoints.loading import load_tokenizer
 
     return load_tokenizer(name)
 
 
 def shown_by_companion(key: str, text: str, seed: int) -> dict[str, Any]:
     """`companion show` 的几行，写成互动页的样子。"""
-    from companion.models.loading import load_model_options
+    from companion.checkpoints.loading import load_model_options
     from companion.objectives import get_objective
     from companion.plots.pairs import PairRows
     from companion.show import example_rows

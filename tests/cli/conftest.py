@@ -25,8 +25,8 @@ TEXT = (
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """一个文件夹，里面有随机权重的检查点 bert（编码器）与 bloom（解码器）。"""
-    from companion.models.saving import save_checkpoint
-    from companion.models.tiny import tiny_model, tiny_tokenizer
+    from companion.checkpoints.saving import save_checkpoint
+    from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 
     folder = tmp_path_factory.mktemp("checkpoints")
     for kind in ("bert", "bloom"):

@@ -360,7 +360,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(
     """存盘时磁盘满：退出码 1，消息说清，先前的检查点还在。"""
     import errno
 
-    from companion.models import saving
+    from companion.checkpoints import saving
 
     def full(*_args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

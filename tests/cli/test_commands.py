@@ -209,12 +209,12 @@ def test_check_exits_1_on_an_error_and_still_prints_the_findings(
     run: Callable[..., Any], checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """有一条是错误：ok 为假，退出码 1，结果照样打印。"""
-    import companion.models
-    from companion.models.findings import Finding
+    import companion.preflight
+    from companion.preflight.findings import Finding
 
     bad = Finding("error", "x", "漏", "没有隔开", "不打包")
     monkeypatch.setattr(
-        companion.models, "check_checkpoint", lambda *_, **__: [bad], raising=False
+        companion.preflight, "check_checkpoint", lambda *_, **__: [bad], raising=False
     )
     words = ("check", "--model", checkpoints / "bert", "--objective", "masked_lm")
     result = run(*words, "--json")

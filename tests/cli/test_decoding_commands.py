@@ -14,8 +14,8 @@ BLANKS = "狡兔死，[MASK]烹；[sMASK]"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """一个文件夹，里面有随机权重的检查点；gpt2 与 bert 旁边记着训练目标。"""
-    from companion.models.saving import save_checkpoint
-    from companion.models.tiny import tiny_model, tiny_tokenizer
+    from companion.checkpoints.saving import save_checkpoint
+    from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 
     folder = tmp_path_factory.mktemp("runs")
     for kind, objective in (

@@ -15,8 +15,8 @@ GOALS = {"prefix_lm": "gpt2", "unified_lm": "bert", "blank_infilling": "glm_two_
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """一个文件夹，里面有随机权重的检查点。"""
-    from companion.models.saving import save_checkpoint
-    from companion.models.tiny import tiny_model, tiny_tokenizer
+    from companion.checkpoints.saving import save_checkpoint
+    from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 
     folder = tmp_path_factory.mktemp("checkpoints")
     for kind in ("gpt2", "bert", "glm_two_row", "bloom", "t5", "modernbert"):

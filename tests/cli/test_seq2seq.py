@@ -15,8 +15,8 @@ TEXT = "狡兔死，[MASK]烹；飞鸟尽，[MASK]藏。"
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """一个文件夹，里面有随机权重的检查点 t5、mt5、bart、pegasus。"""
-    from companion.models.saving import save_checkpoint
-    from companion.models.tiny import tiny_model, tiny_tokenizer
+    from companion.checkpoints.saving import save_checkpoint
+    from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 
     folder = tmp_path_factory.mktemp("checkpoints")
     for kind in ("t5", "mt5", "bart", "pegasus"):

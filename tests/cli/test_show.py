@@ -57,8 +57,8 @@ KINDS = {
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """一个文件夹，里面有随机权重的检查点；glm 的词表里有写空用的词元。"""
-    from companion.models.saving import save_checkpoint
-    from companion.models.tiny import tiny_model, tiny_tokenizer
+    from companion.checkpoints.saving import save_checkpoint
+    from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 
     folder = tmp_path_factory.mktemp("pairs")
     for kind in ("t5", "bart", "bert", "gpt2", "glm", "glm_two_row"):

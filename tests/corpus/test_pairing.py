@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from companion.checkpoints.running import special_edges
+from companion.checkpoints.tiny import tiny_tokenizer
 from companion.corpus.document import Document
 from companion.corpus.ledger import ledger_of
 from companion.corpus.pairing import both_sides, form_of, pair_rows
 from companion.corpus.store import TokenStore
 from companion.errors import CorpusError
-from companion.models.running import special_edges
-from companion.models.tiny import tiny_tokenizer
 
 PAIRS = [("狡兔死，走狗烹", "兔子死了，猎狗就被煮了"), ("三年春", "三年的春天，大旱")]
 DOCUMENTS = [

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
+from companion.checkpoints.loading import Checkpoint
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.corpus.document import Document
-from companion.models.loading import Checkpoint
-from companion.models.tiny import tiny_model, tiny_tokenizer
 
 TEXTS = (
     "臣光曰：臣闻天子之职莫大于礼，礼莫大于分，分莫大于名。",

@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.loading import Checkpoint
+from companion.checkpoints.running import fitted_objective, model_options, special_edges
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.corpus.document import Document
 from companion.errors import ModelError
 from companion.evaluation.cloze import answer_clozes
@@ -15,10 +18,7 @@ from companion.evaluation.samples import build_samples
 from companion.evaluation.scoring import evaluate, score_targets
 from companion.evaluation.targets import FrozenTargets, build_targets
 from companion.inference import complete
-from companion.models.loading import Checkpoint
-from companion.models.probing import adapt_batch
-from companion.models.running import fitted_objective, model_options, special_edges
-from companion.models.tiny import tiny_model, tiny_tokenizer
+from companion.preflight.probing import adapt_batch
 
 CASES = [
     ("gpt2", "prefix_lm"),

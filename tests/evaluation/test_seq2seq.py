@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.running import model_options
 from companion.corpus.document import Document
 from companion.evaluation.cloze import answer_clozes
 from companion.evaluation.comparison import compare, prepare_exam
@@ -16,7 +17,6 @@ from companion.evaluation.samples import build_samples
 from companion.evaluation.scoring import evaluate, score_targets
 from companion.evaluation.targets import FrozenTargets, build_targets
 from companion.inference import infill
-from companion.models.running import model_options
 from companion.objectives import get_objective
 
 CASES = [

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.tiny import tiny_tokenizer
 from companion.corpus.document import Document
 from companion.errors import EvaluationError, ObjectiveError
 from companion.evaluation.targets import build_targets, sample_documents, windows
-from companion.models.tiny import tiny_tokenizer
 
 
 @given(length=st.integers(0, 400), window=st.integers(2, 60))

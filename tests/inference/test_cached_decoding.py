@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.inference.blank_writing import BlankWriter, read_part_a
 from companion.inference.decoding import Decoding, Limits, decode
 from companion.inference.mask_writing import MaskWriter
 from companion.inference.memory import Memory
 from companion.inference.prefix_writing import EncodedWriter, PrefixWriter
-from companion.models.probing import adapt_batch
-from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.objectives.attention import additive_mask, mask_rule, visible_pairs
 from companion.objectives.blank_infilling import (
     BlankInfillingCollator,
@@ -23,6 +22,7 @@ from companion.objectives.blank_infilling import (
 from companion.objectives.blanks import BlankTokens, Spans
 from companion.objectives.documents import read_documents
 from companion.objectives.prefix_lm import PrefixLMCollator, PrefixSeq2SeqCollator
+from companion.preflight.probing import adapt_batch
 
 DECODERS = ("gpt2", "llama", "qwen3", "glm", "glm_two_row")
 ENCODERS = ("bert", "ernie", "roberta", "xlm-roberta", "electra",

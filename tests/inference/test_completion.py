@@ -4,12 +4,12 @@ import pytest
 import torch
 from transformers import set_seed
 
+from companion.checkpoints.loading import Checkpoint, load_checkpoint
+from companion.checkpoints.starters import list_starters
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ConfigError, ModelError, ObjectiveError
 from companion.inference import complete
 from companion.inference.prompt import stop_ids
-from companion.models.loading import Checkpoint, load_checkpoint
-from companion.models.starters import list_starters
-from companion.models.tiny import tiny_model, tiny_tokenizer
 
 EXAMPLES = ["狡兔死，走狗烹；飞鸟尽，良弓", "勿以善小而不为，"]
 

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import pipeline
 
+from companion.checkpoints.loading import Checkpoint, load_checkpoint
+from companion.checkpoints.starters import list_starters
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ModelError, ObjectiveError
 from companion.inference import fill, fill_best, mask_randomly
-from companion.models.loading import Checkpoint, load_checkpoint
-from companion.models.starters import list_starters
-from companion.models.tiny import tiny_model, tiny_tokenizer
 
 EXAMPLES = [
     "撒盐空中差可拟,未若柳絮因[MASK]起",

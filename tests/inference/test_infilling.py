@@ -6,11 +6,11 @@ from functools import cache
 import pytest
 import torch
 
+from companion.checkpoints.loading import Checkpoint
+from companion.checkpoints.running import special_edges
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ConfigError, ModelError, ObjectiveError
 from companion.inference import infill
-from companion.models.loading import Checkpoint
-from companion.models.running import special_edges
-from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.objectives.span_corruption import sentinel_ids_of
 
 tokenizer_of = cache(tiny_tokenizer)

@@ -5,15 +5,15 @@ from functools import cache
 import pytest
 import torch
 
+from companion.checkpoints.loading import Checkpoint
+from companion.checkpoints.running import special_edges
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ConfigError, ModelError, ObjectiveError
 from companion.inference import complete
 from companion.inference.prompt import stop_ids
 from companion.inference.writable import never_written
-from companion.models.loading import Checkpoint
-from companion.models.probing import adapt_batch
-from companion.models.running import special_edges
-from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.objectives.attention import additive_mask, visible_pairs
+from companion.preflight.probing import adapt_batch
 
 TEXT = "狡兔死，走狗烹"
 tokenizer_of = cache(tiny_tokenizer)

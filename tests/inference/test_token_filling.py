@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
+from companion.checkpoints.loading import Checkpoint
+from companion.checkpoints.running import model_options
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.inference.token_filling import fill_tokens
-from companion.models.loading import Checkpoint
-from companion.models.running import model_options
-from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.objectives import get_objective
 
 CASES = [

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import DOCUMENT_LENGTHS, starts_of, tokenizer_of
 
-from companion.models.tiny import tiny_model
+from companion.checkpoints.tiny import tiny_model
 from companion.objectives.attention import (
     PADDING,
     additive_mask,

@@ -24,9 +24,9 @@ from strategies import (
 from torch.nn.functional import cross_entropy
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ObjectiveError
-from companion.models.target_head import target_losses
-from companion.models.tiny import tiny_model, tiny_tokenizer
+from companion.losses.target_head import target_losses
 from companion.objectives.blank_infilling import (
     BlankInfillingCollator,
     blank_documents,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import BERT, FEW, within_five_sigma
 
-from companion.models.tiny import tiny_tokenizer
+from companion.checkpoints.tiny import tiny_tokenizer
 from companion.objectives.blanks import (
     find_blank_tokens,
     sentence_spans,

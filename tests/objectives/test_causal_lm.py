@@ -11,8 +11,8 @@ from strategies import FEW, packed_features, same_feature, starts_of, tokenizer_
 from transformers import DataCollatorForLanguageModeling
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ObjectiveError
-from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.objectives.causal_lm import CausalLMCollator, causal_labels
 
 BATCHES = st.lists(packed_features(), min_size=1, max_size=4)

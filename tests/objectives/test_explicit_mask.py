@@ -6,7 +6,7 @@ from strategies import tokenizer_of
 from transformers import Trainer, TrainingArguments
 
 from companion.batch import IGNORE_INDEX
-from companion.models.tiny import tiny_model, tiny_tokenizer
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.objectives.blank_infilling import BlankInfillingCollator
 from companion.objectives.prefix_lm import PrefixLMCollator
 from companion.objectives.unified_lm import UnifiedLMCollator

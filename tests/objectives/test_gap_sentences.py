@@ -24,8 +24,8 @@ from strategies import (
 )
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.tiny import tiny_model
 from companion.errors import ObjectiveError
-from companion.models.tiny import tiny_model
 from companion.objectives import gap_sentences
 from companion.objectives.gap_sentences import (
     _SCORE,

@@ -25,8 +25,8 @@ from strategies import (
 from transformers import Trainer, TrainingArguments
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.tiny import tiny_model
 from companion.errors import ObjectiveError
-from companion.models.tiny import tiny_model
 from companion.objectives.masked_seq2seq import (
     _FATE,
     _START,

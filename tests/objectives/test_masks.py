@@ -13,9 +13,8 @@ from strategies import FEW
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from companion.checkpoints.tiny import TINY_KINDS, tiny_model
 from companion.errors import ModelError, ObjectiveError
-from companion.models.mask_support import mask_table, mask_verdict, require_mask
-from companion.models.tiny import TINY_KINDS, tiny_model
 from companion.objectives import attention
 from companion.objectives.attention import (
     PADDING,
@@ -25,6 +24,7 @@ from companion.objectives.attention import (
     visible_within_documents,
 )
 from companion.objectives.mask_functions import mask_function
+from companion.preflight.mask_support import mask_table, mask_verdict, require_mask
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
 

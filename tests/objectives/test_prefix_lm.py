@@ -18,9 +18,9 @@ from strategies import (
 from torch.nn.functional import cross_entropy
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.tiny import tiny_model
 from companion.errors import ObjectiveError
-from companion.models.target_head import target_losses
-from companion.models.tiny import tiny_model
+from companion.losses.target_head import target_losses
 from companion.objectives.documents import draw_splits
 from companion.objectives.prefix_lm import PrefixLMCollator, PrefixSeq2SeqCollator
 from companion.objectives.ragged import document_keys

@@ -8,16 +8,16 @@ import pytest
 import transformers
 from strategies import tokenizer_of
 
+from companion.checkpoints.starters import list_starters
+from companion.checkpoints.tiny import tiny_model
 from companion.config import setting_docs
 from companion.errors import ObjectiveError
-from companion.models.masking import SETTINGS
-from companion.models.starters import list_starters
-from companion.models.tiny import tiny_model
 from companion.objectives import OBJECTIVES, get_objective
 from companion.objectives.attention import MaskKind
 from companion.objectives.causal_lm import CausalLMCollator
 from companion.objectives.explicit_mask import ExplicitMaskCollator
 from companion.objectives.masked_lm import MaskedLMCollator
+from companion.training.masking import SETTINGS
 
 EVERY = pytest.mark.parametrize("key", OBJECTIVES)
 FORMS = [

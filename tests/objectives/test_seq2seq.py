@@ -19,9 +19,9 @@ from strategies import (
 )
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.tiny import tiny_model
 from companion.errors import ObjectiveError
-from companion.models.target_head import target_losses
-from companion.models.tiny import tiny_model
+from companion.losses.target_head import target_losses
 from companion.objectives.masked_lm import MaskedLMCollator
 from companion.objectives.ragged import Ragged, document_keys, uniform
 from companion.objectives.seq2seq import Corruption, Seq2SeqCollator

@@ -21,8 +21,8 @@ from strategies import (
 )
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.tiny import tiny_model
 from companion.errors import ObjectiveError
-from companion.models.tiny import tiny_model
 from companion.objectives.masked_lm import MaskedLMCollator
 from companion.objectives.noise import derive_generator
 from companion.objectives.presets import get_preset

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.tiny import tiny_tokenizer
+from companion.checkpoints.tiny_tokenizers import TINY_TEXT
 from companion.errors import ObjectiveError
-from companion.models.tiny import tiny_tokenizer
-from companion.models.tiny_tokenizers import TINY_TEXT
 from companion.objectives.masked_lm import MaskedLMCollator
 from companion.objectives.span_borders import MAX_TARGETS, span_borders
 

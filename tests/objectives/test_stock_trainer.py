@@ -12,8 +12,8 @@ from strategies import starts_of, tokenizer_of
 from transformers import Trainer, TrainingArguments
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.tiny import tiny_model
 from companion.errors import ObjectiveError
-from companion.models.tiny import tiny_model
 from companion.objectives.causal_lm import CausalLMCollator
 from companion.objectives.masked_lm import MaskedLMCollator
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from strategies import FEW, shares_agree, tokenizer_of, within_five_sigma
 from transformers import PreTrainedTokenizerFast
 
+from companion.checkpoints.tiny import tiny_model
 from companion.errors import ObjectiveError
-from companion.models.tiny import tiny_model
 from companion.objectives.ragged import Ragged, document_keys
 from companion.objectives.text_infilling import TextInfillingCollator, draw_spans
 

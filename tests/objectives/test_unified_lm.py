@@ -25,10 +25,9 @@ from strategies import (
 from torch.nn.functional import cross_entropy
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.tiny import tiny_model
 from companion.errors import ObjectiveError
-from companion.models.probing import adapt_batch
-from companion.models.target_head import target_losses
-from companion.models.tiny import tiny_model
+from companion.losses.target_head import target_losses
 from companion.objectives.noise import masking_budget
 from companion.objectives.unified_lm import (
     SEGMENTS,
@@ -36,6 +35,7 @@ from companion.objectives.unified_lm import (
     UnifiedLMCollator,
     choose_ngrams,
 )
+from companion.preflight.probing import adapt_batch
 
 SIX = {"type_vocab_size": 6}
 A, B, C = PLAIN_IDS[:3]

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from companion.checkpoints.saving import save_checkpoint
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
+from companion.checkpoints.tiny_tokenizers import TINY_TEXT
 from companion.config import TrainingConfig
-from companion.models.saving import save_checkpoint
-from companion.models.tiny import tiny_model, tiny_tokenizer
-from companion.models.tiny_tokenizers import TINY_TEXT
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # model_folders
 

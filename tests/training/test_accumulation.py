@@ -7,16 +7,16 @@ import pytest
 import torch
 from transformers import AutoModelForPreTraining, TrainerCallback
 
+from companion.checkpoints.electra_pair import ElectraPair
+from companion.checkpoints.running import model_options, special_edges
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
+from companion.checkpoints.tiny_tokenizers import TINY_TEXT
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.pairing import pair_rows
 from companion.corpus.store import TokenStore
 from companion.errors import CompanionError
-from companion.models.distillation import Teacher
-from companion.models.electra_pair import ElectraPair
-from companion.models.running import model_options, special_edges
-from companion.models.span_boundary import attach_boundary_head, make_boundary_head
-from companion.models.tiny import tiny_model, tiny_tokenizer
-from companion.models.tiny_tokenizers import TINY_TEXT
+from companion.losses.distillation import Teacher
+from companion.losses.span_boundary import attach_boundary_head, make_boundary_head
 from companion.objectives import OBJECTIVES, Objective
 from companion.training.arguments import training_arguments
 from companion.training.batching import BatchPlan

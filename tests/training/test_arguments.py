@@ -6,7 +6,7 @@ import pytest
 
 from companion.config import TrainingConfig
 from companion.errors import ConfigError
-from companion.models.device import overflows_in_fp16
+from companion.preflight.device import overflows_in_fp16
 from companion.training.arguments import check_means
 
 DEVICES = ("cuda", "mps", "cpu")

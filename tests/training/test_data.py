@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from companion.checkpoints.loading import load_checkpoint
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.corpus.document import Document
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.store import TokenStore
 from companion.errors import ConfigError, CorpusError
-from companion.models.loading import load_checkpoint
-from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.objectives import get_objective
 from companion.training.data import (
     Corpora,

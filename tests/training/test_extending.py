@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from companion.checkpoints.loading import load_checkpoint, load_tokenizer
 from companion.corpus.document import Document
 from companion.corpus.words import dictionary_segmenter
 from companion.errors import CompanionError, ConfigError
-from companion.models.loading import load_checkpoint, load_tokenizer
 from companion.training.arguments import check_means
 from companion.training.extending import extend_for_corpus, num_embedding_steps
 from companion.training.run import train

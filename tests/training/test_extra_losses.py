@@ -8,10 +8,10 @@ import pytest
 import transformers
 from safetensors.torch import load_file
 
+from companion.checkpoints.locating import BOUNDARY_FILE
+from companion.checkpoints.saving import save_checkpoint
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ConfigError, ModelError, ObjectiveError
-from companion.models.locating import BOUNDARY_FILE
-from companion.models.saving import save_checkpoint
-from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.training.callbacks import read_log
 from companion.training.run import train
 

@@ -9,7 +9,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from companion.models.loading import load_checkpoint
+from companion.checkpoints.loading import load_checkpoint
 from companion.training import TrainingInterrupted, arguments, train
 from companion.training.callbacks import LogCallback
 from companion.training.trainer import CompanionTrainer

@@ -5,10 +5,10 @@ from collections import Counter
 import pytest
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.loading import load_checkpoint
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
+from companion.checkpoints.tiny_tokenizers import TINY_TEXT
 from companion.corpus.words import dictionary_segmenter
-from companion.models.loading import load_checkpoint
-from companion.models.tiny import tiny_model, tiny_tokenizer
-from companion.models.tiny_tokenizers import TINY_TEXT
 from companion.objectives import get_objective
 from companion.training.data import prepare_data, read_corpora
 from companion.training.rows import StagedRows

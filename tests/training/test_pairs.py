@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.running import fitted_objective, model_options, special_edges
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.corpus.sources import read_corpus
 from companion.errors import CorpusError
 from companion.evaluation.targets import build_targets
-from companion.models.running import fitted_objective, model_options, special_edges
-from companion.models.tiny import tiny_model, tiny_tokenizer
 from companion.training.data import Corpora, prepare_data
 
 PAIRS = sorted(read_corpus("sample:pairs"), key=lambda pair: pair.num_chars)[:6]

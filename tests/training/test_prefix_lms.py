@@ -9,13 +9,13 @@ import torch
 import transformers
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.running import fitted_objective
+from companion.checkpoints.saving import save_checkpoint
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
+from companion.checkpoints.tiny_tokenizers import TINY_TEXT
 from companion.config import TrainingConfig
-from companion.models.leaks import can_pack
-from companion.models.running import fitted_objective
-from companion.models.saving import save_checkpoint
-from companion.models.tiny import tiny_model, tiny_tokenizer
-from companion.models.tiny_tokenizers import TINY_TEXT
 from companion.objectives.attention import visible_pairs
+from companion.preflight.leaks import can_pack
 from companion.training import train
 from companion.training.data import prepare_data, read_corpora
 

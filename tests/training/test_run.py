@@ -13,14 +13,14 @@ from model_folders import edit_weights
 from rich.console import Console
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.loading import load_checkpoint
 from companion.config import TrainingConfig
 from companion.corpus.reading import read_documents
 from companion.errors import CompanionError, TrainingError
 from companion.evaluation.scoring import evaluate
-from companion.models.device import best_device
-from companion.models.loading import load_checkpoint
 from companion.objectives.causal_lm import CausalLMCollator
 from companion.objectives.masked_lm import MaskedLMCollator
+from companion.preflight.device import best_device
 from companion.training import arguments, train
 from companion.training import run as run_module
 from companion.training.run import METRICS_FILE

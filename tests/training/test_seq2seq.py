@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from companion.checkpoints.saving import save_checkpoint
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
+from companion.checkpoints.tiny_tokenizers import TINY_TEXT
 from companion.config import TrainingConfig
 from companion.errors import ConfigError, CorpusError
-from companion.models.leaks import can_pack
-from companion.models.saving import save_checkpoint
-from companion.models.tiny import tiny_model, tiny_tokenizer
-from companion.models.tiny_tokenizers import TINY_TEXT
 from companion.objectives import get_objective
+from companion.preflight.leaks import can_pack
 from companion.training import train
 from companion.training.data import prepare_data, read_corpora
 

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from transformers import TrainerCallback
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.running import special_edges
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
+from companion.checkpoints.tiny_tokenizers import TINY_TEXT
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.store import TokenStore
 from companion.errors import TrainingError
-from companion.models.losses import LossPart
-from companion.models.running import special_edges
-from companion.models.target_head import TargetLosses
-from companion.models.tiny import tiny_model, tiny_tokenizer
-from companion.models.tiny_tokenizers import TINY_TEXT
+from companion.losses.parts import LossPart
+from companion.losses.target_head import TargetLosses
 from companion.objectives import get_objective
 from companion.training import loop, train
 from companion.training import trainer as trainer_module

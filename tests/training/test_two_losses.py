@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 import transformers
 
+from companion.checkpoints.electra_checkpoint import load_pair, save_pair
+from companion.checkpoints.electra_pair import DISCRIMINATORS, ElectraPair
+from companion.checkpoints.loading import load_checkpoint, load_tokenizer
+from companion.checkpoints.saving import save_checkpoint
+from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
+from companion.checkpoints.tiny_tokenizers import TINY_TEXT
 from companion.corpus.document import Document
 from companion.corpus.sources import read_corpus
 from companion.errors import ConfigError, CorpusError, ModelError
 from companion.evaluation import compare, evaluate
 from companion.inference import fill
-from companion.models import check_checkpoint
-from companion.models.electra_checkpoint import load_pair, save_pair
-from companion.models.electra_pair import DISCRIMINATORS, ElectraPair
-from companion.models.loading import load_checkpoint, load_tokenizer
-from companion.models.saving import save_checkpoint
-from companion.models.tiny import tiny_model, tiny_tokenizer
-from companion.models.tiny_tokenizers import TINY_TEXT
+from companion.preflight import check_checkpoint
 from companion.training.run import train
 
 KEYS = ("sentence_order", "translation_lm", "replaced_token")

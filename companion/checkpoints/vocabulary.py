@@ -1,0 +1,192 @@
+"""扩充词表：把领域里的缺字、缺词添进检查点，旧的一行不动。
+
+新词元的行由它在旧词表里的切法取平均（输入、输出头、偏置都这样）：
+
+    司马光 = 司 | 马 | 光   ->   新行 = (行司 + 行马 + 行光) / 3
+    鱻     = [UNK]          ->   新行 = 全部普通行的平均 + 一点随词元而定的差别
+
+为什么取平均：指数函数是凸的，exp(平均的 logit) 不大于 exp(logit) 的平均。所以一个新词元
+分去的概率，不会超过它那几个旧词元概率的平均；全部普通行的平均则不超过 1/V。随机的行没有
+这个保证，一行碰巧太大就压倒全部旧词元（Hewitt，2021，“Initializing New Word Embeddings
+for Pretrained Language Models”）。按旧切法取平均也见于 Gee 等（2022，“Fast Vocabulary
+Transfer for Language Model Compression”）。
+
+为什么要差别：transformers 的 `mean_resizing` 从方差极小（乘以 1e-9）的正态分布里抽，
+新行几乎全同，几个缺字在模型眼里是一个字，正如当初都是 [UNK]。这里只在平均值无从区分时
+加一点差别：只切成 [UNK] 或一种旧词元，或与前面的新词元由同样的词元组成。差别由词元的文
+字与种子决定。
+
+因此，训练之前：不含新词元的文字，编号不变，旧词元的 logits 不变；损失只多出新词元分去的
+那一点。评估按字计比特，因果模型扩充前后可比（按词元计的困惑度不可比）；其余目标只在不含
+新词元的文字上可比，否则考的字不同，`companion compare` 会拒绝。[UNK] 从不计分，缺字认得
+了才开始计分，所以要连同 `unk_rate` 一起看。
+
+形状字母：V 词表，D 宽度，P 切成的词元数。
+"""
+
+import hashlib
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from companion.checkpoints.added_tokens import add_tokens, plain_pieces
+from companion.checkpoints.loading import Checkpoint
+from companion.checkpoints.quiet import quiet_transformers
+from companion.errors import ModelError
+
+DIFFERENCE = 0.1
+"""加给无从区分的新行的差别：各维标准差的这一比例。"""
+
+
+@dataclass(frozen=True)
+class Extension:
+    """扩充的结果。"""
+
+    checkpoint: Checkpoint
+    """新的检查点，可以交给 `save_checkpoint`、评估与推理。"""
+    tokens: tuple[str, ...]
+    """添的词元。"""
+    ids: tuple[int, ...]
+    """它们的编号，依次对应。"""
+    pieces: tuple[tuple[str, ...], ...]
+    """它们在旧词表里的切法；空的是全为 [UNK]、以总平均起头的。"""
+
+
+def extend_vocabulary(
+    checkpoint: Checkpoint, tokens: Sequence[str], *, seed: int = 0
+) -> Extension:
+    """添词元，扩词嵌入与输出头，新行由旧行的平均起头。
+
+    模型就地扩大（大模型再抄一份放不下），原来的分词器不动；词元有错时两者都不动。旧词元
+    的行逐位不变，`config.vocab_size` 随之改写。词嵌入本就比词表长的（BLOOM、T5），先用
+    那些空着的行。
+
+    Args:
+        checkpoint: `load_checkpoint` 的结果。
+        tokens: 要添的字与词，例如 `MissingVocabulary.tokens(…)`。
+        seed: 只影响那一点差别。
+
+    Raises:
+        ModelError: 词元为空、带空白、重复、已在词表里，或是特殊词元；分词器没有快速后
+            端，或添的词元在连贯的文字里切不出来。
+    """
+    model, old = checkpoint.model, checkpoint.tokenizer
+    tokenizer = add_tokens(old, tokens, model.config)
+    pieces = [plain_pieces(old, token) for token in tokens]
+    ids: list[int] = tokenizer.convert_tokens_to_ids(list(tokens))
+    rows = max(ids) + 1
+    if rows > model.get_input_embeddings().weight.shape[0]:
+        with quiet_transformers():
+            model.resize_token_embeddings(rows, mean_resizing=False)
+    ordinary = sorted(set(old.get_vocab().values()) - set(old.all_special_ids))
+    with torch.no_grad():
+        for rows_of in _row_tensors(model):
+            _fill(rows_of, tokens, ids, pieces, ordinary, seed)
+    shown = "、".join(tokens[:5])
+    notice = f"词表添了 {len(tokens)} 个词元（{shown}{'……' if tokens[5:] else ''}）"
+    extended = replace(
+        checkpoint, tokenizer=tokenizer, notices=[*checkpoint.notices, notice]
+    )
+    names = tuple(tuple(old.convert_ids_to_tokens(each)) for each in pieces)
+    return Extension(extended, tuple(tokens), tuple(ids), names)
+
+
+def _row_tensors(model: Any) -> list[Tensor]:
+    """一个词元一行的张量，(V, D) 或 (V,)，共享的只列一次。
+
+    词嵌入，输出头与它的偏置；BART 一族另有加在输出上的 `final_logits_bias`。
+    """
+    head = model.get_output_embeddings()
+    found: list[Tensor | None] = [model.get_input_embeddings().weight]
+    if head is not None:
+        found += [head.weight, getattr(head, "bias", None)]
+    after = getattr(model, "final_logits_bias", None)  # (1, V)
+    found.append(None if after is None else after[0])
+    return list({id(each): each for each in found if each is not None}.values())
+
+
+def _fill(
+    rows: Tensor,
+    tokens: Sequence[str],
+    ids: Sequence[int],
+    pieces: Sequence[Sequence[int]],
+    ordinary: Sequence[int],
+    seed: int,
+) -> None:
+    """写新词元的行；`rows` (V, D) 或 (V,)，就地改。"""
+    known = rows[list(ordinary)].float()
+    mean, deviation = known.mean(0), known.std(0)
+    taken: set[tuple[int, ...]] = set()
+    for token, index, parts in zip(tokens, ids, pieces, strict=True):
+        start = rows[list(parts)].float().mean(0) if parts else mean
+        key = tuple(sorted(parts))
+        alike = len(set(parts)) < 2 or key in taken
+        if alike and rows.dim() == 2:  # 偏置只有一个数，不必分辨
+            start = start + DIFFERENCE * deviation * _noise(token, seed, len(start))
+        taken.add(key)
+        rows[index] = start.to(rows)
+
+
+def _noise(token: str, seed: int, size: int) -> Tensor:
+    """由词元的文字与种子决定的标准正态数，(D,) float32，在 CPU 上。"""
+    digest = hashlib.sha256(f"{seed}\n{token}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.randn(size, generator=generator)
+
+
+@contextmanager
+def embeddings_only(model: Any, ids: Sequence[int] | None = None) -> Generator[None]:
+    """期间只训练词嵌入与输出头；出来时各参数能否训练恢复原样。
+
+    先让新行在旧模型里找到位置，再放开全部参数，模型不必去迁就还没有学过的行。优化器要在
+    里面建，它只收得到能训练的参数。
+
+    Args:
+        model: 带词嵌入的 transformers 模型。
+        ids: 只让这些行有梯度（`Extension.ids`）；不给则各行都训。旧行要逐位不变，还须
+            `weight_decay=0`：权重衰减不看梯度。
+
+    Raises:
+        ModelError: `ids` 超出词嵌入。
+    """
+    chosen = [
+        rows for rows in _row_tensors(model) if isinstance(rows, torch.nn.Parameter)
+    ]
+    size = len(chosen[0])
+    outside = [index for index in ids or () if not 0 <= index < size]
+    if outside:
+        raise ModelError(
+            found=f"编号 {outside[0]} 不在词嵌入的 {size} 行之内",
+            expected=f"0 到 {size - 1}",
+            remedy="用 extend_vocabulary 返回的 ids",
+        )
+    before = [(weight, weight.requires_grad) for weight in model.parameters()]
+    hooks: list[Any] = []
+    try:
+        for weight, _ in before:
+            weight.requires_grad_(False)
+        for rows in chosen:
+            rows.requires_grad_(True)
+            if ids is not None:
+                hooks.append(rows.register_hook(_only(list(ids))))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for weight, trained in before:
+            weight.requires_grad_(trained)
+
+
+def _only(ids: list[int]) -> Any:
+    """梯度钩子：`ids` 之外的行清零。"""
+
+    def keep(gradient: Tensor) -> Tensor:
+        kept = torch.zeros_like(gradient)
+        kept[ids] = gradient[ids]
+        return kept
+
+    return keep

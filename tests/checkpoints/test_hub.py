@@ -1,0 +1,97 @@
+"""从模型仓库打开：在子进程里，HF_ENDPOINT 指向本机上的仓库，HF_HOME 是全新的。"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_server import HubServer
+from model_folders import write_checkpoint, write_old_checkpoint
+
+_SIKU, _BLOOM = "SIKU-BERT/sikubert", "bigscience/bloom-560m"
+
+_PROGRAM = """
+import json, sys
+from companion.errors import ModelError
+from companion.checkpoints.loading import load_checkpoint
+
+for name, objective in json.loads(sys.argv[1]):
+    try:
+        opened = load_checkpoint(name, objective)
+        answer = [type(opened.model).__name__, len(opened.tokenizer), opened.notices]
+    except ModelError as error:
+        answer = [str(error)]
+    print(json.dumps(answer))
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """两个仓库：SikuBERT 如真的那样只有旧式 .bin，BLOOM 是 safetensors。"""
+    root = tmp_path_factory.mktemp("hub")
+    folders = {
+        _SIKU: write_old_checkpoint(root / "siku"),
+        _BLOOM: write_checkpoint(root / "bloom", "bloom"),
+    }
+    with HubServer(folders) as server:
+        yield server
+
+
+def load_in_a_new_process(
+    names: list[tuple[str, str]], home: Path, **environment: str
+) -> list[list]:
+    """逐个打开，每个得 [模型类, 词表大小, 提醒] 或 [错误消息]。"""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, json.dumps(names)],
+        env=inherited | {"HF_HOME": str(home)} | environment,
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_checkpoints_load_through_a_hub_and_then_without_it(hub, tmp_path):
+    """按编号打开两个真名的仓库；钉住的提交也行；随后断网仍能从缓存打开。"""
+    commit = hub.commit(_SIKU)
+    names = [
+        (_SIKU, "masked_lm"),
+        (f"{_SIKU}@{commit}", "masked_lm"),
+        (_BLOOM, "causal_lm"),
+        (f"{_SIKU}@v9", "masked_lm"),
+        ("SIKU-BERT/sikubret", "masked_lm"),
+    ]
+    online = load_in_a_new_process(names, tmp_path, HF_ENDPOINT=hub.url)
+    siku, pinned, bloom, wrong_revision, missing = online
+    assert siku[0] == pinned[0] == "BertForMaskedLM"
+    assert siku[1] == 233
+    assert commit[:12] in siku[2][0]
+    assert "weights_only" in siku[2][1]
+    assert bloom[:2] == ["BloomForCausalLM", 420]
+    assert "没有版本 'v9'" in wrong_revision[0]
+    assert "没有 SIKU-BERT/sikubret，本地也没有" in missing[0]
+    assert f"是不是想写 {_SIKU}" in missing[0]
+
+    # 有 safetensors 的不取 .bin；也从不请第三方机器人改写仓库（那要查讨论区）
+    assert not any("bloom" in line and line.endswith(".bin") for line in hub.requests)
+    assert not any("discussions" in line for line in hub.requests)
+
+    asked = len(hub.requests)
+    offline = load_in_a_new_process(
+        names[:3], tmp_path, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1"
+    )
+    assert offline == online[:3]
+    assert len(hub.requests) == asked
+
+
+def test_an_unreachable_hub_is_an_explained_error(tmp_path):
+    """端口上没有人：说明镜像与离线的办法，不是一屏回溯。"""
+    (answer,) = load_in_a_new_process(
+        [(_SIKU, "masked_lm")], tmp_path, HF_ENDPOINT="http://127.0.0.1:9"
+    )
+    assert "连不上模型仓库" in answer[0]
+    assert "HF_ENDPOINT" in answer[0]
