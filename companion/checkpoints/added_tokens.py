@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from companion.checkpoints.quiet import quiet_transformers
-from companion.corpus.tokenization import unknown_id
+from companion.corpus.tokenization import text_ids, unknown_id
 from companion.errors import ModelError
 
 _NEIGHBOUR = "之"  # 试切时放在词元后面的字
@@ -54,19 +54,7 @@ def add_tokens(tokenizer: Any, tokens: Sequence[str], config: Any) -> Any:
 def plain_pieces(tokenizer: Any, token: str) -> list[int]:
     """词元在旧词表里的切法，略去词首的 “▁” 与 [UNK]。"""
     skipped = {unknown_id(tokenizer), tokenizer.convert_tokens_to_ids("▁")}
-    return [index for index in _encode(tokenizer, token) if index not in skipped]
-
-
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    """不加首尾；文字里照字面写出的特殊词元拆开。"""
-    backend = tokenizer.backend_tokenizer
-    before = backend.encode_special_tokens
-    try:
-        return tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )["input_ids"]
-    finally:
-        backend.encode_special_tokens = before
+    return [index for index in text_ids(token, tokenizer) if index not in skipped]
 
 
 def _into_unigram(backend: Any, tokens: Sequence[str]) -> bool:
@@ -110,7 +98,7 @@ def _check_found(tokenizer: Any, tokens: Sequence[str]) -> None:
     """词元在文中切得出来，后面的字不因它多出 “▁” 或空格。"""
     for token in tokens:
         index = tokenizer.convert_tokens_to_ids(token)
-        ids = _encode(tokenizer, f"{_NEIGHBOUR}{token}{_NEIGHBOUR}")
+        ids = text_ids(f"{_NEIGHBOUR}{token}{_NEIGHBOUR}", tokenizer)
         after = ids[ids.index(index) + 1 :] if index in ids else []
         names = tokenizer.convert_ids_to_tokens(after)
         if not names or names[0].startswith(("▁", "Ġ")):

@@ -119,8 +119,7 @@ def encode_texts(
             expected="词界要经字符偏移才能落到词元上",
             remedy="改用 granularity=token，或换一个有快速分词器的检查点",
         )
-    encode = _encode_fast if tokenizer.is_fast else _encode_slow
-    encoded = list(encode(batch.texts, tokenizer))
+    encoded = list(token_spans(batch.texts, tokenizer))
     owners = space_owner(tokenizer)
     counts: list[NDArray[np.uint8]] = []
     words: list[NDArray[np.uint8]] = []
@@ -139,6 +138,30 @@ def encode_texts(
 
 
 _Pair = tuple[NDArray[np.int64], NDArray[np.int64]]  # 编号 (T,) 与偏移 (T, 2)
+
+
+def text_ids(text: str, tokenizer: Any) -> list[int]:
+    """一段文字的编号，不带首尾的特殊词元；训练时怎样切，这里就怎样切。
+
+    >>> from companion.checkpoints.tiny import tiny_tokenizer
+    >>> bert = tiny_tokenizer("bert")
+    >>> bert.convert_ids_to_tokens(text_ids("良[SEP]", bert))
+    ['良', '[UNK]', 's', '##e', '##p', '[UNK]']
+    """
+    return [
+        number
+        for batch in cut_texts([text])
+        for ids, _ in token_spans(batch.texts, tokenizer)
+        for number in ids.tolist()
+    ]
+
+
+def token_spans(texts: list[str], tokenizer: Any) -> Iterator[_Pair]:
+    """各段文字的编号 (T,) int64 与它们在段内的字符区间 (T, 2) int64。
+
+    照字面出现的特殊词元拆开；纯 Python 的分词器没有偏移，区间由词元的文字对回去。
+    """
+    return (_encode_fast if tokenizer.is_fast else _encode_slow)(texts, tokenizer)
 
 
 def _encode_fast(texts: list[str], tokenizer: Any) -> Iterator[_Pair]:
@@ -216,14 +239,17 @@ def processes_pay(tokenizer: Any, segmenter: Segmenter | None, characters: int) 
 
 
 def unknown_id(tokenizer: Any) -> int:
-    """[UNK] 的编号，没有为 −1；外层没写时问后端的模型。"""
+    """[UNK] 的编号，文字变不出它的为 −1；外层没写时问后端的模型。
+
+    GPT-2 的“未知”就是文档结尾：字节级的词表什么字都认得，文字里不会出现它。
+    """
     found = tokenizer.unk_token_id
     if found is None and tokenizer.is_fast:
         backend = tokenizer.backend_tokenizer
         model = json.loads(backend.model.__getstate__())
         token = model.get("unk_token")  # Unigram 写的是编号 unk_id
         found = model.get("unk_id") if token is None else backend.token_to_id(token)
-    return -1 if found is None else int(found)
+    return -1 if found is None or found == tokenizer.eos_token_id else int(found)
 
 
 def space_owner(tokenizer: Any) -> tuple[bool, int]:

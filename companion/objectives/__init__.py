@@ -4,6 +4,7 @@
 """
 
 import difflib
+from fnmatch import fnmatchcase
 
 from companion.errors import ObjectiveError
 from companion.objectives.objective import Objective
@@ -17,6 +18,9 @@ OBJECTIVES: dict[str, Objective] = {
         auto_class="AutoModelForCausalLM",
         causal=True,
         collator="companion.objectives.causal_lm:CausalLMCollator",
+        completion="left_to_right",
+        pretrained=("*/*ForCausalLM", "*/*LMHeadModel"),
+        scored="考的是文档首个词元之后的每个字。",
         usage="complete",
         starter="starter:bloom",
     ),
@@ -46,6 +50,7 @@ OBJECTIVES: dict[str, Objective] = {
             "mask_replace_prob": 1.0,
             "random_replace_prob": 0.0,
         },
+        pretrained=("*/*ForMaskedLM", "*/*ForPreTraining"),
         usage="fill",
         starter="starter:bert",
     ),
@@ -100,6 +105,8 @@ OBJECTIVES: dict[str, Objective] = {
         options=("mlm_probability", "seed"),
         training_options=("generator",),
         frozen_options={"mlm_probability": 0.15},
+        pretrained=("*/ElectraForPreTraining", "*/FunnelForPreTraining"),
+        discriminator=True,
         usage="fill",
         starter="starter:electra",
         exam_collator="companion.objectives.replaced_token:DrawnFakesCollator",
@@ -121,6 +128,7 @@ OBJECTIVES: dict[str, Objective] = {
             "seed",
         ),
         model_options=("decoder_start_token_id",),
+        pretrained=("t5/*", "mt5/*", "umt5/*"),
         usage="infill",
         starter="starter:t5",
     ),
@@ -144,6 +152,7 @@ OBJECTIVES: dict[str, Objective] = {
         ),
         model_options=("decoder_start_token_id",),
         frozen_options={"permute_sentences": False},
+        pretrained=("bart/*", "mbart/*"),
         usage="infill",
         starter="starter:bart",
     ),
@@ -174,6 +183,7 @@ OBJECTIVES: dict[str, Objective] = {
         collator="companion.objectives.gap_sentences:GapSentencesCollator",
         options=("noise_density", "strategy", "seed"),
         model_options=("decoder_start_token_id",),
+        pretrained=("pegasus/*",),
         usage="infill",
         starter="starter:t5",
     ),
@@ -203,6 +213,8 @@ OBJECTIVES: dict[str, Objective] = {
         options=("seed",),
         model_options=("max_length",),
         masks=("prefix",),
+        completion="prefix",
+        scored="考的是前缀之后的每个字；前后切在同样的地方。",
         usage="complete",
         starter="starter:glm",
         pairs="prefix",
@@ -217,6 +229,8 @@ OBJECTIVES: dict[str, Objective] = {
             collator="companion.objectives.prefix_lm:PrefixSeq2SeqCollator",
             options=("seed",),
             model_options=("decoder_start_token_id",),
+            completion="prefix",
+            scored="考的是前缀之后的每个字；前后切在同样的地方。",
             usage="complete",
             starter="starter:bart",
             pairs="prefix",
@@ -238,6 +252,7 @@ OBJECTIVES: dict[str, Objective] = {
             "random_replace_prob": 0.0,
         },
         masks=("bidirectional", "seq2seq", "left_to_right", "right_to_left"),
+        completion="source",
         usage="fill",
         starter="starter:bert",
         pairs="segments",
@@ -259,10 +274,33 @@ OBJECTIVES: dict[str, Objective] = {
         ),
         model_options=("position_rows", "max_length"),
         masks=("prefix",),
+        completion="blank",
+        pretrained=("glm_two_row/*ForCausalLM", "glm_two_row/*LMHeadModel"),
         usage="infill",
         starter="starter:glm",
     ),
 }
+
+
+def pretrained_by(model_type: str, architecture: str) -> Objective | None:
+    """一种检查点原是用哪个目标预训练的；看不出来时为 None。
+
+    Args:
+        model_type: `config.json` 里的 `model_type`。
+        architecture: 模型的类名，如 `BertForMaskedLM`。
+
+    >>> goal = pretrained_by("bart", "BartForConditionalGeneration")
+    >>> goal.key if goal else None
+    'text_infilling'
+    """
+    name = f"{model_type}/{architecture}"
+    found = [
+        (len(pattern), goal)
+        for goal in OBJECTIVES.values()
+        for pattern in goal.pretrained
+        if fnmatchcase(name, pattern)
+    ]
+    return max(found, key=lambda each: each[0])[1] if found else None
 
 
 def get_objective(key: str) -> Objective:

@@ -36,6 +36,15 @@ class Objective:
     """整理器自己给出哪几种四维掩码（`attention.MaskKind`）；空的由模型自己补。"""
     usage: Literal["complete", "fill", "infill"]
     """训练好的模型怎样用：续写、填空，还是填补；样张与填空题照此作答。"""
+    completion: Literal["left_to_right", "prefix", "source", "blank"] | None = None
+    """训练好的模型怎样接着开头往下写：从左到右；先双向地读前缀；[CLS] 开头 [SEP] 之后
+    逐个猜 [MASK]（UniLM）；写开头之后的一个空（GLM）。不会续写的为 None。"""
+    pretrained: tuple[str, ...] = field(default=())
+    """哪些检查点原是用它预训练的：`model_type/架构` 的样式（`fnmatch`），长的优先。"""
+    scored: str = "考的是遮住的字，模型看不见它们；前后遮的位置相同。"
+    """评估考哪些字；写在报告里。"""
+    discriminator: bool = False
+    """训练生成器与判别器的一对，评的是判别器：标签是真假（0、1），不是词元。"""
     frozen_options: dict[str, Any] = field(default_factory=dict)
     """评估出题时交给整理器的参数；其余取缺省值，与训练的设置无关。"""
     starter: str
@@ -67,6 +76,16 @@ class Objective:
     def seq2seq(self) -> bool:
         """是否编码器–解码器。"""
         return self.auto_class == "AutoModelForSeq2SeqLM"
+
+    @property
+    def left_to_right(self) -> bool:
+        """每个词元都由左边的预测，没有随机；评估因此用滑动窗口，一个词元考一次。"""
+        return self.completion == "left_to_right"
+
+    @property
+    def judges_order(self) -> bool:
+        """一个模型两个头，另判两半的次序对不对。"""
+        return "order_label" in self.model_options
 
     def make_collator(self, tokenizer: Any, **options: Any) -> Any:
         """建一个整理器；`options` 之外的参数取论文的缺省值。"""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from companion.corpus.tokenization import text_ids, token_spans, unknown_id
 from companion.errors import CompanionError
 from companion.preflight.findings import Finding, Subject
 
@@ -197,8 +198,7 @@ def check_unknown(subject: Subject) -> Finding:
 
 def check_tokens_per_char(subject: Subject) -> Finding:
     """每字合几个词元：太多则行里装不下几个字。"""
-    encoded = subject.tokenizer(list(subject.texts), add_special_tokens=False)
-    num_tokens = sum(map(len, encoded["input_ids"]))
+    num_tokens = sum(len(text_ids(text, subject.tokenizer)) for text in subject.texts)
     ratio = num_tokens / sum(map(len, subject.texts))
     message = f"每字 {ratio:.2f} 个词元"
     if ratio < _TOKENS_PER_CHAR_HIGH:
@@ -214,23 +214,12 @@ def check_tokens_per_char(subject: Subject) -> Finding:
 
 def _unknown(tokenizer: Any, texts: Sequence[str]) -> tuple[float, list[str]]:
     """认不得的字占的比例，与最常见的几个。"""
-    unknown = tokenizer.unk_token_id
-    if unknown is None:
-        return 0.0, []
+    unknown = unknown_id(tokenizer)
     lost: Counter[str] = Counter()
-    if tokenizer.is_fast:
-        encoded = tokenizer(
-            list(texts), add_special_tokens=False, return_offsets_mapping=True
-        )
-        for text, ids, spans in zip(
-            texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
-        ):
-            pairs = zip(ids, spans, strict=True)
-            lost.update(text[start:stop] for i, (start, stop) in pairs if i == unknown)
-    else:  # 慢速分词器没有位置，逐字去试
-        for char, count in Counter("".join(texts)).items():
-            if unknown in tokenizer(char, add_special_tokens=False)["input_ids"]:
-                lost[char] = count
+    encoded = token_spans(list(texts), tokenizer)
+    for text, (ids, spans) in zip(texts, encoded, strict=True):
+        lost.update(text[start:stop] for start, stop in spans[ids == unknown])
+    del lost[""]
     total = sum(not char.isspace() for text in texts for char in text)
     num_lost = sum(len(piece) * count for piece, count in lost.items())
     shown = [piece[:_SHOWN] for piece, _ in lost.most_common(_SHOWN)]

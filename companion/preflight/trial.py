@@ -15,6 +15,7 @@ from companion.checkpoints.running import (
     position_limit,
     special_edges,
 )
+from companion.corpus.tokenization import text_ids
 from companion.objectives import Objective
 from companion.objectives.example import Example
 from companion.preflight.leaks import plain_ids
@@ -68,10 +69,7 @@ def make_trial(
     goal.row_capacity(collator, row, len(prefix) + len(suffix))
     # 连写两遍也要放得下
     room = max(0, min(_MAX_TOKENS, ((limit or row) - len(prefix) - len(suffix)) // 2))
-    bodies = [
-        tokenizer(text, add_special_tokens=False)["input_ids"][:room]
-        for text in texts[:_MAX_SENTENCES]
-    ]
+    bodies = [text_ids(text, tokenizer)[:room] for text in texts[:_MAX_SENTENCES]]
     bodies = [body for body in bodies if body]
 
     def feature(number: int, body: list[int]) -> Feature:

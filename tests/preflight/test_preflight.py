@@ -384,14 +384,13 @@ def test_a_missing_start_of_the_decoder_is_named(kind, goal):
     assert "config.json" in findings["needed_tokens"].remedy
 
 
-def test_text_that_already_contains_a_sentinel_is_named():
-    """语料里写着 <extra_id_0>：训练到那里会停下，体检先说。"""
+def test_text_that_spells_a_registered_sentinel_is_plain_text():
+    """语料里照字面写着 <extra_id_0>：训练时拆开成普通的字，体检也这样切，不算毛病。"""
     texts = ["良弓藏，<extra_id_0>走狗烹。"]
     finding = examine(
         opened("t5"), "span_corruption", block_size=48, corpus_texts=texts
     )["needed_tokens"]
-    assert finding.severity == "error"
-    assert "已有 <extra_id_0>" in finding.message
+    assert finding.severity == "ok"
 
 
 @pytest.mark.parametrize(
