@@ -1,18 +1,21 @@
 """清洗：一条条规则，改了几篇、丢了几篇，逐条记账。
 
-三条底线：
+四条底线：
 
 - **只做 NFC，不做 NFKC。** NFKC 会把“，”变成 ","、把“①”变成“1”，中文标点从此不见。
 - **任何规则都不把全角标点改成半角。**
-- **丢弃有理由。** 每篇丢弃都计在使它被丢的那条规则名下，没有无名的损失。
+- **丢弃有理由。** 每篇丢弃都计在使它被丢的那条规则名下，没有无名的损失；每条规则删去
+  多少字也记着。
+- **删得太多就不删。** 一条规则若要从一篇里删去一成以上的文字，多半是认错了：这一篇不用
+  它，记作“拒用”并列出是哪几篇。
 
 规则按 `CLEANING_RULES` 的次序作用，整套反复到文本不再变化为止，所以洗两遍与洗一遍
 相同：去掉一个控制字符可能露出一个 HTML 标签，只走一遍就会留到下次才洗掉。
 """
 
-import html
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -20,8 +23,16 @@ from functools import cache
 from importlib import import_module
 
 from companion.corpus.document import Document
+from companion.corpus.markup import strip_markup
 from companion.corpus.table import format_table
 from companion.errors import CorpusError
+
+MOST_REMOVED = 0.1
+"""一条规则至多从一篇里删去这么大一部分文字（字母与汉字，标记与空白不算）。"""
+_SHORT = 20
+"""不足这么多字的不论：整篇就是一句套话，删光也对。"""
+_NAMED = 5
+"""账目里至多点名几篇。"""
 
 Apply = Callable[[str], str | None]
 """一条规则：改后的文本；None 表示整篇丢弃。"""
@@ -48,10 +59,16 @@ class Rule:
 
 @dataclass
 class RuleCount:
-    """一条规则的账：改了几篇、丢了几篇。"""
+    """一条规则的账：改了几篇、丢了几篇、删去几字、几篇没有用它。"""
 
     changed: int = 0
     dropped: int = 0
+    removed: int = 0
+    """改动的各篇一共短了几个字符；整篇丢弃的不在内。"""
+    refused: int = 0
+    """要删去的文字超过一成，因而没有用这条规则的篇数。"""
+    refused_ids: list[str] = field(default_factory=list[str])
+    """其中前几篇的编号。"""
 
 
 @dataclass
@@ -80,22 +97,41 @@ class CleaningReport:
             "characters_in": self.characters_in,
             "characters_out": self.characters_out,
             "rules": {
-                name: {"changed": count.changed, "dropped": count.dropped}
+                name: {
+                    "changed": count.changed,
+                    "dropped": count.dropped,
+                    "removed": count.removed,
+                    "refused": count.refused,
+                }
                 for name, count in self.rules.items()
             },
         }
 
     def __str__(self) -> str:
-        """中文表格：每条规则改了、丢了几篇，末行合计。"""
-        rows: list[tuple[str, int, int]] = [
-            (f"{CLEANING_RULES[name].title}（{name}）", count.changed, count.dropped)
+        """中文表格：每条规则改了、丢了几篇，删了几字；然后是拒用的，末行合计。"""
+        rows = [
+            (
+                f"{CLEANING_RULES[name].title}（{name}）",
+                count.changed,
+                count.dropped,
+                count.removed,
+            )
             for name, count in self.rules.items()
         ]
-        table = format_table(("规则", "改动篇数", "丢弃篇数"), rows)
-        return (
-            f"{table}\n读入 {self.documents_in:,} 篇 {self.characters_in:,} 字，"
+        lines = [format_table(("规则", "改动篇数", "丢弃篇数", "删去字符"), rows)]
+        for name, count in self.rules.items():
+            if count.refused:
+                which = "、".join(count.refused_ids)
+                more = "等" if count.refused > len(count.refused_ids) else ""
+                lines.append(
+                    f"{name} 要删去一成以上的文字，没有用在 {count.refused:,} 篇上："
+                    f"{which}{more}；打开看看，该删的先自己删"
+                )
+        lines.append(
+            f"读入 {self.documents_in:,} 篇 {self.characters_in:,} 字，"
             f"留下 {self.documents_out:,} 篇 {self.characters_out:,} 字"
         )
+        return "\n".join(lines)
 
 
 def clean_documents(
@@ -147,21 +183,29 @@ def _clean(
     for doc in docs:
         report.documents_in += 1
         report.characters_in += doc.num_chars
-        changed: set[str] = set()
+        removed: Counter[str] = Counter()
+        refused: set[str] = set()
         sides: list[str] = []
         for side in (doc.text, doc.target):
             if side is None:
                 continue
-            cleaned = _fixpoint(side, repeated, changed)
+            usable = [name for name in repeated if name not in refused]
+            cleaned = _fixpoint(side, usable, removed, refused)
             if isinstance(cleaned, str):
-                cleaned = _one_pass(cleaned, finally_, changed)
+                cleaned = _one_pass(cleaned, finally_, removed, refused)
             if isinstance(cleaned, _Dropped):
                 report.rules[cleaned.rule].dropped += 1
                 break
             sides.append(cleaned)
         else:
-            for name in changed:
+            for name, count in removed.items():
                 report.rules[name].changed += 1
+                report.rules[name].removed += count
+            for name in refused:
+                account = report.rules[name]
+                account.refused += 1
+                if account.refused <= _NAMED:
+                    account.refused_ids.append(doc.id)
             kept = replace(doc, text=sides[0], target=sides[1] if sides[1:] else None)
             report.documents_out += 1
             report.characters_out += kept.num_chars
@@ -173,23 +217,46 @@ class _Dropped:
     rule: str
 
 
-def _fixpoint(text: str, names: list[str], changed: set[str]) -> str | _Dropped:
+def _fixpoint(
+    text: str, names: list[str], removed: Counter[str], refused: set[str]
+) -> str | _Dropped:
+    """反复用各条规则，直到文本不再变化。"""
     while True:  # 除 NFC 外每条规则只减不增，故必停
-        after = _one_pass(text, names, changed)
+        after = _one_pass(text, names, removed, refused)
         if isinstance(after, _Dropped) or after == text:
             return after
         text = after
 
 
-def _one_pass(text: str, names: list[str], changed: set[str]) -> str | _Dropped:
+def _one_pass(
+    text: str, names: list[str], removed: Counter[str], refused: set[str]
+) -> str | _Dropped:
     for name in names:
+        if name in refused:
+            continue
         after = CLEANING_RULES[name].apply(text)
         if after is None:
             return _Dropped(name)
-        if after != text:
-            changed.add(name)
+        if after == text:
+            continue
+        if _removes_too_much(text, after):
+            refused.add(name)
+            continue
+        removed[name] += len(text) - len(after)
         text = after
     return text
+
+
+def _removes_too_much(before: str, after: str) -> bool:
+    """删去的文字超过一成；拉丁字母不算，标签就是它们写的。"""
+    if len(before) - len(after) <= MOST_REMOVED * _SHORT:
+        return False
+    kept, had = _count_letters(after), _count_letters(before)
+    return had >= _SHORT and had - kept > MOST_REMOVED * had
+
+
+def _count_letters(text: str) -> int:
+    return sum(c.isalnum() and not c.isascii() for c in text)
 
 
 # ── 规则 ────────────────────────────────────────────────────────────────
@@ -198,17 +265,6 @@ _WIDE = (
     "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\ufe30-\ufe6f\uff00-\uffef"
     "\u2014\u2018-\u201f\u2026\U00020000-\U0003ffff"
 )
-_BLOCK_TAGS = (
-    "p|br|div|li|ul|ol|td|tr|th|table|tbody|thead|h[1-6]|hr|blockquote|section"
-)
-_INLINE_TAGS = "a|b|i|u|s|em|strong|span|font|img|sup|sub|small|big|center|ref|code|pre"
-_SCRIPT = re.compile(r"(?is)<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->")
-_BLOCK = re.compile(rf"(?i)</?(?:{_BLOCK_TAGS})(?:\s[^<>]*)?/?>")
-_INLINE = re.compile(
-    rf"(?i)</?(?:{_INLINE_TAGS}|html|body|head|title|meta|link|input|form|script|style)"
-    r"(?:\s[^<>]*)?/?>"
-)
-_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _ZERO_WIDTH = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 _UNKNOWN = re.compile(
@@ -217,23 +273,27 @@ _UNKNOWN = re.compile(
 _WIDE_SPACE = re.compile(rf"(?<=[{_WIDE}])\s+(?=[{_WIDE}])")
 _SPACES = re.compile(r"\s+")
 _RUN = re.compile(r"([^\w\s])\1{7,}")
+_ADDRESS = r"[A-Za-z0-9][\w.:/?=&%#-]*"
 _BOILERPLATE = re.compile(
-    "(?:本章未完|请点击下一页|请?记住本站|请收藏本站|手机用户请|最新章节请|"
-    "未经(?:授权|许可)(?:不得|禁止)转载|转载请注明|版权所有|点击下载|扫码关注|"
-    "关注(?:我们的)?(?:微信)?公众号)[^。！？\n]*(?:[。！？]|$)"
+    r"(?:(?<=[。！？…”』」\s])|^)(?:"
+    r"本章未完[，,]?\s?(?:请?点击下一页(?:继续(?:阅读)?)?)?|"
+    r"请?点击下一页(?:继续)?(?:阅读)?|"
+    rf"请?(?:记住|收藏)本站(?:域名|网址|地址)?[：:]?\s?(?:{_ADDRESS})?|"
+    rf"手机用户请(?:浏览|访问|到|上)\s?{_ADDRESS}\s?(?:阅读|观看)?|"
+    rf"最新章节请(?:到|上|访问|关注)\s?{_ADDRESS}|"
+    r"未经(?:本站|作者|书面)?(?:授权|许可)[，,]?(?:不得|禁止|谢绝)(?:任何形式的?)?转载|"
+    rf"(?:如需)?转载请(?:注明|标明)(?:出处|来源|作者)?[：:]?\s?(?:{_ADDRESS})?|"
+    r"版权所有[，,]?\s?(?:(?:侵权|翻印|盗版|违者|侵犯)必究|请勿转载)?|"
+    r"点击下载(?:本书|全文|全本|客户端|\s?[Aa][Pp][Pp])?|"
+    r"(?:扫码|扫描二维码|请)?关注(?:我们的?|本站的?)?(?:微信)?公众号"
+    r"(?:[：:“\"]\s?[\w·-]{1,20}[”\"]?)?"
+    r")(?:[。！!.]|(?=\s|$))"
 )
 _HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
 def _nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
-
-
-def _html(text: str) -> str:
-    if "<" in text:
-        text = _SCRIPT.sub(" ", text)
-        text = _INLINE.sub("", _BLOCK.sub(" ", text))
-    return _ENTITY.sub(lambda match: html.unescape(match.group()), text)
 
 
 def _garbled(text: str) -> str | None:
@@ -270,7 +330,7 @@ CLEANING_RULES: dict[str, Rule] = {
         "看不见，却把一个词隔成两个词元（连写文字需要的 U+200C、U+200D 不动）",
         lambda text: _ZERO_WIDTH.sub("", text),
     ),
-    "html": Rule("HTML 残留", "标签、脚本与实体不是正文", _html),
+    "html": Rule("HTML 残留", "标签、脚本、注音与实体不是正文", strip_markup),
     "garbled": Rule("坏字太多", "私用区与 � 超过两成，句子已不可读", _garbled),
     "unknown": Rule(
         "缺字",
@@ -278,7 +338,9 @@ CLEANING_RULES: dict[str, Rule] = {
         lambda text: _UNKNOWN.sub("□", text),
     ),
     "boilerplate": Rule(
-        "网站套话", "“本章未完”“转载请注明”等", lambda text: _BOILERPLATE.sub("", text)
+        "网站套话",
+        "“本章未完”“转载请注明”等自成一句的；只删这一句，不动前后的正文",
+        lambda text: _BOILERPLATE.sub("", text),
     ),
     "runs": Rule(
         "分隔线",

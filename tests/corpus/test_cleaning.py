@@ -43,7 +43,7 @@ def run(
         ("<p>天子</p><br/>之&nbsp;职", "天子之职"),
         ("<p>one</p><p>two</p>", "one two"),
         ("天子<script>x = 1 < 2</script>之职", "天子之职"),
-        ("天子&amp;lt;b&amp;gt;之职", "天子之职"),
+        ("天子&amp;lt;br&amp;gt;之职", "天子之职"),
         ("天 子　之\n职", "天子之职"),
         ("用 GPT  训练", "用 GPT 训练"),
         (
@@ -52,6 +52,9 @@ def run(
         ),
         ("上卷==========下卷", "上卷===下卷"),
         ("帝从之。本章未完，请点击下一页继续。臣光曰", "帝从之。臣光曰"),
+        ("帝从之。请记住本站网址：www.a.com 臣光曰", "帝从之。臣光曰"),
+        ("<ruby>礼<rp>(</rp><rt>lǐ</rt><rp>)</rp></ruby>莫大焉", "礼莫大焉"),
+        ("<!DOCTYPE html><!-- 注 --><body class='x'>天子</body>", "天子"),
     ],
 )
 def test_each_rule_does_what_it_says(before: str, after: str) -> None:
@@ -66,6 +69,10 @@ def test_each_rule_does_what_it_says(before: str, after: str) -> None:
         "ａｂｃ１２３％，full-width stays",
         "if a < b and c > d: x &= y",
         "AT&T 与 R&D",
+        "当x<s 时下降，中间是许多正文，当y>2时上升。",
+        "若a<b且b>c，则a<b>c",
+        "该书的版权所有者授权转载，他关注公众号的运营。",
+        "版权所有者说，转载请注明的规定早已废止。",
         "می\u200cخواهم",
     ],
 )
@@ -110,6 +117,30 @@ def test_drops_are_counted_under_their_rule() -> None:
     assert report.rules["spaces"].changed == 1
 
 
+def test_a_rule_that_would_eat_the_text_is_refused_and_named() -> None:
+    """要删去一成以上文字的规则，这一篇不用它，账目里点名；别的规则照常。"""
+    eaten = (
+        "天 子之职莫大于礼" + "<script>" + "礼莫大于分，分莫大于名。" * 5 + "</script>"
+    )
+    [kept], report = run([eaten])
+    assert kept == eaten.replace(" ", "")
+    assert report.rules["html"].refused == 1
+    assert report.rules["html"].changed == 0
+    assert "html 要删去一成以上的文字，没有用在 1 篇上：x#0" in str(report)
+
+
+def test_a_line_that_is_only_boilerplate_still_goes() -> None:
+    """整篇就是一句套话时，删光也对。"""
+    assert clean_text("版权所有，侵权必究。") is None
+
+
+def test_removed_characters_are_counted_by_rule() -> None:
+    """每条规则删去几个字符，都有账。"""
+    _, report = run(["天<b>子</b>之职", "天\u200b子"])
+    assert report.rules["html"].removed == 7
+    assert report.rules["zero_width"].removed == 1
+
+
 def test_a_pair_is_dropped_as_a_whole() -> None:
     """句对有一侧不合格就整对丢弃，只计一次。"""
     pair = Document("帝从之。", "x#1", "x", "。")
@@ -126,7 +157,12 @@ def test_the_report_is_a_table_and_a_dict() -> None:
     assert "空白（spaces）" in table
     assert "读入 2 篇 4 字，留下 1 篇 2 字" in table
     data = json.loads(json.dumps(report.as_dict()))
-    assert data["rules"]["spaces"] == {"changed": 1, "dropped": 0}
+    assert data["rules"]["spaces"] == {
+        "changed": 1,
+        "dropped": 0,
+        "removed": 1,
+        "refused": 0,
+    }
 
 
 def test_script_conversion_is_opt_in() -> None:
