@@ -82,7 +82,7 @@ def load_checkpoint(
     from companion.objectives import get_objective
 
     goal = get_objective(objective) if isinstance(objective, str) else objective
-    if goal.key == "replaced_token":
+    if goal.discriminator:
         from companion.checkpoints.electra_checkpoint import load_pair
 
         pair = load_pair(name, generator, revision=revision)

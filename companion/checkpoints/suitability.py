@@ -39,7 +39,7 @@ def check_family(config: Any, goal: "Objective", name: str) -> None:
         "AutoModelForSeq2SeqLM": "编码器–解码器",
     }[goal.auto_class]
     if kind == needed and type(config) in wanted._model_mapping:
-        if goal.key != "sentence_order":
+        if not goal.judges_order:
             return
         from companion.losses.sentence_order import judges_order
 

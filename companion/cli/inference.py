@@ -1,6 +1,5 @@
 """`fill`、`complete` 与 `infill`：让检查点填空、续写、填补。"""
 
-from collections.abc import Collection
 from typing import Annotated
 
 import typer
@@ -8,9 +7,6 @@ import typer
 from companion.cli.console import emit, make_table, note
 from companion.cli.options import AsJson, ModelName, Seed, objective_names
 from companion.errors import ConfigError
-
-_COMPLETING = ("causal_lm", "prefix_lm", "unified_lm", "blank_infilling")
-"""会续写的目标。"""
 
 TrainedWith = Annotated[
     str | None,
@@ -93,7 +89,7 @@ def complete(
     from companion.checkpoints import load_checkpoint
     from companion.inference import complete as run
 
-    goal = objective or _trained_with(model, _COMPLETING, "causal_lm")
+    goal = objective or _trained_with(model, "complete")
     checkpoint = load_checkpoint(model, goal)
     note(*checkpoint.notices)
     written = run(
@@ -143,10 +139,8 @@ def infill(
     """写出每处缺去的文字，由编码器–解码器或 GLM 自己决定写多长。"""
     from companion.checkpoints import load_checkpoint
     from companion.inference import infill as run
-    from companion.objectives import OBJECTIVES
 
-    infilling = [key for key, goal in OBJECTIVES.items() if goal.usage == "infill"]
-    goal = objective or _trained_with(model, infilling, "span_corruption")
+    goal = objective or _trained_with(model, "infill")
     checkpoint = load_checkpoint(model, goal)
     note(*checkpoint.notices)
     written = run(
@@ -178,12 +172,14 @@ def infill(
     emit(payload, written.text, as_json=as_json)
 
 
-def _trained_with(model: str, allowed: Collection[str], otherwise: str) -> str:
-    """检查点是用哪个目标训练的；看不出来或不在 `allowed` 里时取 `otherwise`。"""
+def _trained_with(model: str, usage: str) -> str:
+    """检查点是用哪个目标训练的；看不出来或不会这样用时，取会的里面的第一个。"""
     from companion.cli.measuring import guess_objective
+    from companion.objectives import OBJECTIVES
 
+    able = [key for key, goal in OBJECTIVES.items() if usage in goal.usages]
     try:
         found = guess_objective(model)
     except ConfigError:  # 架构看不出来：打开检查点时自会说明
-        return otherwise
-    return found if found in allowed else otherwise
+        return able[0]
+    return found if found in able else able[0]

@@ -123,7 +123,7 @@ def show(
     from companion.objectives import get_objective
     from companion.plots import labels_table
     from companion.show import show_example
-    from companion.show.extras import border_lines
+    from companion.show.reading import border_lines
 
     goal = get_objective(objective)
     given = {"granularity": granularity, "mlm_probability": mlm_probability}
@@ -296,7 +296,7 @@ def _lines(mask: "AttentionPanel") -> list[str]:
 
 def _as_dict(example: "Example", *, attention: bool) -> dict[str, Any]:
     from companion.plots import PairRows
-    from companion.show.extras import given_fields
+    from companion.show.reading import given_fields
 
     rows = example.rows
     shown: dict[str, Any] = {

@@ -25,13 +25,6 @@ if TYPE_CHECKING:
 
     from companion.corpus.document import Document
 
-_PRETRAINED_BY = {
-    **dict.fromkeys(("t5", "mt5", "umt5"), "span_corruption"),
-    **dict.fromkeys(("bart", "mbart"), "text_infilling"),
-    "pegasus": "gap_sentences",
-}
-"""编码器–解码器各家预训练时的目标。"""
-
 MaxChars = Annotated[int, typer.Option(metavar="整数", help="每个留出集至多用多少字")]
 
 
@@ -260,10 +253,11 @@ def guess_objective(name: str) -> str:
     """
     from companion.checkpoints.loading import DISCRIMINATOR
     from companion.checkpoints.locating import locate
+    from companion.objectives import OBJECTIVES, pretrained_by
 
     folder = locate(name, weights=False).folder
     if (folder / DISCRIMINATOR).is_dir():
-        return "replaced_token"
+        return next(key for key, goal in OBJECTIVES.items() if goal.discriminator)
     if (recorded := recorded_objective(folder)) is not None:
         return recorded
     path = folder / "config.json"
@@ -273,14 +267,8 @@ def guess_objective(name: str) -> str:
     except (OSError, ValueError, AttributeError):
         listed = family = None
     architecture = str((listed or ["（没有写）"])[0])
-    if architecture in ("ElectraForPreTraining", "FunnelForPreTraining"):
-        return "replaced_token"
-    if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
-        return "masked_lm"
-    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
-        return "blank_infilling" if family == "glm_two_row" else "causal_lm"
-    if family in _PRETRAINED_BY:
-        return _PRETRAINED_BY[family]
+    if (goal := pretrained_by(str(family), architecture)) is not None:
+        return goal.key
     raise ConfigError(
         found=f"{name} 的架构是 {architecture}，看不出训练目标",
         expected="写明用哪个目标来考",

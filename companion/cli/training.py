@@ -176,6 +176,8 @@ def before_after_table(before: dict[str, Any], after: dict[str, Any]) -> "Table"
     """领域与通用两个留出集，训练前后各一行。"""
     from rich.table import Table
 
+    from companion.evaluation.verdict import signed_percent
+
     table = Table(title="训练前后（每字比特数越低越好）")
     for name in ("留出集", "每字比特数：前", "后", "变化", "准确率：前", "后"):
         table.add_column(name, justify="left" if name == "留出集" else "right")
@@ -188,7 +190,7 @@ def before_after_table(before: dict[str, Any], after: dict[str, Any]) -> "Table"
             title,
             f"{first['bits_per_char']:.3f}",
             f"{second['bits_per_char']:.3f}",
-            f"{change:+.1%}".replace("-", "−"),
+            signed_percent(change),
             f"{first['accuracy']:.1%}",
             f"{second['accuracy']:.1%}",
         )

@@ -16,14 +16,17 @@ from typing import Any
 
 from companion.checkpoints.running import fitted_objective, model_options
 from companion.errors import ObjectiveError
-from companion.evaluation.card import ReportCard
-from companion.evaluation.cloze import Answer, ClozeLike, answer_clozes, pair_clozes
-from companion.evaluation.samples import (
+from companion.evaluation.answers import (
     NUM_MASKS,
+    Answer,
+    ClozeLike,
     Sample,
+    answer_clozes,
     build_samples,
+    pair_clozes,
     pair_samples,
 )
+from companion.evaluation.report import ReportCard
 from companion.evaluation.scoring import (
     BATCH_TOKENS,
     Evaluation,
@@ -32,7 +35,8 @@ from companion.evaluation.scoring import (
 )
 from companion.evaluation.targets import Documents, FrozenTargets, build_targets
 from companion.evaluation.verdict import compare_scores
-from companion.inference.filling import MASK, mask_randomly, split_at_masks
+from companion.inference.filling import mask_randomly
+from companion.inference.reading import MASK, split_at_masks
 from companion.objectives import Objective
 from companion.preflight.mask_support import require_mask
 

@@ -34,7 +34,7 @@ from companion.corpus.words import Segmenter, dictionary_segmenter
 from companion.errors import EvaluationError
 from companion.evaluation.scoring import BATCH_TOKENS, exam_block_size, row_losses
 from companion.evaluation.targets import TargetRow
-from companion.inference.running import require_masked
+from companion.inference.reading import require_masked
 from companion.losses.parts import word_model
 from companion.objectives import get_objective
 from companion.objectives.example import Example

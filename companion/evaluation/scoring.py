@@ -40,7 +40,7 @@ from companion.evaluation.targets import (
 )
 from companion.losses.parts import loss_parts
 from companion.losses.target_head import inner_model
-from companion.objectives import Objective
+from companion.objectives import Objective, get_objective
 from companion.objectives.example import Example
 from companion.objectives.padding import pad_rows
 from companion.preflight.mask_support import require_mask
@@ -291,7 +291,7 @@ def row_losses(
 
 
 def _replaced_rate(targets: FrozenTargets) -> float | None:
-    if targets.objective != "replaced_token":
+    if not get_objective(targets.objective).discriminator:
         return None
     replaced = sum(int((row.labels == 1).sum()) for row in targets.rows)
     return replaced / targets.num_targets

@@ -38,6 +38,7 @@ from companion.corpus.document import Document
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.pairing import PairForm, pair_rows, readable_sides
 from companion.corpus.store import TokenStore
+from companion.corpus.tokenization import unknown_id
 from companion.corpus.tokens import tokenize_documents
 from companion.errors import EvaluationError
 from companion.objectives import Objective, get_objective
@@ -138,7 +139,7 @@ def build_targets(
         )
     with _folder(cache_dir) as folder:
         store = tokenize_documents(source, tokenizer, cache_dir=folder)
-        make_rows = causal_rows if goal.key == "causal_lm" else denoising_rows
+        make_rows = causal_rows if goal.left_to_right else denoising_rows
         rows = [
             row
             for row in make_rows(store, tokenizer, goal, collator, block_size, form)
@@ -219,7 +220,7 @@ def denoising_rows(
         )
     else:
         dataset = pair_rows(store, form, edges, (), capacity).rows
-    unk = _unk_id(tokenizer)
+    unk = unknown_id(tokenizer)
     for number, feature in enumerate(dataset):
         [example] = collator.examples([{**feature, "epoch": 0}])
         origin = example.origin.clamp(min=0)
@@ -267,7 +268,7 @@ def causal_rows(
         for start, scored, stop in windows(length, window):
             span = slice(base + start, base + stop)
             ids = torch.from_numpy(store.ids[span].astype(np.int64))
-            labels = ids.masked_fill(ids == _unk_id(tokenizer), IGNORE_INDEX)
+            labels = ids.masked_fill(ids == unknown_id(tokenizer), IGNORE_INDEX)
             labels[: scored - start] = IGNORE_INDEX
             chars = torch.from_numpy(store.num_chars[span].astype(np.int64))
             chars = torch.cat([torch.zeros_like(prefix), chars])
@@ -300,14 +301,8 @@ def _characters_before(store: TokenStore, document: int, start: int) -> int:
     return int(store.num_chars[base : base + start].sum(dtype=np.int64))
 
 
-def _unk_id(tokenizer: Any) -> int:
-    """[UNK] 的编号；没有时为 −1。GPT-2 的“未知”就是文档结尾，文字里不会出现。"""
-    unk = tokenizer.unk_token_id
-    return -1 if unk is None else unk
-
-
 def _unk_rate(store: TokenStore, tokenizer: Any) -> float:
-    unknown = store.ids == _unk_id(tokenizer)
+    unknown = store.ids == unknown_id(tokenizer)
     total = int(store.num_chars.sum(dtype=np.int64))
     return int(store.num_chars[unknown].sum(dtype=np.int64)) / max(1, total)
 

@@ -22,6 +22,7 @@ from typing import Literal
 from companion.errors import EvaluationError
 from companion.evaluation.bootstrap import Difference, bootstrap_difference
 from companion.evaluation.scoring import Evaluation, Scores
+from companion.objectives import get_objective
 
 NEGLIGIBLE, SLIGHT, LARGE = 0.005, 0.02, 0.10
 """每字比特数相对变化的三条界线。"""
@@ -109,7 +110,7 @@ def _unpaired_note(before: Evaluation, after: Evaluation) -> str:
             "用同一份语料、同一个 max_chars 各评一次",
         )
     old, new = before.scores.num_chars, after.scores.num_chars
-    causal = before.objective == "causal_lm"
+    causal = get_objective(before.objective).left_to_right
     if causal and abs(old - new) > SAME_TEXT_TOLERANCE * max(old, new):
         raise _incomparable(
             f"文字相同，之前考了 {old} 字，之后考了 {new} 字",

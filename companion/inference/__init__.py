@@ -7,8 +7,8 @@ from companion.lazy import on_first_use
 
 _HOMES = {
     "Candidate": "filling",
-    "Completion": "prompt",
-    "Infilling": "gaps",
+    "Completion": "completion",
+    "Infilling": "infilling",
     "MaskedText": "filling",
     "complete": "completion",
     "fill": "filling",

@@ -16,15 +16,21 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
-from companion.checkpoints.running import position_limit
+import torch
+from torch import Tensor
+
+from companion.checkpoints.running import position_limit, special_edges
+from companion.corpus.tokenization import token_spans, unknown_id
 from companion.errors import ModelError, ObjectiveError
-from companion.inference.running import require_masked
+from companion.inference.reading import (
+    MASK,
+    encode_pieces,
+    require_masked,
+    split_at_masks,
+    token_text,
+)
 from companion.losses.parts import word_logits
 from companion.preflight.probing import evaluation_mode
-
-MASK = "[MASK]"
-_TWO = "天下"
-"""两个字：解码之后中间有没有空格，就知道分词器加不加。"""
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,6 @@ def fill(checkpoint: Any, text: str, top_k: int = 5) -> list[list[Candidate]]:
     >>> two.text == f"狡兔死，走狗[MASK]；飞鸟尽，良弓{two.token}。"
     True
     """
-    import torch
-
     require_masked(checkpoint)
     if top_k < 1:
         raise ObjectiveError(
@@ -100,7 +104,7 @@ def fill_best(checkpoint: Any, text: str) -> str:
     )
 
 
-def mask_probabilities(checkpoint: Any, text: str) -> Any:
+def mask_probabilities(checkpoint: Any, text: str) -> Tensor:
     """每个掩码处整个词表的概率，(K, V) float32，在 CPU 上。
 
     Raises:
@@ -115,9 +119,12 @@ def mask_probabilities(checkpoint: Any, text: str) -> Any:
             expected=f"要猜的地方写成 {MASK}",
             remedy=f"例如 未若柳絮因{MASK}起；或用 mask_randomly 随机遮几个字",
         )
-    written = tokenizer.mask_token.join(pieces)
-    encoded = tokenizer(written, return_tensors="pt", verbose=False)
-    ids = encoded["input_ids"]  # (1, T)
+    edges, mask = special_edges(tokenizer), tokenizer.mask_token_id
+    if tokenizer.added_tokens_decoder[mask].lstrip:  # RoBERTa 的掩码连前面的空格也占
+        pieces = [*(piece.rstrip() for piece in pieces[:-1]), pieces[-1]]
+    first, *others = encode_pieces(tokenizer, pieces)
+    bodies = [*first, *(each for body in others for each in (mask, *body))]
+    ids = torch.tensor([[*edges.prefix, *bodies, *edges.suffix]])  # (1, T)
     limit = position_limit(model)
     if limit is not None and ids.shape[1] > limit:
         raise ModelError(
@@ -125,42 +132,12 @@ def mask_probabilities(checkpoint: Any, text: str) -> Any:
             expected=f"不超过 {checkpoint.name} 的位置上限 {limit}",
             remedy="截短文字，只留掩码前后的上下文",
         )
-    device = next(model.parameters()).device
+    ids = ids.to(next(model.parameters()).device)
     with evaluation_mode(model):
-        inputs = {key: value.to(device) for key, value in encoded.items()}
-        logits = word_logits(model, inputs)
-    masked = ids[0] == tokenizer.mask_token_id  # (T,)
-    return logits[0].float().cpu()[masked].softmax(-1)
-
-
-def split_at_masks(text: str, tokenizer: Any) -> list[str]:
-    """在各掩码处断开；K 个掩码得 K + 1 段。"""
-    if tokenizer.mask_token is not None:
-        text = text.replace(tokenizer.mask_token, MASK)
-    return text.split(MASK)
-
-
-def token_text(tokenizer: Any, token_id: int) -> str:
-    """词元写在纸上的样子，不带 ## 之类的记号。
-
-    >>> from companion.checkpoints.tiny import tiny_tokenizer
-    >>> bert = tiny_tokenizer("bert")
-    >>> token_text(bert, bert.convert_tokens_to_ids("##a"))
-    'a'
-    """
-    return tokenizer.decode([token_id]).strip().removeprefix("##")
-
-
-def without_added_spaces(tokenizer: Any, text: str) -> str:
-    """去掉 WordPiece 解码时加在汉字两边的空格；别的分词器不加，原样返回。
-
-    >>> from companion.checkpoints.tiny import tiny_tokenizer
-    >>> without_added_spaces(tiny_tokenizer("bert"), "良 弓 藏 。 in 三 年")
-    '良弓藏。in三年'
-    """
-    if " " not in tokenizer.decode(tokenizer(_TWO, add_special_tokens=False).input_ids):
-        return text
-    return re.sub(r"(?<=[^\x00-\x7f]) | (?=[^\x00-\x7f])", "", text)
+        logits = word_logits(
+            model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        )
+    return logits[0, ids[0] == mask].float().cpu().softmax(-1)
 
 
 def mask_randomly(text: str, tokenizer: Any, count: int, seed: int = 0) -> MaskedText:
@@ -189,10 +166,12 @@ def mask_randomly(text: str, tokenizer: Any, count: int, seed: int = 0) -> Maske
             expected="分词器有 mask_token（BERT 的是 [MASK]）",
             remedy="换一个掩码语言模型的分词器（例如 starter:bert 的）",
         )
+    masks = re.finditer("|".join(map(re.escape, (MASK, tokenizer.mask_token))), text)
+    already = {at for match in masks for at in range(*match.span())}
     places = [
         at
         for at in _single_token_characters(text, tokenizer)
-        if unicodedata.category(text[at]).startswith("L")
+        if unicodedata.category(text[at]).startswith("L") and at not in already
     ]
     if not 1 <= count <= len(places):
         raise ObjectiveError(
@@ -209,21 +188,14 @@ def mask_randomly(text: str, tokenizer: Any, count: int, seed: int = 0) -> Maske
 
 def _single_token_characters(text: str, tokenizer: Any) -> list[int]:
     """自成一个词元的字的位置。"""
-    unknown = tokenizer.unk_token_id
-    if not tokenizer.is_fast:  # 没有偏移，逐字去试
-        pieces = [tokenizer.tokenize(character) for character in text]
-        return [
-            at
-            for at, piece in enumerate(pieces)
-            if len(piece) == 1 and tokenizer.convert_tokens_to_ids(piece[0]) != unknown
-        ]
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    spans = [tuple(span) for span in encoded["offset_mapping"]]
+    unknown = unknown_id(tokenizer)
+    [(ids, spans)] = token_spans([text], tokenizer)
+    listed = [(int(start), int(stop)) for start, stop in spans]
     return [
         start
-        for token_id, (start, stop) in zip(encoded["input_ids"], spans, strict=True)
+        for number, (start, stop) in zip(ids.tolist(), listed, strict=True)
         # 一个字拆成几个字节词元时，它们的区间相同
-        if stop - start == 1 and token_id != unknown and spans.count((start, stop)) == 1
+        if stop - start == 1 and number != unknown and listed.count((start, stop)) == 1
     ]
 
 

@@ -2,9 +2,9 @@
 
     智伯请[MASK]于韩康子  →  智伯请地于韩康子
 
-一处 `[MASK]` 缺一段，长短不限，由模型自己决定写到哪里为止；相连的几个算一处。GLM 见
-`companion.inference.blank_infilling`，这里是编码器–解码器。T5 一类给每处一个哨兵，只写
-缺的；原来的 T5 写完末一处，还会再写一个哨兵：
+一处 `[MASK]` 缺一段，长短不限，由模型自己决定写到哪里为止；相连的几个算一处。
+
+T5 一类给每处一个哨兵，只写缺的；原来的 T5 写完末一处，还会再写一个哨兵：
 
     编码器  智伯请<extra_id_0>于韩康子</s>
     解码器  <extra_id_0>地<extra_id_1></s>
@@ -12,6 +12,9 @@
 BART 一类把全文重写一遍。重写难免走样，所以看得见的文字逐个词元照抄给解码器，只有缺的地
 方让它写：写到下一个词元恰是后文的第一个，这一处就完了。Pegasus 只写缺的那几句，一次只能
 有一处。
+
+GLM 从左到右逐个写空。空有三种（Du 等，2022，§2.1）：[MASK] 缺几个词元，[sMASK] 缺一句，
+[gMASK] 缺一大段；写出 [eop] 为止。读写的次序与位置见 `writers.BlankWriter`。
 """
 
 import itertools
@@ -21,18 +24,40 @@ from typing import Any
 
 import torch
 
-from companion.checkpoints.running import position_limit, special_edges
+from companion.checkpoints.running import position_limit, position_rows, special_edges
 from companion.errors import ModelError, ObjectiveError
-from companion.inference.blank_infilling import infill_blanks
 from companion.inference.decoding import Decoding, Limits, Written, decode
-from companion.inference.filling import MASK, split_at_masks
-from companion.inference.gaps import Infilling, encode_pieces, fill_gaps
-from companion.inference.prefix_writing import EncodedWriter
-from companion.inference.running import require_seq2seq
-from companion.inference.writable import never_written, sentinels
+from companion.inference.reading import (
+    MASK,
+    encode_pieces,
+    never_written,
+    require_causal,
+    require_seq2seq,
+    sentinels,
+    split_at_masks,
+    without_added_spaces,
+)
+from companion.inference.writers import EncodedWriter, write_blanks
 from companion.losses.target_head import inner_model
-from companion.objectives.blanks import START_NAMES
+from companion.objectives import get_objective
+from companion.objectives.blanks import START_NAMES, find_blank_tokens
+from companion.preflight.mask_support import require_mask
 from companion.preflight.probing import evaluation_mode, is_causal
+
+_BLANK = re.compile(r"(\[(?:MASK|sMASK|gMASK)\])(?:\1)*")
+"""一个空；相连的几个同样的算一个。"""
+
+
+@dataclass(frozen=True)
+class Infilling:
+    """填补的结果。"""
+
+    text: str
+    """填好的全文；看得见的文字原样不动。"""
+    fills: list[str]
+    """每处写了什么，按出现的次序。"""
+    finished: list[bool]
+    """每处是自己写完的（真），还是到了 `max_new_tokens` 被截断的（假）。"""
 
 
 def infill(
@@ -75,8 +100,9 @@ def infill(
         num_beams=num_beams,
         seed=seed,
     )
-    if objective == "blank_infilling" or _is_decoder(checkpoint):
-        return infill_blanks(checkpoint, text, how)
+    blank = objective is not None and get_objective(objective).completion == "blank"
+    if blank or _is_decoder(checkpoint):
+        return _infill_blanks(checkpoint, text, how)
     require_seq2seq(checkpoint)
     tokenizer = checkpoint.tokenizer
     pieces = _pieces(text, tokenizer)
@@ -219,3 +245,81 @@ def _refuse_more_gaps(checkpoint: Any, gaps: int, most: int) -> None:
             expected=f"至多 {most} 处 {MASK}",
             remedy="分成几段来填",
         )
+
+
+def fill_gaps(tokenizer: Any, pieces: list[str], written: list[Written]) -> Infilling:
+    """把写出的放回缺处；`pieces` 是看得见的各段，比缺处多一段。"""
+    fills = [
+        without_added_spaces(
+            tokenizer, tokenizer.decode(each.ids, clean_up_tokenization_spaces=False)
+        ).strip()
+        for each in written
+    ]
+    whole = pieces[0] + "".join(
+        fill + piece for fill, piece in zip(fills, pieces[1:], strict=True)
+    )
+    return Infilling(whole, fills, [each.finished for each in written])
+
+
+def _infill_blanks(checkpoint: Any, text: str, how: Decoding) -> Infilling:
+    """写出每个空缺的文字，看得见的原样不动。
+
+    Args:
+        checkpoint: 只有解码器的检查点，用 blank_infilling 训练过。
+        text: 含 [MASK]、[sMASK]、[gMASK] 的文字。
+        how: 怎样选词元；每处至多写 `max_new_tokens` 个。
+
+    Raises:
+        ModelError: 不是只有解码器的模型，不收前缀掩码，或文字太长。
+        ObjectiveError: 文字里没有空，或分词器缺写空的词元。
+    """
+    require_causal(checkpoint)
+    model, tokenizer = inner_model(checkpoint.model), checkpoint.tokenizer
+    text = MASK.join(split_at_masks(text, tokenizer))
+    blanks = [match[1] for match in _BLANK.finditer(text)]
+    pieces = [text[a:b] for a, b in _between(text)]
+    if not blanks:
+        raise ObjectiveError(
+            found="文字里没有空",
+            expected="用 [MASK]、[sMASK] 或 [gMASK] 标出缺的地方",
+            remedy=f"例如 智伯请{MASK}于韩康子，康子欲弗与。",
+        )
+    tokens = find_blank_tokens(
+        tokenizer, sentences="[sMASK]" in blanks, documents="[gMASK]" in blanks
+    )
+    require_mask(model, "prefix")
+    ids = {
+        "[MASK]": tokens.mask,
+        "[sMASK]": tokens.sentence_mask,
+        "[gMASK]": tokens.document_mask,
+    }
+    edges = special_edges(tokenizer)
+    first, *others = encode_pieces(tokenizer, pieces)
+    part_a = [*edges.prefix, *first]
+    places: list[int] = []
+    for blank, body in zip(blanks, others, strict=True):
+        places.append(len(part_a))
+        part_a += [ids[blank], *body]
+    part_a += edges.suffix
+    limit = position_limit(model)
+    if limit is not None and len(part_a) > limit:
+        raise ModelError(
+            found=f"这段文字有 {len(part_a)} 个词元",
+            expected=f"不超过 {checkpoint.name} 的位置上限 {limit}",
+            remedy="分成几段，或换一个能读更长的模型",
+        )
+    if limit is not None and position_rows(model) == 2:
+        # 第二行从 1 数起，[S] 也占一个
+        how = how.at_most(limit - 2)
+    banned = never_written(tokenizer, model.config.vocab_size)
+    limits = Limits(frozenset([tokens.end]), banned, least=1)
+    with evaluation_mode(model):
+        found = write_blanks(model, part_a, places, how, limits, tokens.start)
+    return fill_gaps(tokenizer, pieces, found)
+
+
+def _between(text: str) -> list[tuple[int, int]]:
+    """各个空之间的文字从哪里到哪里，比空多一段。"""
+    spans = [match.span() for match in _BLANK.finditer(text)]
+    starts = [0, *(stop for _, stop in spans)]
+    return list(zip(starts, [*(start for start, _ in spans), len(text)], strict=True))

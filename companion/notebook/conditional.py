@@ -13,7 +13,7 @@ from typing import Any
 from companion.batch import Batch
 from companion.checkpoints.running import model_options, special_edges
 from companion.inference.completion import complete
-from companion.inference.running import require_causal
+from companion.inference.reading import require_causal
 from companion.notebook.translation import ROOM, Pair, TranslationPlan, fit_pairs
 from companion.objectives import get_objective
 from companion.preflight.probing import adapt_batch

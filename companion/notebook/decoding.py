@@ -11,13 +11,18 @@ from torch import Tensor
 
 from companion.batch import IGNORE_INDEX
 from companion.checkpoints.running import position_rows, special_edges
-from companion.inference.blank_writing import BlankWriter, read_part_a
 from companion.inference.decoding import Decoding, Limits, Writer, decode
-from companion.inference.filling import without_added_spaces
-from companion.inference.mask_writing import MaskWriter
-from companion.inference.prefix_writing import PrefixWriter
-from companion.inference.prompt import encode_prompt
-from companion.inference.writable import never_written
+from companion.inference.reading import (
+    encode_prompt,
+    never_written,
+    without_added_spaces,
+)
+from companion.inference.writers import (
+    BlankWriter,
+    MaskWriter,
+    PrefixWriter,
+    read_part_a,
+)
 from companion.notebook.tables import Table, fixed
 from companion.objectives.attention import additive_mask, mask_rule, visible_pairs
 from companion.objectives.blank_infilling import BlankInfillingCollator

@@ -141,7 +141,7 @@ def _hulls(config: TrainingConfig) -> list[Any]:
     goal = get_objective(config.objective)
     folders = [locate(config.model, weights=False).folder]
     classes = [goal.auto_class]
-    if goal.key == "replaced_token":
+    if goal.discriminator:
         pair: list[Path] = [folders[0] / DISCRIMINATOR, folders[0] / GENERATOR]
         if config.generator:
             pair = [folders[0], locate(config.generator, weights=False).folder]

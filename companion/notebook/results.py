@@ -77,7 +77,7 @@ def answers_table(
     Returns:
         一题一行，写出所猜的与正确答案的名次；最后一行是答对的题数。
     """
-    from companion.evaluation.cloze import answer_clozes
+    from companion.evaluation.answers import answer_clozes
 
     listed = list(clozes)
     sheets = [answer_clozes(each, objective, listed) for each in checkpoints.values()]

@@ -20,8 +20,7 @@ from companion.corpus import read_corpus
 from companion.corpus.catalog import NAMED
 from companion.errors import CorpusError
 from companion.evaluation.chrf import chrf
-from companion.inference.filling import without_added_spaces
-from companion.inference.running import require_seq2seq
+from companion.inference.reading import require_seq2seq, without_added_spaces
 from companion.losses.target_head import target_losses
 from companion.notebook.tables import Table
 from companion.objectives.padding import pad_rows

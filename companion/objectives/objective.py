@@ -78,6 +78,12 @@ class Objective:
         return self.auto_class == "AutoModelForSeq2SeqLM"
 
     @property
+    def usages(self) -> tuple[str, ...]:
+        """能用哪几个命令；UniLM 既填空又续写。"""
+        more = ("complete",) if self.completion and self.usage != "complete" else ()
+        return (self.usage, *more)
+
+    @property
     def left_to_right(self) -> bool:
         """每个词元都由左边的预测，没有随机；评估因此用滑动窗口，一个词元考一次。"""
         return self.completion == "left_to_right"

@@ -154,12 +154,12 @@ def tiny_for(kind: str, goal: Objective, tokenizer: Any, **overrides: Any) -> An
     from companion.checkpoints.electra_checkpoint import fresh_generator
     from companion.checkpoints.tiny import tiny_model
 
-    if goal.key == "replaced_token":
+    if goal.discriminator:
         judge = tiny_model(
             kind, tokenizer, auto_class=DISCRIMINATORS[kind], num_labels=1, **overrides
         )
         return ElectraPair(fresh_generator(judge), judge).eval()
-    chosen = goal.auto_class if goal.key == "sentence_order" else None
+    chosen = goal.auto_class if goal.judges_order else None
     return tiny_model(kind, tokenizer, auto_class=chosen, **overrides)
 
 

@@ -13,8 +13,7 @@ from companion.errors import ObjectiveError
 from companion.objectives import Objective, get_objective
 from companion.plots.pairs import PairRows
 from companion.plots.rows import LabelRows
-from companion.show.reading import Example, Reader
-from companion.show.spelling import token_text
+from companion.show.reading import Example, Reader, token_text
 
 if TYPE_CHECKING:
     from companion.corpus.words import Segmenter

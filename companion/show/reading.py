@@ -1,4 +1,4 @@
-"""批量的第 0 行 → 给人看的几行。
+"""批量的第 0 行 → 给人看的几行：词元怎样写，输入、标签怎样对齐，另有哪几项。
 
 输入与标签同列的目标读成 `LabelRows`，编码器–解码器的读成 `PairRows`；GLM 填空的 A、B
 两部分装在同一行，也读成 `PairRows`。
@@ -6,17 +6,19 @@
 形状字母：T 原文一行的词元数，L 输入长，K 解码器的行长。
 """
 
+import json
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from companion.batch import IGNORE_INDEX, Batch, Feature
+from companion.corpus.tokenization import unknown_id
 from companion.errors import ObjectiveError
 from companion.objectives import Objective
 from companion.plots.alignment import Span, align
 from companion.plots.pairs import PairRows
 from companion.plots.panels import AttentionPanel
 from companion.plots.rows import LabelRows
-from companion.show.spelling import token_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -251,8 +253,7 @@ class Reader:
         unseen = torch.zeros(len(raw), dtype=torch.bool)
         unseen[origin[hidden & (origin >= 0)]] = True
         # 评估考的：同 companion.evaluation.targets，看不见的原文，词表外的除外
-        unk = self.tokenizer.unk_token_id
-        scored = hidden & (origin >= 0) & (labels != (-1 if unk is None else unk))
+        scored = hidden & (origin >= 0) & (labels != unknown_id(self.tokenizer))
         given = encoder[0].tolist()
         masks = self._mask_ids() - set(raw.tolist())
         return PairRows(
@@ -307,7 +308,7 @@ def _align_documents(
     from companion.objectives.sentences import sentence_end_ids
 
     marks = sentence_end_ids(tokenizer)
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    special = set(tokenizer.all_special_ids) - {unknown_id(tokenizer)}
     spans: list[Span] = []
     for number in range(int(raw[1][-1]) + 1):
         tokens = (raw[1] == number).nonzero()[:, 0]
@@ -340,3 +341,68 @@ def _sentences(
         range(int(stop - size), int(stop))
         for stop, size in zip(ends, found.lengths, strict=True)
     ]
+
+
+_FIELDS = ("position_ids", "token_type_ids", "decoder_input_ids")
+
+
+def given_fields(example: Example) -> dict[str, Any]:
+    """整理器给出了的各项，名字与批量里的相同。"""
+    given = {name: getattr(example, name) for name in _FIELDS}
+    if "span_borders" in example.batch:
+        given["span_borders"] = example.batch["span_borders"][0].tolist()
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def border_lines(example: Example) -> list[str]:
+    """片段边界目标：哪几个词元由哪两个去猜；别的目标没有。"""
+    borders = given_fields(example).get("span_borders")
+    if borders is None:
+        return []
+    spans: dict[tuple[int, int], list[int]] = {}
+    for place, (left, right) in enumerate(borders):
+        if left != IGNORE_INDEX:
+            spans.setdefault((left, right), []).append(place)
+    told = "；".join(
+        f"第 {'、'.join(map(str, places))} 个由第 {left} 与第 {right} 个去猜"
+        for (left, right), places in spans.items()
+    )
+    return [f"片段边界：{told or '没有一段两侧都有词元'}（从 0 数起）"]
+
+
+def token_text(tokenizer: Any, token_id: int) -> str:
+    """一个词元给人看的样子。
+
+    字节级 BPE 的词元存成一串怪字符（“å¸Ŀ”），这里还原成文字；只占半个汉字的词元还原
+    不了，写成字节“⟨E5B8⟩”。其余分词器的词元照原样（“##光”“▁是”）。
+    """
+    token: str = tokenizer.convert_ids_to_tokens(token_id)
+    if token_id in tokenizer.all_special_ids or not _is_byte_level(tokenizer):
+        return token
+    table = _byte_of_character()
+    if any(character not in table for character in token):  # 后来添加的词元
+        return token
+    data = bytes(table[character] for character in token)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return f"⟨{data.hex().upper()}⟩"
+
+
+def _is_byte_level(tokenizer: Any) -> bool:
+    if not tokenizer.is_fast:
+        return False
+    decoder = tokenizer.backend_tokenizer.decoder
+    return decoder is not None and "ByteLevel" in json.dumps(
+        json.loads(decoder.__getstate__())
+    )
+
+
+@cache
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2 的字节表：可见的字节写成自己，其余依次写成 U+0100 起的字符。"""
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {
+        chr(256 + number): byte for number, byte in enumerate(hidden)
+    }

@@ -35,7 +35,7 @@ def test_a_run_is_evaluated_as_it_was_trained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Train 记下的成绩就是 evaluate 的；考哪个目标，由旁边的 config.yaml 知道。"""
-    monkeypatch.setattr("companion.evaluation.samples.MAX_NEW_TOKENS", 2)
+    monkeypatch.setattr("companion.evaluation.answers.MAX_NEW_TOKENS", 2)
     monkeypatch.setattr("companion.plots.curves.plot_curve", lambda *_a, **_k: None)
     monkeypatch.setattr("companion.plots.style.save_figure", lambda *_args: None)
     model, output = folder / GOALS[objective], tmp_path / "out"

@@ -8,7 +8,12 @@ import torch
 
 from companion.corpus.document import Document
 from companion.errors import EvaluationError
-from companion.evaluation.cloze import answer_clozes, pair_clozes
+from companion.evaluation.answers import (
+    answer_clozes,
+    build_samples,
+    pair_clozes,
+    pair_samples,
+)
 from companion.evaluation.comparison import (
     assemble,
     compare,
@@ -16,7 +21,6 @@ from companion.evaluation.comparison import (
     prepare_exam,
     sit_exam,
 )
-from companion.evaluation.samples import build_samples, pair_samples
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from companion.checkpoints.running import fitted_objective, model_options, speci
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.corpus.document import Document
 from companion.errors import ModelError
-from companion.evaluation.cloze import answer_clozes
-from companion.evaluation.page import SCORED, cloze_note
-from companion.evaluation.samples import build_samples
+from companion.evaluation.answers import answer_clozes, build_samples
+from companion.evaluation.report import cloze_note
 from companion.evaluation.scoring import evaluate, score_targets
 from companion.evaluation.targets import FrozenTargets, build_targets
 from companion.inference import complete
+from companion.objectives import OBJECTIVES
 from companion.preflight.probing import adapt_batch
 
 CASES = [
@@ -228,7 +228,7 @@ def test_the_probability_of_an_answer_is_that_of_its_tokens_in_turn(kind, goal):
 @pytest.mark.parametrize(("kind", "goal"), [*CASES, ("bart", "prefix_lm")])
 def test_samples_are_written_as_the_model_was_trained(kind, goal, monkeypatch):
     """前缀模型双向地读开头再续写，GLM 填补，UniLM 填空；题面相同，写出的也相同。"""
-    monkeypatch.setattr("companion.evaluation.samples.MAX_NEW_TOKENS", 3)
+    monkeypatch.setattr("companion.evaluation.answers.MAX_NEW_TOKENS", 3)
     checkpoint = opened(kind, goal)
     text = "天下大势，分久[MASK]合"
     [sample] = build_samples(checkpoint, goal, [text])
@@ -246,6 +246,6 @@ def test_samples_are_written_as_the_model_was_trained(kind, goal, monkeypatch):
 
 def test_the_report_says_what_was_scored():
     """报告写明考的是前缀之后的字；只看左边的模型另有说明。"""
-    assert "前缀之后" in SCORED["prefix_lm"]
+    assert "前缀之后" in OBJECTIVES["prefix_lm"].scored
     assert cloze_note("prefix_lm")
     assert not cloze_note("blank_infilling")

@@ -6,12 +6,16 @@ from html.parser import HTMLParser
 import pytest
 
 from companion.errors import EvaluationError
+from companion.evaluation.answers import Answer, ClozePair, Sample, SamplePair
 from companion.evaluation.bootstrap import Difference
-from companion.evaluation.card import ReportCard
-from companion.evaluation.cloze import Answer, ClozePair
-from companion.evaluation.page import blanks, chart, highlight, markdown_cell
-from companion.evaluation.report import write_report
-from companion.evaluation.samples import Sample, SamplePair
+from companion.evaluation.report import (
+    ReportCard,
+    blanks,
+    chart,
+    highlight,
+    markdown_cell,
+    write_report,
+)
 from companion.evaluation.scoring import Scores
 from companion.evaluation.verdict import Comparison
 

@@ -11,9 +11,8 @@ import torch
 from companion.batch import IGNORE_INDEX
 from companion.checkpoints.running import model_options
 from companion.corpus.document import Document
-from companion.evaluation.cloze import answer_clozes
+from companion.evaluation.answers import answer_clozes, build_samples
 from companion.evaluation.comparison import compare, prepare_exam
-from companion.evaluation.samples import build_samples
 from companion.evaluation.scoring import evaluate, score_targets
 from companion.evaluation.targets import FrozenTargets, build_targets
 from companion.inference import infill

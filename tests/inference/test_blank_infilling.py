@@ -10,7 +10,7 @@ from companion.checkpoints.starters import list_starters
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ModelError, ObjectiveError
 from companion.inference import infill
-from companion.inference.writable import never_written
+from companion.inference.reading import never_written
 from companion.objectives.attention import additive_mask, visible_pairs
 
 TEXT = "狡兔死，[MASK]烹；飞鸟尽，[MASK]藏。"

@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
-from companion.inference.blank_writing import BlankWriter, read_part_a
 from companion.inference.decoding import Decoding, Limits, decode
-from companion.inference.mask_writing import MaskWriter
-from companion.inference.memory import Memory
-from companion.inference.prefix_writing import EncodedWriter, PrefixWriter
+from companion.inference.writers import (
+    BlankWriter,
+    EncodedWriter,
+    MaskWriter,
+    Memory,
+    PrefixWriter,
+    read_part_a,
+)
 from companion.objectives.attention import additive_mask, mask_rule, visible_pairs
 from companion.objectives.blank_infilling import (
     BlankInfillingCollator,

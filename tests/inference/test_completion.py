@@ -9,7 +9,7 @@ from companion.checkpoints.starters import list_starters
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ConfigError, ModelError, ObjectiveError
 from companion.inference import complete
-from companion.inference.prompt import stop_ids
+from companion.inference.reading import stop_ids
 
 EXAMPLES = ["狡兔死，走狗烹；飞鸟尽，良弓", "勿以善小而不为，"]
 

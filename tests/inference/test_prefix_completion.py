@@ -10,8 +10,7 @@ from companion.checkpoints.running import special_edges
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ConfigError, ModelError, ObjectiveError
 from companion.inference import complete
-from companion.inference.prompt import stop_ids
-from companion.inference.writable import never_written
+from companion.inference.reading import never_written, stop_ids
 from companion.objectives.attention import additive_mask, visible_pairs
 from companion.preflight.probing import adapt_batch
 

@@ -8,7 +8,7 @@ import torch
 from companion.checkpoints.loading import Checkpoint
 from companion.checkpoints.running import model_options
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
-from companion.inference.token_filling import fill_tokens
+from companion.evaluation.answers import fill_tokens
 from companion.objectives import get_objective
 
 CASES = [
