@@ -2,25 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from companion.corpus.store import Piece, TokenStore
+from companion.corpus.document import Document
+from companion.corpus.tokens import Piece, TokenStore
 
 CHARACTERS = "臣光曰：天子之职莫大于礼，分名。𠮷abc"
 TEXTS = ["臣光曰：天子之职，莫大于礼。", "", "礼莫大于分\n分莫大于名", "abc 𠮷鬱é"]
 
 
-class Text(NamedTuple):
-    """词元库只看文档的 text。"""
-
-    text: str
-
-
-def documents(texts: list[str]) -> list[Any]:
-    return [Text(text) for text in texts]
+def documents(texts: list[str]) -> list[Document]:
+    """一段文字一篇。"""
+    return [Document(text, str(n), "") for n, text in enumerate(texts)]
 
 
 def build(kind: str) -> PreTrainedTokenizerFast:

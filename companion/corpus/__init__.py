@@ -27,7 +27,7 @@ _HOMES = {
     "NamedSource": "catalog",
     "OverlapReport": "contamination",
     "PairDataset": "pairing",
-    "Piece": "store",
+    "Piece": "tokens",
     "Resolved": "sources",
     "Split": "splitting",
     "TokenLedger": "ledger",

@@ -19,6 +19,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from companion.corpus.document import Document
 from companion.corpus.table import format_table
 from companion.errors import CorpusError
@@ -93,6 +96,25 @@ def content_key(doc: Document) -> bytes:
     if doc.target is not None:
         letters += "\0" + (content_letters(doc.target) or doc.target.strip())
     return hashlib.blake2b(letters.encode("utf-8"), digest_size=16).digest()
+
+
+def first_occurrences(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """各个不同的指纹头一次出现的下标，由小到大。
+
+    >>> first_occurrences(np.array([[5, 0], [7, 0], [5, 0], [5, 1]], np.uint64))
+    array([0, 1, 3])
+
+    Args:
+        keys: `content_key` 的两半，(D, 2) uint64。
+
+    Returns:
+        (K,) int64。
+    """
+    order = np.lexsort(keys.T)  # 稳定排序：相同的指纹之间先来的在前
+    ordered = keys[order]
+    fresh = np.ones(len(order), np.bool_)
+    fresh[1:] = (ordered[1:] != ordered[:-1]).any(1)
+    return np.sort(order[fresh])
 
 
 def deduplicate(

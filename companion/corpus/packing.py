@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from companion.corpus.store import Piece, TokenStore
+from companion.corpus.tokens import Piece, TokenStore
 from companion.errors import CorpusError
 
 if TYPE_CHECKING:

@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from companion.corpus.document import Document
+from companion.corpus.documents import Documents, sides_of
 from companion.corpus.packing import BlockDataset, PackingPlan
 from companion.errors import CorpusError
 
 if TYPE_CHECKING:
     from companion.batch import Feature
-    from companion.corpus.store import TokenStore
+    from companion.corpus.tokens import TokenStore
 
 PairForm = Literal["documents", "segments", "prefix"]
 Frame = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -51,19 +52,22 @@ def form_of(
     """
     if form is None:
         return None
-    lacking = [each for each in documents if not each.target]
-    if not lacking:
+    first, lacking = None, 0
+    for each in documents:
+        if not each.target:
+            first, lacking = first or each, lacking + 1
+    if first is None:
         return form
-    if len(lacking) < len(documents):
+    if lacking < len(documents):
         raise CorpusError(
-            found=f"{len(documents)} 篇里有 {len(lacking)} 篇没有译文，"
-            f"头一篇是 {lacking[0].id}（{lacking[0].source}）",
+            found=f"{len(documents)} 篇里有 {lacking} 篇没有译文，"
+            f"头一篇是 {first.id}（{first.source}）",
             expected=f"{objective} 的语料要么篇篇有译文，要么都没有",
             remedy="补上或删去没有译文的各篇；两种语料分开训练",
         )
     if required:
         raise CorpusError(
-            found=f"语料 {lacking[0].source} 没有译文",
+            found=f"语料 {first.source} 没有译文",
             expected=f"{objective} 用句对：jsonl 的 source 与 target，两列的 tsv，"
             "或 sample:pairs、tongjian:pairs",
             remedy="换一份句对；没有译文的语料改用 masked_lm",
@@ -83,13 +87,11 @@ def readable_sides(
     return (documents if chosen is None else both_sides(documents)), chosen
 
 
-def both_sides(documents: Sequence[Document]) -> list[Document]:
+def both_sides(documents: Sequence[Document]) -> Sequence[Document]:
     """句对 → 源、目标相间的单语文档；句对 i 成为第 2i 与第 2i + 1 篇。"""
-    sides: list[Document] = []
-    for each in documents:
-        sides.append(Document(each.text, f"{each.id}·源", each.source))
-        sides.append(Document(each.target or "", f"{each.id}·目标", each.source))
-    return sides
+    if isinstance(documents, Documents):
+        return documents.sides()
+    return [side for each in documents for side in sides_of(each)]
 
 
 def plan_pairs(

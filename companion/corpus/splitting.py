@@ -6,11 +6,15 @@
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from companion.corpus.dedup import content_key
 from companion.corpus.document import Document
+from companion.corpus.documents import Documents
 from companion.errors import CorpusError
 
 _SENTENCE_END = re.compile("[。！？；…][”’」』）]*|[.!?]\\s")
@@ -26,8 +30,8 @@ class Split:
         method: `hash`（按文档）或 `tail`（单篇留尾）。
     """
 
-    train: list[Document]
-    valid: list[Document]
+    train: Sequence[Document]
+    valid: Sequence[Document]
     method: str
 
     def as_dict(self) -> dict[str, object]:
@@ -60,28 +64,44 @@ def split_documents(
         CorpusError: 比例越界，或内容不同的文档不足两篇。
     """
     _check_ratio(valid_ratio)
-    listed = list(docs)
-    points = [split_point(doc, seed) for doc in listed]
-    if len(set(points)) < 2:
+    listed = docs if isinstance(docs, Sequence) else list(docs)
+    points = _points(listed, seed)
+    distinct = np.unique(points)
+    if len(distinct) < 2:
         raise CorpusError(
-            found=f"内容不同的文档只有 {len(set(points))} 篇",
+            found=f"内容不同的文档只有 {len(distinct)} 篇",
             expected="至少两篇，才能各放一边",
             remedy="用空行把长文分成几篇，或用 split_tail 留出文末",
         )
-    distinct = sorted(set(points))
     # 第二小的哈希作界，至少留出一篇；最大的作界，至少训练一篇
-    cut = min(max(valid_ratio, distinct[1]), distinct[-1])
-    train = [d for d, point in zip(listed, points, strict=True) if point >= cut]
-    valid = [d for d, point in zip(listed, points, strict=True) if point < cut]
-    return Split(train, valid, "hash")
+    held = points < min(max(valid_ratio, distinct[1]), distinct[-1])
+    return Split(_chosen(listed, ~held), _chosen(listed, held), "hash")
 
 
 def split_point(doc: Document, seed: int = 0) -> float:
     """文档在 [0, 1) 上的位置，只由内容与种子决定；流式切分时与比例比较即可。"""
-    digest = hashlib.blake2b(
-        content_key(doc), digest_size=8, key=str(seed).encode("ascii")
-    ).digest()
+    return _point(content_key(doc), seed)
+
+
+def _point(key: bytes, seed: int) -> float:
+    digest = hashlib.blake2b(key, digest_size=8, key=str(seed).encode("ascii")).digest()
     return (int.from_bytes(digest, "big") >> 11) / (1 << 53)
+
+
+def _points(docs: Sequence[Document], seed: int) -> NDArray[np.float64]:
+    """各篇的位置，(D,)；磁盘上的语料已经记下了内容的指纹。"""
+    if isinstance(docs, Documents):
+        keys = (key.tobytes() for key in docs.content_keys())
+    else:
+        keys = map(content_key, docs)
+    return np.fromiter((_point(key, seed) for key in keys), np.float64, len(docs))
+
+
+def _chosen(docs: Sequence[Document], mask: NDArray[np.bool_]) -> Sequence[Document]:
+    places = np.flatnonzero(mask)
+    if isinstance(docs, Documents):
+        return docs.select(places)
+    return [docs[place] for place in places.tolist()]
 
 
 def split_tail(doc: Document, valid_ratio: float = 0.05) -> Split:
@@ -138,8 +158,8 @@ def split_corpus(
     Raises:
         CorpusError: 没有文档，或无从切分。
     """
-    listed = list(docs)
-    if len({content_key(doc) for doc in listed}) == 1:
+    listed = docs if isinstance(docs, Sequence) else list(docs)
+    if len(np.unique(_points(listed, seed))) == 1:
         return split_tail(listed[0], valid_ratio)
     return split_documents(listed, valid_ratio, seed)
 
@@ -153,5 +173,5 @@ def _check_ratio(valid_ratio: float) -> None:
         )
 
 
-def _size(docs: list[Document]) -> int:
+def _size(docs: Sequence[Document]) -> int:
     return sum(doc.num_chars for doc in docs)

@@ -1,4 +1,4 @@
-"""从文字到词元：成批、可多进程、内存与语料大小无关，每个字都有账。
+"""从文字到词元：切成小段，成批地分，每个字都有账。
 
     文档 --cut_texts--> 一批小段 --encode_texts--> Encoded（编号、字数、词的关系）
 
@@ -12,11 +12,8 @@ FlauBERT）没有偏移，只好拿词元的文字在原文里依次对回去，
 """
 
 import json
-import multiprocessing
-import os
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,8 +27,6 @@ CONTINUES, STARTS, OUTSIDE = 0, 1, 2
 
 CHUNK_CHARACTERS = 16_384
 BATCH_CHARACTERS = 131_072
-WORTH_PROCESSES = 2_000_000
-"""少于这么多字时，启动进程（各自载入分词器，数秒）得不偿失。"""
 
 _MAX_NUM_CHARS = 255  # num_chars 存作 uint8
 _ENDINGS = ("\n", "。！？!?", "…；;", " 　，,")  # 宜切之处，由优到劣
@@ -113,12 +108,7 @@ def encode_texts(
     Raises:
         CorpusError: 分词器没有字符偏移却要词界，或切词器改动了文字。
     """
-    if segmenter is not None and not tokenizer.is_fast:
-        raise CorpusError(
-            found=f"{type(tokenizer).__name__} 是纯 Python 分词器，没有字符偏移",
-            expected="词界要经字符偏移才能落到词元上",
-            remedy="改用 granularity=token，或换一个有快速分词器的检查点",
-        )
+    require_offsets(tokenizer, segmenter)
     encoded = list(token_spans(batch.texts, tokenizer))
     owners = space_owner(tokenizer)
     counts: list[NDArray[np.uint8]] = []
@@ -134,6 +124,35 @@ def encode_texts(
         lengths=np.array([len(ids) for ids, _ in encoded], np.int64),
         ends=batch.ends,
         characters=sum(map(len, batch.texts)),
+    )
+
+
+def require_offsets(tokenizer: Any, segmenter: Segmenter | None) -> None:
+    """要词界，就要有字符偏移。
+
+    Raises:
+        CorpusError: 给了切词器，而分词器是纯 Python 的。
+    """
+    if segmenter is not None and not tokenizer.is_fast:
+        raise CorpusError(
+            found=f"{type(tokenizer).__name__} 是纯 Python 分词器，没有字符偏移",
+            expected="词界要经字符偏移才能落到词元上",
+            remedy="改用 granularity=token，或换一个有快速分词器的检查点",
+        )
+
+
+def joined(encoded: Sequence[Encoded]) -> Encoded:
+    """几批接成一批，`lengths` 与 `ends` 由小段合成文档；末尾须是文档的末尾。"""
+    ends = np.array([end for batch in encoded for end in batch.ends])
+    stops = np.cumsum(np.concatenate([batch.lengths for batch in encoded]))[ends]
+    words = [batch.words for batch in encoded if batch.words is not None]
+    return Encoded(
+        ids=np.concatenate([batch.ids for batch in encoded]),
+        num_chars=np.concatenate([batch.num_chars for batch in encoded]),
+        words=np.concatenate(words) if words else None,
+        lengths=np.diff(stops, prepend=0),
+        ends=[True] * len(stops),
+        characters=sum(batch.characters for batch in encoded),
     )
 
 
@@ -165,24 +184,19 @@ def token_spans(texts: list[str], tokenizer: Any) -> Iterator[_Pair]:
 
 
 def _encode_fast(texts: list[str], tokenizer: Any) -> Iterator[_Pair]:
+    # 直接问后端：外层的 __call__ 要把每个词元另造成几个列表，慢一倍
     backend = tokenizer.backend_tokenizer
     before = backend.encode_special_tokens
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True  # 照字面出现的特殊词元拆开
     try:
-        output = tokenizer(
-            texts,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            padding=False,
-            truncation=False,
-            verbose=False,
-        )
+        found = backend.encode_batch(texts, add_special_tokens=False)
     finally:
         backend.encode_special_tokens = before
-    for ids, offsets in zip(output["input_ids"], output["offset_mapping"], strict=True):
-        yield np.array(ids, np.int64), np.array(offsets, np.int64).reshape(-1, 2)
+    for each in found:
+        offsets = np.fromiter(chain.from_iterable(each.offsets), np.int64)
+        yield np.array(each.ids, np.int64), offsets.reshape(-1, 2)
 
 
 def _encode_slow(texts: list[str], tokenizer: Any) -> Iterator[_Pair]:
@@ -227,15 +241,6 @@ def align_pieces(pieces: list[str], text: str) -> NDArray[np.int64]:
         spans[waiting] = at, at + len(text[at:].rstrip())
         spans[waiting + 1 :] = spans[waiting, 1]
     return spans
-
-
-def processes_pay(tokenizer: Any, segmenter: Segmenter | None, characters: int) -> bool:
-    """值不值得多开进程：切词与纯 Python 的分词器慢，每秒十来万字，字多才值得。
-
-    快速分词器自己用多个线程（除非 TOKENIZERS_PARALLELISM=false），再开进程反而更慢。
-    """
-    slow = segmenter is not None or not tokenizer.is_fast
-    return slow and characters >= WORTH_PROCESSES
 
 
 def unknown_id(tokenizer: Any) -> int:
@@ -308,48 +313,3 @@ def word_codes(ids: NDArray[np.int64]) -> NDArray[np.uint8]:
     highest = np.concatenate(([-1], np.maximum.accumulate(ids)))[:-1]
     codes = np.where(ids > highest, STARTS, CONTINUES)
     return np.where(ids < 0, OUTSIDE, codes).astype(np.uint8)
-
-
-def encode_batches(
-    batches: Iterable[TextBatch],
-    tokenizer: Any,
-    segmenter: Segmenter | None = None,
-    num_proc: int = 1,
-) -> Iterator[Encoded]:
-    """逐批分词，次序不变；`num_proc` 大于 1 时分给几个进程，结果相同。
-
-    在途的批数有上限，读得再快也不会把语料堆进内存。
-    """
-    if num_proc <= 1:
-        for batch in batches:
-            yield encode_texts(batch, tokenizer, segmenter)
-        return
-    with ProcessPoolExecutor(
-        num_proc,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(tokenizer, segmenter),
-    ) as pool:
-        pending: deque[Future[Encoded]] = deque()
-        try:
-            for batch in batches:
-                pending.append(pool.submit(_work, batch))
-                if len(pending) >= 2 * num_proc:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-_worker: dict[str, Any] = {}  # 只在子进程里填写：分词器只送一次
-
-
-def _start_worker(tokenizer: Any, segmenter: Segmenter | None) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # 已有几个进程，各自单线程
-    _worker.update(tokenizer=tokenizer, segmenter=segmenter)
-
-
-def _work(batch: TextBatch) -> Encoded:
-    return encode_texts(batch, _worker["tokenizer"], _worker["segmenter"])

@@ -1,136 +1,350 @@
-"""给语料分词并缓存：同样的文字、同样的分词器，第二次直接打开。
+"""词元库：整个语料的词元，存在磁盘上，用到哪里读到哪里。
 
-分词要读语料两遍：第一遍求内容的指纹，库已在就不必再读第二遍。两遍都是流式的，内存里
-只有一批文字和每篇文档一个整数，10 GB 的文件与 10 MB 的一样分。指纹由全部文字、分词器
-的全部设置、切词器与格式版本合成，任一改变都另起一个库。
+    documents --tokenize_documents--> TokenStore --plan_packing--> 打包的行
 
-库在临时文件夹里写好才改名到位，所以看得见的库都是完整的。
+库是 datasets 的一张表，一行一篇文档，列是：
+
+    ids         各词元的编号，uint16（词表小于 65,536）或 uint32
+    num_chars   各词元所占的字数，uint8
+    word_start  各词元与词的关系，uint8，给了切词器才有
+    characters placed unknown  这一篇的字数、写进词元的字数、[UNK] 数
+
+词元不含特殊词元，那是打包时的事。库按内容的指纹缓存：文字、分词器的全部设置、切词器与格式
+版本，任一改变都另起一个。
+
+形状字母：D 文档，T 词元。
 """
 
 import hashlib
 import json
-import shutil
+import os
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from companion.corpus import tokenization
-from companion.corpus.store import FORMAT_VERSION, StoreWriter, TokenStore
+import numpy as np
+from numpy.typing import NDArray
+
+from companion.corpus.document import Document
+from companion.corpus.documents import Documents, store_documents
+from companion.corpus.tokenization import (
+    OUTSIDE,
+    STARTS,
+    cut_texts,
+    encode_texts,
+    joined,
+    require_offsets,
+    unknown_id,
+    word_codes,
+)
 from companion.corpus.words import Segmenter, segmenter_fingerprint
 from companion.errors import CorpusError
 
 if TYPE_CHECKING:
-    from companion.corpus.reading import Document
+    import datasets
 
-__all__ = ["TokenStore", "tokenize_documents", "tokenizer_fingerprint"]
+FORMAT_VERSION = 2
+"""分词或存储的做法一变就加一，旧库随之作废。"""
+WORTH_PROCESSES = 1_000_000
+"""少于这么多字时，启动几个进程得不偿失。"""
+PART_CHARACTERS = 1 << 18
+"""不在磁盘上的文档，一部分约多少字。"""
+
+Array = NDArray[Any]
+
+
+class Piece(NamedTuple):
+    """一篇文档中连续的一段词元，[start, stop)。"""
+
+    document: int
+    start: int
+    stop: int
+
+
+class Column:
+    """首尾相接的几段数组，当作一条来切片；各段是内存映射，切到哪里读到哪里。
+
+    Args:
+        parts: 各段，(T_i,)，类型相同，至少一段。
+    """
+
+    def __init__(self, parts: Sequence[Array]) -> None:
+        self.parts = parts
+        self.dtype = parts[0].dtype
+        self._firsts = np.cumsum([0, *map(len, parts)])
+
+    def __len__(self) -> int:
+        return int(self._firsts[-1])
+
+    def __getitem__(self, span: slice) -> Array:
+        start, stop, _ = span.indices(len(self))
+        found: list[Array] = []
+        at = int(np.searchsorted(self._firsts, start, side="right")) - 1
+        while start < stop:
+            first, last = self._firsts[at], min(stop, self._firsts[at + 1])
+            found.append(self.parts[at][start - first : last - first])
+            start, at = int(last), at + 1
+        return (
+            found[0] if len(found) == 1 else np.concatenate([self.parts[0][:0], *found])
+        )
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """整条读进内存。"""
+        return np.concatenate(self.parts).astype(dtype or self.dtype, copy=False)
+
+
+class TokenStore:
+    """分好词的语料；各列是内存映射，打开一个大库几乎不占内存。
+
+    通常由 `tokenize_documents` 得到，或用 `open` 打开已有的文件夹。送进别的进程时只送
+    路径，到那里重新打开。
+
+    Attributes:
+        path: 库所在的文件夹；在内存中的库为 None。
+        ids: 全部词元的编号，不含特殊词元，(T,) uint16 或 uint32；切片才读，
+            `np.asarray` 读进全部。
+        num_chars: 每个词元所占的字数，(T,) uint8，同上。
+        word_start: 每个词元与词的关系（0 承接、1 另起、2 不属于词），(T,) uint8，
+            同上；没有切词器时为 None。
+        offsets: 每篇文档的起点，末尾加上词元总数，(D + 1,) int64。
+        lengths: 每篇文档的词元数，(D,) int64。
+        meta: 账目 `num_documents` `num_tokens` `num_characters`
+            `num_dropped_characters`（分词器丢掉的字，多为空白）`num_unk`。
+    """
+
+    def __init__(
+        self,
+        ids: Column,
+        num_chars: Column,
+        word_start: Column | None,
+        lengths: NDArray[np.int64],
+        meta: Mapping[str, int],
+        path: Path | None = None,
+    ) -> None:
+        self.path = path
+        self.ids = ids
+        self.num_chars = num_chars
+        self.word_start = word_start
+        self.lengths = lengths
+        self.offsets: NDArray[np.int64] = np.cumsum([0, *lengths], dtype=np.int64)
+        self.meta = dict(meta)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "TokenStore":
+        """打开一个库。
+
+        Raises:
+            CorpusError: 文件夹不是库，或缺了一块。
+        """
+        from companion.corpus.arrow import BROKEN, open_table
+
+        try:
+            return cls._of(open_table(path), Path(path))
+        except BROKEN as error:
+            raise CorpusError(
+                found=f"{path} 不是完好的词元库（{error}）",
+                expected=f"第 {FORMAT_VERSION} 版的词元库，各文件齐全且长短与记录相符",
+                remedy="删去这个文件夹，重新分词",
+            ) from error
+
+    @classmethod
+    def _of(cls, table: "datasets.Dataset", path: Path) -> "TokenStore":
+        batches = table.data.to_batches()
+
+        def column(name: str) -> list[Array]:
+            columns = [batch.column(name) for batch in batches]
+            lists = name in ("ids", "num_chars", "word_start")
+            return [(c.flatten() if lists else c).to_numpy() for c in columns]
+
+        lengths = [b.column("ids").value_lengths().to_numpy() for b in batches]
+        words = Column(column("word_start")) if "word_start" in table.features else None
+        total, placed, unknown = (
+            sum(int(part.sum(dtype=np.int64)) for part in column(name))
+            for name in ("characters", "placed", "unknown")
+        )
+        counts = np.concatenate(lengths).astype(np.int64)
+        return cls(
+            Column(column("ids")),
+            Column(column("num_chars")),
+            words,
+            counts,
+            _meta(counts, characters=total, placed=placed, unk=unknown),
+            path,
+        )
+
+    @classmethod
+    def from_ids(
+        cls,
+        documents: Sequence[Sequence[int]],
+        *,
+        num_chars: Sequence[Sequence[int]] | None = None,
+        word_ids: Sequence[Sequence[int]] | None = None,
+        vocab_size: int | None = None,
+    ) -> "TokenStore":
+        """直接由编号造一个内存中的库，供测试与演示。
+
+        Args:
+            documents: 每篇文档的编号。
+            num_chars: 每个词元的字数，缺省都是 1。
+            word_ids: 每个词元的词号，−1 不属于词。
+            vocab_size: 缺省为最大的编号加一。
+        """
+        flat = np.array([i for ids in documents for i in ids], np.int64)
+        counts = np.ones(len(flat), np.uint8)
+        if num_chars is not None:
+            counts = np.array([n for row in num_chars for n in row], np.uint8)
+        words = None
+        if word_ids is not None:
+            rows = [word_codes(np.array(row, np.int64)) for row in word_ids]
+            words = Column([np.concatenate([np.empty(0, np.uint8), *rows])])
+        size = vocab_size or int(flat.max(initial=0)) + 1
+        lengths = np.array([len(ids) for ids in documents], np.int64)
+        total = int(counts.sum())
+        meta = _meta(lengths, characters=total, placed=total, unk=0)
+        return cls(
+            Column([flat.astype(_dtype(size))]), Column([counts]), words, lengths, meta
+        )
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        """全部词元数。"""
+        return int(self.offsets[-1])
+
+    def tokens(self, piece: Piece) -> NDArray[np.int64]:
+        """一个片段的编号，(T,) int64，是一份拷贝。"""
+        return self.ids[self._span(piece)].astype(np.int64)
+
+    def characters(self, piece: Piece) -> NDArray[np.int64]:
+        """一个片段中每个词元的字数，(T,) int64。"""
+        return self.num_chars[self._span(piece)].astype(np.int64)
+
+    def word_ids(self, piece: Piece, first: int = 0) -> NDArray[np.int64]:
+        """一个片段中每个词元的词号，(T,) int64，从 `first` 编起，不属于词的为 −1。
+
+        片段从词的中间开始时，剩下的半个词自成一词。
+
+        Raises:
+            CorpusError: 分词时没有给切词器。
+        """
+        if self.word_start is None:
+            raise CorpusError(
+                found="词元库里没有词界",
+                expected="全词掩码要在分词时给出切词器",
+                remedy="把 segmenter 传给 tokenize_documents，或改用 granularity=token",
+            )
+        codes = self.word_start[self._span(piece)]
+        inside = codes != OUTSIDE
+        starts = codes == STARTS
+        if inside.any():
+            starts[np.argmax(inside)] = True
+        return np.where(inside, first - 1 + np.cumsum(starts), -1).astype(np.int64)
+
+    def blocks(self) -> Iterator[tuple[int, Array]]:
+        """从头到尾的编号，一段一段：(第一个词元是第几个, 编号)；读过的随即放手。"""
+        from companion.corpus.arrow import batches_of
+
+        if self.path is None:
+            yield 0, np.asarray(self.ids)
+            return
+        first = 0
+        for path in sorted(self.path.glob("*.arrow")):
+            for batch in batches_of(str(path)):
+                ids = batch.column("ids").flatten().to_numpy()
+                yield first, ids
+                first += len(ids)
+
+    def _span(self, piece: Piece) -> slice:
+        base = int(self.offsets[piece.document])
+        return slice(base + piece.start, base + piece.stop)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.path is not None:  # 内存映射一经 pickle 就会整个读进内存
+            return TokenStore.open, (self.path,)
+        columns = self.ids, self.num_chars, self.word_start
+        return TokenStore, (*columns, self.lengths, self.meta)
+
+
+def _dtype(vocab_size: int) -> str:
+    return "uint16" if vocab_size < 65_536 else "uint32"
+
+
+def _meta(
+    lengths: NDArray[np.int64], *, characters: int, placed: int, unk: int
+) -> dict[str, int]:
+    return {
+        "num_documents": len(lengths),
+        "num_tokens": int(lengths.sum()),
+        "num_characters": characters,
+        "num_dropped_characters": characters - placed,
+        "num_unk": unk,
+    }
 
 
 def tokenize_documents(
-    documents: "Sequence[Document] | Callable[[], Iterable[Document]]",
+    documents: Sequence[Document] | Callable[[], Iterable[Document]],
     tokenizer: Any,
     *,
     cache_dir: str | Path,
     segmenter: Segmenter | None = None,
-    num_proc: int = 1,
-    on_progress: Callable[[int, int], None] | None = None,
+    num_proc: int | None = None,
 ) -> TokenStore:
     """给语料分词，存成词元库；同样的文字与分词器第二次直接打开。
 
     Args:
-        documents: 文档的列表；大语料给一个无参数的函数，每次调用从头产出文档。
+        documents: 文档的列表；大语料给 `Documents`，或一个产出文档的无参数函数。
         tokenizer: transformers 的分词器。
         cache_dir: 放库的文件夹，不在就新建。
         segmenter: 切词器，全词掩码才要。
-        num_proc: 至多几个进程；不划算时只用一个，结果都相同。
-        on_progress: 每一批之后得到 (已分词的字数, 总字数)。
+        num_proc: 几个进程，结果都相同；缺省时字数不多用一个，多则用全部的核。
 
     Raises:
-        CorpusError: 没有一个词元；两遍读到的文字不同；分词器没有偏移却要词界；
-            文件夹写不进去或磁盘已满。
+        CorpusError: 没有一个词元；分词器没有偏移却要词界；文件夹写不进去或磁盘已满。
     """
-    content = _Content(documents)
-    for _ in content.texts():
-        pass
-    digest, characters = content.digest(), content.characters
-    key = _key(digest, tokenizer_fingerprint(tokenizer), segmenter)
-    target = Path(cache_dir) / key[:32]
-    if target.exists():
-        try:
-            return TokenStore.open(target)
-        except CorpusError:  # 坏了的库重做一次，不劳用户动手
-            shutil.rmtree(target)
-    pays = tokenization.processes_pay(tokenizer, segmenter, characters)
-    batches = tokenization.encode_batches(
-        tokenization.cut_texts(content.texts()),
-        tokenizer,
-        segmenter,
-        num_proc if pays else 1,
-    )
-    with _disk(cache_dir):
-        Path(cache_dir).mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=cache_dir))
-    try:
-        with _disk(cache_dir):
-            opened = StoreWriter(temporary, tokenizer, segmenter)
-        with opened as writer:
-            for batch in batches:
-                with _disk(cache_dir):
-                    writer.write(batch)
-                if on_progress is not None:
-                    on_progress(writer.characters, characters)
-            if content.digest() != digest:
-                raise CorpusError(
-                    found="两遍读到的语料不同"
-                    f"（{characters} 字与 {content.characters} 字）",
-                    expected="分词期间语料不变，传入的函数每次都从头产出文档",
-                    remedy="等语料写完再运行；一次性的迭代器先变成列表",
-                )
-            with _disk(cache_dir):
-                writer.finish(key)
-        with _disk(cache_dir):
-            _move(temporary, target)
-    finally:  # 出错或 Ctrl-C 都不留半个库；成功时它已改名
-        shutil.rmtree(temporary, ignore_errors=True)
-    return TokenStore.open(target)
+    from companion.corpus.arrow import build_table
 
-
-class _Content:
-    """可以从头再读的文字流，边读边求指纹。"""
-
-    def __init__(
-        self, documents: "Sequence[Document] | Callable[[], Iterable[Document]]"
-    ) -> None:
-        if isinstance(documents, Iterator):
-            raise CorpusError(
-                found="documents 是只能读一遍的迭代器",
-                expected="文档的列表，或每次调用都从头产出文档的函数",
-                remedy="传 lambda: read_documents(path)，或先用 list 收齐",
+    require_offsets(tokenizer, segmenter)
+    if callable(documents):
+        with tempfile.TemporaryDirectory() as folder:
+            stored = store_documents(documents, folder, "")
+            return tokenize_documents(
+                stored,
+                tokenizer,
+                cache_dir=cache_dir,
+                segmenter=segmenter,
+                num_proc=num_proc,
             )
-        self._documents = documents
-        self.characters = 0
-        self._hash = hashlib.sha256()
-
-    def texts(self) -> Iterator[str]:
-        """从头产出文字；读完之后 `digest` 与 `characters` 属于这一遍。"""
-        self.characters, self._hash = 0, hashlib.sha256()
-        source = self._documents
-        for document in source() if callable(source) else source:
-            # 长度在前，文档的分界才进得了指纹
-            data = document.text.encode("utf-8", "surrogatepass")
-            self._hash.update(len(data).to_bytes(8, "little"))
-            self._hash.update(data)
-            self.characters += len(document.text)
-            yield document.text
-
-    def digest(self) -> str:
-        return self._hash.hexdigest()
-
-
-def _key(content: str, tokenizer: str, segmenter: Segmenter | None) -> str:
-    parts = (str(FORMAT_VERSION), content, tokenizer, segmenter_fingerprint(segmenter))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    read = documents.text_batches if isinstance(documents, Documents) else _arrays
+    parts = _parts_of(documents)
+    digest, characters = _content(read(parts))
+    if num_proc is None:
+        num_proc = len(os.sched_getaffinity(0)) if characters >= WORTH_PROCESSES else 1
+    key = (str(FORMAT_VERSION), digest, tokenizer_fingerprint(tokenizer))
+    with _one_thread(num_proc):
+        table = build_table(
+            cache_dir,
+            "tokens",
+            hashlib.sha256(
+                "\n".join((*key, segmenter_fingerprint(segmenter))).encode()
+            ).hexdigest()[:32],
+            _features(tokenizer, segmenter),
+            partial(_tables, read, tokenizer, segmenter),
+            parts,
+            num_proc,
+        )
+    path = Path(table.cache_files[0]["filename"]).parent if len(table) else None
+    if path is None:
+        raise _no_tokens(0)
+    store = TokenStore._of(table, path)
+    if not store.num_tokens:
+        raise _no_tokens(len(store))
+    return store
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -152,21 +366,110 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return digest.hexdigest()
 
 
-def _move(temporary: Path, target: Path) -> None:
-    try:
-        temporary.rename(target)
-    except OSError:
-        if not target.exists():  # 在的话是别的进程先写好了同一个库，用它的
-            raise
+def _parts_of(documents: Sequence[Document]) -> list[Any]:
+    """文档切成可以分给几个进程的部分：磁盘上的批，或内存里的几段文字。"""
+    if isinstance(documents, Documents):
+        return list(documents.parts())
+    parts: list[list[str]] = [[]]
+    size = 0
+    for document in documents:
+        if size >= PART_CHARACTERS:
+            parts.append([])
+            size = 0
+        parts[-1].append(document.text)
+        size += len(document.text) + 64  # 空文档也占一点
+    return parts
+
+
+def _arrays(parts: Iterable[list[str]]) -> Iterator[Any]:
+    import pyarrow as pa
+
+    return (pa.array(part, pa.string()) for part in parts if part)
+
+
+def _content(arrays: Iterable[Any]) -> tuple[str, int]:
+    """全部文字与文档分界的指纹，与字数。"""
+    pc: Any = import_module("pyarrow.compute")
+    data, lengths = hashlib.sha256(), hashlib.sha256()
+    characters = 0
+    for texts in arrays:
+        offsets = np.frombuffer(texts.buffers()[1], np.int32)
+        offsets = offsets[texts.offset : texts.offset + len(texts) + 1]
+        lengths.update(np.diff(offsets).data)
+        if texts.buffers()[2] is not None:
+            data.update(memoryview(texts.buffers()[2])[offsets[0] : offsets[-1]])
+        characters += pc.sum(pc.utf8_length(texts)).as_py() or 0
+    return data.hexdigest() + lengths.hexdigest(), characters
+
+
+def _features(tokenizer: Any, segmenter: Segmenter | None) -> "datasets.Features":
+    from datasets import Features, List, Value
+
+    size = max(tokenizer.get_vocab().values()) + 1
+    words = {} if segmenter is None else {"word_start": List(Value("uint8"))}
+    counts = {name: Value("int32") for name in ("characters", "placed", "unknown")}
+    ids, chars = List(Value(_dtype(size))), List(Value("uint8"))
+    return Features({"ids": ids, "num_chars": chars, **words, **counts})
+
+
+def _tables(
+    read: Callable[[Any], Iterator[Any]],
+    tokenizer: Any,
+    segmenter: Segmenter | None,
+    parts: list[Any],
+) -> Iterator[Any]:
+    """各部分的文字 → 各部分的词元，一行一篇。"""
+    import pyarrow as pa
+
+    schema = _features(tokenizer, segmenter).arrow_schema
+    unknown = unknown_id(tokenizer)
+    for array in read(parts):
+        texts = array.to_pylist()
+        batches = cut_texts(texts)
+        encoded = joined([encode_texts(each, tokenizer, segmenter) for each in batches])
+        offsets = np.cumsum([0, *encoded.lengths])  # (D + 1,)
+
+        def counted(values: Array, offsets: Array = offsets) -> Any:
+            sums = np.concatenate(([0], np.cumsum(values, dtype=np.int64)))
+            return pa.array(np.diff(sums[offsets]).astype(np.int32))
+
+        def listed(values: Array, name: str, offsets: Array = offsets) -> Any:
+            kind = schema.field(name).type
+            flat = pa.array(values.astype(kind.value_type.to_pandas_dtype()))
+            return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat)
+
+        columns = {
+            "ids": listed(encoded.ids, "ids"),
+            "num_chars": listed(encoded.num_chars, "num_chars"),
+            "characters": pa.array([len(text) for text in texts], pa.int32()),
+            "placed": counted(encoded.num_chars),
+            "unknown": counted(encoded.ids == unknown),
+        }
+        if encoded.words is not None:
+            columns["word_start"] = listed(encoded.words, "word_start")
+        arrays = [columns[name].cast(schema.field(name).type) for name in schema.names]
+        yield pa.Table.from_arrays(arrays, schema=schema)
 
 
 @contextmanager
-def _disk(cache_dir: str | Path) -> Generator[None]:
+def _one_thread(num_proc: int) -> Generator[None]:
+    """几个进程一同分词时，各自单线程。"""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    if num_proc > 1:
+        os.environ[name] = "false"
     try:
         yield
-    except OSError as error:
-        raise CorpusError(
-            found=f"写不进 {cache_dir}（{error.strerror or error}）",
-            expected="一个可写、空间足够的文件夹，每个词元约占 3 到 6 字节",
-            remedy="换一个 cache_dir，或腾出磁盘空间；没写完的部分已经删去",
-        ) from error
+    finally:
+        if num_proc > 1 and before is None:
+            del os.environ[name]
+        elif before is not None:
+            os.environ[name] = before
+
+
+def _no_tokens(documents: int) -> CorpusError:
+    return CorpusError(
+        found=f"{documents} 篇文档里没有一个词元",
+        expected="语料里有文字",
+        remedy="打开语料看看是否为空，或是否只有空白",
+    )

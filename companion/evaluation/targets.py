@@ -37,9 +37,8 @@ from companion.checkpoints.running import DEFAULT_BLOCK_SIZE, special_edges
 from companion.corpus.document import Document
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.pairing import PairForm, pair_rows, readable_sides
-from companion.corpus.store import TokenStore
 from companion.corpus.tokenization import unknown_id
-from companion.corpus.tokens import tokenize_documents
+from companion.corpus.tokens import TokenStore, tokenize_documents
 from companion.errors import EvaluationError
 from companion.objectives import Objective, get_objective
 from companion.objectives.example import Example
@@ -302,9 +301,9 @@ def _characters_before(store: TokenStore, document: int, start: int) -> int:
 
 
 def _unk_rate(store: TokenStore, tokenizer: Any) -> float:
-    unknown = store.ids == unknown_id(tokenizer)
-    total = int(store.num_chars.sum(dtype=np.int64))
-    return int(store.num_chars[unknown].sum(dtype=np.int64)) / max(1, total)
+    chars = np.asarray(store.num_chars)
+    unknown = np.asarray(store.ids) == unknown_id(tokenizer)
+    return int(chars[unknown].sum(dtype=np.int64)) / max(1, int(chars.sum()))
 
 
 def _positions(row: TargetRow, chosen: Tensor) -> Tensor:

@@ -149,8 +149,7 @@ def _feature(
     from companion.checkpoints.running import special_edges
     from companion.corpus.document import Document
     from companion.corpus.packing import BlockDataset
-    from companion.corpus.store import Piece
-    from companion.corpus.tokens import tokenize_documents
+    from companion.corpus.tokens import Piece, tokenize_documents
 
     documents = [Document(each, f"例#{n}", "例") for n, each in enumerate(texts, 1)]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

@@ -1,6 +1,6 @@
 """语料 → 可训练的行：读、去重、划出留出集、分词、打包、记账。"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,19 @@ from companion.checkpoints.running import (
     special_edges,
 )
 from companion.config import TrainingConfig
-from companion.corpus.dedup import deduplicate
 from companion.corpus.document import Document
+from companion.corpus.documents import Documents, open_corpus, open_dataset
 from companion.corpus.ledger import TokenLedger, ledger_of
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.pairing import pair_rows, readable_sides
-from companion.corpus.sources import read_corpus, resolve
+from companion.corpus.sources import resolve
 from companion.corpus.splitting import split_corpus
-from companion.corpus.store import TokenStore
-from companion.corpus.tokens import tokenize_documents
+from companion.corpus.tokens import TokenStore, tokenize_documents
 from companion.errors import ConfigError, CorpusError
 from companion.objectives import Objective
 from companion.training.batching import BatchPlan, Replay, plan_batches
 from companion.training.masking import SETTINGS, Masking, read_masking
 from companion.training.rows import JoinedRows, StagedRows
-
-_SCANNED = 1 << 22
-"""一次查多少词元。"""
 
 
 @dataclass(frozen=True)
@@ -60,38 +56,40 @@ class TrainingData:
     """训练目标的整理器。"""
 
 
-def read_corpora(config: TrainingConfig) -> Corpora:
+def read_corpora(config: TrainingConfig, corpus: Any = None) -> Corpora:
     """按设置读文本；没有留出集时用语料自带的，再没有就按文档划出 5%。
+
+    文本都在磁盘上（`companion.corpus.documents`），不论多大都不占内存。
+
+    Args:
+        config: 训练设置。
+        corpus: datasets.Dataset，代替 `config.corpus`。
 
     Raises:
         CorpusError: 某份语料读不了，或只有一篇、划不出留出集。
     """
-    documents = list(read_corpus(config.corpus))
-    duplicates = 0
-    if config.deduplicate:
-        kept, report = deduplicate(documents, near=False)
-        documents = list(kept)
-        duplicates = report.exact
+    every = open_corpus(config.corpus) if corpus is None else open_dataset(corpus)
+    documents = every.without_duplicates() if config.deduplicate else every
+    own = corpus is None and "valid" in resolve(config.corpus).files
     if config.valid is not None:
-        train, valid = documents, list(_held_out(config.valid))
-    elif "valid" in resolve(config.corpus).files:  # 有名字的语料自带留出集
-        train, valid = documents, list(read_corpus(config.corpus, "valid"))
+        train, valid = documents, _held_out(config.valid)
+    elif own:  # 有名字的语料自带留出集
+        train, valid = documents, open_corpus(config.corpus, "valid")
     else:
         split = split_corpus(documents)
         train, valid = split.train, split.valid
     return Corpora(
         train=train,
         valid=valid,
-        general=list(_held_out(config.general)) if config.general else [],
-        replay=list(read_corpus(config.replay)) if config.replay else [],
-        duplicates=duplicates,
+        general=_held_out(config.general) if config.general else [],
+        replay=open_corpus(config.replay) if config.replay else [],
+        duplicates=len(every) - len(documents),
     )
 
 
-def _held_out(spec: str) -> Iterable[Document]:
+def _held_out(spec: str) -> Documents:
     """留出集：有名字的语料取它的 valid 切分，文件与文件夹整个都是。"""
-    split = "valid" if "valid" in resolve(spec).files else "train"
-    return read_corpus(spec, split)
+    return open_corpus(spec, "valid" if "valid" in resolve(spec).files else "train")
 
 
 def choose_block_size(config: TrainingConfig, model: Any) -> int:
@@ -246,12 +244,12 @@ def _require_unreserved(
 ) -> None:
     """原文里没有目标要用的掩码、哨兵；开训之前就查完，不等轮到那一行。"""
     reserved = getattr(collator, "reserved_ids", ())
-    for start in range(0, len(store.ids) if len(reserved) else 0, _SCANNED):
-        already = np.isin(store.ids[start : start + _SCANNED], reserved)
+    for first, ids in store.blocks() if len(reserved) else ():
+        already = np.isin(ids, reserved)
         if already.any():
-            at = start + int(np.argmax(already))
+            at = first + int(np.argmax(already))
             number = int(np.searchsorted(store.offsets, at, side="right")) - 1
-            word = tokenizer.convert_ids_to_tokens(int(store.ids[at]))
+            word = tokenizer.convert_ids_to_tokens(int(ids[at - first]))
             raise CorpusError(
                 found=f"{documents[number].id} 的正文里已有 {word}"
                 f"（第 {at - int(store.offsets[number]) + 1} 个词元）",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from companion.corpus.ledger import TokenLedger, ledger_of
 from companion.corpus.packing import BlockDataset, PackingPlan, plan_packing
-from companion.corpus.store import Piece, TokenStore
+from companion.corpus.tokens import Piece, TokenStore
 from companion.errors import CorpusError
 
 STORE = TokenStore.from_ids([[1, 2, 3, 4, 5], [11, 12], []])

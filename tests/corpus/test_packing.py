@@ -17,7 +17,7 @@ from companion.corpus.packing import (
     Piece,
     plan_packing,
 )
-from companion.corpus.store import TokenStore
+from companion.corpus.tokens import TokenStore
 from companion.errors import CorpusError
 
 LENGTHS = st.lists(st.integers(0, 70), max_size=30)

@@ -8,7 +8,7 @@ from companion.checkpoints.tiny import tiny_tokenizer
 from companion.corpus.document import Document
 from companion.corpus.ledger import ledger_of
 from companion.corpus.pairing import both_sides, form_of, pair_rows
-from companion.corpus.store import TokenStore
+from companion.corpus.tokens import TokenStore
 from companion.errors import CorpusError
 
 PAIRS = [("狡兔死，走狗烹", "兔子死了，猎狗就被煮了"), ("三年春", "三年的春天，大旱")]

@@ -13,7 +13,7 @@ from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.checkpoints.tiny_tokenizers import TINY_TEXT
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.pairing import pair_rows
-from companion.corpus.store import TokenStore
+from companion.corpus.tokens import TokenStore
 from companion.errors import CompanionError
 from companion.losses.distillation import Teacher
 from companion.losses.span_boundary import attach_boundary_head, make_boundary_head

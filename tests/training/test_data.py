@@ -9,7 +9,7 @@ from companion.checkpoints.loading import load_checkpoint
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.corpus.document import Document
 from companion.corpus.packing import BlockDataset, plan_packing
-from companion.corpus.store import TokenStore
+from companion.corpus.tokens import TokenStore
 from companion.errors import ConfigError, CorpusError
 from companion.objectives import get_objective
 from companion.training.data import (
@@ -113,7 +113,7 @@ def test_a_held_out_file_is_used_whole(tmp_path, configure):
     whole = read_corpora(configure(tmp_path))
     corpora = read_corpora(configure(tmp_path, valid=str(path), general=str(path)))
     assert [d.text for d in corpora.valid] == ["此篇留出。", "此篇也留出。"]
-    assert corpora.general == corpora.valid
+    assert list(corpora.general) == list(corpora.valid)
     assert len(corpora.train) == len(whole.train) + len(whole.valid)
 
 

@@ -15,7 +15,7 @@ from companion.checkpoints.running import special_edges
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.checkpoints.tiny_tokenizers import TINY_TEXT
 from companion.corpus.packing import BlockDataset, plan_packing
-from companion.corpus.store import TokenStore
+from companion.corpus.tokens import TokenStore
 from companion.errors import TrainingError
 from companion.losses.parts import LossPart
 from companion.losses.target_head import TargetLosses

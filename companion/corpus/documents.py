@@ -1,0 +1,284 @@
+"""磁盘上的一份语料：用起来是 `Sequence[Document]`，内里是 datasets 的一张表。
+
+    读者（`read_corpus`） --store_documents--> Documents --select--> 训练集、留出集
+
+一行一篇：正文、译文、编号、出处，以及去重与切分用的内容指纹（128 位）。从头读一遍时顺着
+文件读，按下标取时走内存映射，所以多大的语料都不占内存；一篇在内存里只剩几个整数。
+
+形状字母：D 文档，N 选中的行。
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from companion.corpus.catalog import cache_folder
+from companion.corpus.chapters import CHAPTERS, SOURCES
+from companion.corpus.dedup import content_key, first_occurrences
+from companion.corpus.document import Document
+from companion.corpus.sources import read_corpus, resolve
+from companion.errors import CorpusError
+
+if TYPE_CHECKING:
+    import datasets
+
+    from companion.corpus.arrow import Part
+
+VERSION = 1
+"""读法或存法一变就加一，旧表随之作废。"""
+BATCH_CHARACTERS = 1 << 21
+"""表里一批约多少字：小了，批的头比正文还费内存；大了，一批本身占内存。"""
+_COLUMNS = ("text", "target", "id", "source")
+
+
+class Documents(Sequence[Document]):
+    """表里的一些行，一行一篇；送进别的进程时只送路径与行号。
+
+    Args:
+        table: `store_documents` 的表。
+        rows: 取哪几行，由小到大，(N,) int64；None 是全部。
+        sides: 为真时句对拆成源、目标相间的单语文档，共 2N 篇。
+    """
+
+    def __init__(
+        self,
+        table: "datasets.Dataset",
+        rows: NDArray[np.int64] | None = None,
+        *,
+        sides: bool = False,
+    ) -> None:
+        self.table = table
+        self.rows = rows
+        self._sides = sides
+
+    def __len__(self) -> int:
+        size = len(self.table) if self.rows is None else len(self.rows)
+        return 2 * size if self._sides else size
+
+    @overload
+    def __getitem__(self, index: int) -> Document: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Document]: ...
+
+    def __getitem__(self, index: int | slice) -> Document | list[Document]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        row = place // 2 if self._sides else place
+        found = self.table[row if self.rows is None else int(self.rows[row])]
+        document = Document(
+            *(found[name] for name in ("text", "id", "source", "target"))
+        )
+        return sides_of(document)[place % 2] if self._sides else document
+
+    def __iter__(self) -> Iterator[Document]:
+        from companion.corpus.arrow import batches_at
+
+        for batch in batches_at(self.parts()):
+            columns = (batch.column(n).to_pylist() for n in _COLUMNS)
+            for text, target, name, source in zip(*columns, strict=True):
+                document = Document(text, name, source, target)
+                yield from sides_of(document) if self._sides else (document,)
+
+    def parts(self) -> "list[Part]":
+        """表的各批，连同其中选中的行；可以分给几个进程。"""
+        import pyarrow as pa
+
+        from companion.corpus.arrow import Part, files_of
+
+        parts: list[Part] = []
+        first = 0
+        for path in files_of(self.table):
+            with pa.memory_map(path) as file, pa.ipc.open_stream(file) as reader:
+                for index, batch in enumerate(reader):
+                    rows, size = self.rows, batch.num_rows
+                    if rows is not None:
+                        low, high = np.searchsorted(rows, (first, first + size))
+                        rows = rows[low:high] - first
+                    if rows is None or len(rows):
+                        whole = rows is None or len(rows) == size
+                        parts.append(Part(path, index, None if whole else rows))
+                    first += size
+        return parts
+
+    def text_batches(self, parts: "Sequence[Part]") -> Iterator[Any]:
+        """各部分的文字，一批一个数组；句对拆开时源、目标相间。"""
+        from companion.corpus.arrow import batches_at
+
+        for batch in batches_at(parts):
+            yield _interleaved(batch) if self._sides else batch.column("text")
+
+    def content_keys(self) -> NDArray[np.uint64]:
+        """各篇的内容指纹，(N, 2) uint64；标点、空白不同而文字相同的两篇，指纹相同。"""
+        from companion.corpus.arrow import batches_at
+
+        keys = [b.column("key").flatten().to_numpy() for b in batches_at(self.parts())]
+        return np.concatenate([np.empty(0, np.uint64), *keys]).reshape(-1, 2)
+
+    def select(self, places: NDArray[np.int64]) -> "Documents":
+        """取其中几篇，(K,) 由小到大的下标。"""
+        rows = places if self.rows is None else self.rows[places]
+        return Documents(self.table, rows)
+
+    def without_duplicates(self) -> "Documents":
+        """内容相同的只留先来的一篇。"""
+        kept = first_occurrences(self.content_keys())
+        return self if len(kept) == len(self) else self.select(kept)
+
+    def sides(self) -> "Documents":
+        """句对 → 源、目标相间的单语文档。"""
+        return Documents(self.table, self.rows, sides=True)
+
+
+def sides_of(pair: Document) -> tuple[Document, Document]:
+    """句对的两侧，各成一篇单语文档。"""
+    return (
+        Document(pair.text, f"{pair.id}·源", pair.source),
+        Document(pair.target or "", f"{pair.id}·目标", pair.source),
+    )
+
+
+def open_corpus(spec: str | Path, split: str = "train") -> Documents:
+    """名字或路径 → 语料；文件没有变过的，第二次直接打开。
+
+    Args:
+        spec: 同 `companion.corpus.sources.resolve`。
+        split: 读哪个切分。
+
+    Raises:
+        CorpusError: 语料读不了，或缓存写不进去。
+    """
+    files = resolve(spec).files.get(split, ())
+    state = [_state(path) for paths in files for path in paths]
+    return store_documents(
+        lambda: read_corpus(spec, split),
+        cache_folder() / "documents",
+        repr((str(spec), split, state)),
+    )
+
+
+def open_dataset(table: "datasets.Dataset") -> Documents:
+    """Datasets 的一张表 → 语料：要有 `text` 一列，或 `source` 与 `target` 两列。
+
+    Raises:
+        CorpusError: 列名不对，或某行不是文字。
+    """
+    names = set(table.column_names)
+    pairs = {"source", "target"} <= names
+    if not pairs and "text" not in names:
+        raise CorpusError(
+            found=f"datasets 的表有这些列：{'、'.join(table.column_names) or '没有'}",
+            expected="text 一列，或 source 与 target 两列",
+            remedy="用 rename_column 把正文那一列改名为 text",
+        )
+    wanted = ["source", "target"] if pairs else ["text"]
+
+    def read() -> Iterator[Document]:
+        rows: Any = table.select_columns(wanted)
+        for number, row in enumerate(rows, 1):
+            for name in wanted:
+                if not isinstance(row[name], str):
+                    raise CorpusError(
+                        found=f"第 {number} 行的 {name} 是 {row[name]!r}",
+                        expected="一段文字",
+                        remedy="用 filter 去掉这样的行",
+                    )
+            if row[wanted[0]]:
+                yield Document(
+                    row[wanted[0]], f"dataset#{number}", "dataset", row.get("target")
+                )
+
+    return store_documents(
+        read, cache_folder() / "documents", repr((table._fingerprint, wanted))
+    )
+
+
+def store_documents(
+    read: Callable[[], Iterable[Document]], cache_dir: str | Path, identity: str
+) -> Documents:
+    """把文档流写成磁盘上的一份语料；同一个 `identity` 第二次直接打开。
+
+    Args:
+        read: 从头产出文档；只有缓存里没有时才调用。
+        cache_dir: 放表的文件夹。
+        identity: 内容由它决定的一切。
+
+    Raises:
+        CorpusError: 文档读不了、一篇也没有，或文件夹写不进去。
+    """
+    from companion.corpus.arrow import build_table
+
+    fingerprint = hashlib.sha256(f"{VERSION}\n{identity}".encode()).hexdigest()[:32]
+    table = build_table(
+        cache_dir,
+        "documents",
+        fingerprint,
+        _features(),
+        lambda parts: _tables(part() for part in parts),
+        [read],
+    )
+    if not len(table):
+        raise CorpusError(
+            found="语料里一篇文档也没有",
+            expected="至少一篇",
+            remedy="打开语料看看是否为空",
+        )
+    return Documents(table)
+
+
+def _features() -> "datasets.Features":
+    import datasets
+
+    columns: dict[str, Any] = {name: datasets.Value("string") for name in _COLUMNS}
+    key = datasets.List(datasets.Value("uint64"), length=2)
+    return datasets.Features({**columns, "key": key})
+
+
+def _tables(streams: Iterable[Iterable[Document]]) -> Iterator[Any]:
+    held: list[Document] = []
+    size = 0
+    for stream in streams:
+        for document in stream:
+            held.append(document)
+            size += document.num_chars + 64  # 空文档也占一点，免得一批里有无数篇
+            if size >= BATCH_CHARACTERS:
+                yield _table(held)
+                held, size = [], 0
+    if held:
+        yield _table(held)
+
+
+def _table(documents: list[Document]) -> Any:
+    import pyarrow as pa
+
+    schema = _features().arrow_schema
+    keys = np.frombuffer(b"".join(map(content_key, documents)), "<u8")
+    columns = [
+        *(pa.array([getattr(d, name) for d in documents]) for name in _COLUMNS),
+        pa.FixedSizeListArray.from_arrays(pa.array(keys), 2),
+    ]
+    typed = [
+        c.cast(field.type) for c, field in zip(columns, schema, strict=True)
+    ]  # 全是 None 的一列要说明是文字
+    return pa.Table.from_arrays(typed, schema=schema)
+
+
+def _interleaved(batch: Any) -> Any:
+    import pyarrow as pa
+
+    both = zip(batch.column("text"), batch.column("target"), strict=True)
+    return pa.array([side.as_py() or "" for pair in both for side in pair], pa.string())
+
+
+def _state(path: Path) -> list[tuple[str, int, int]]:
+    """一个文件或文件夹的名字、长短与改动时间，连同旁边的篇目。"""
+    path = path.resolve()
+    beside = [path.with_name(name) for name in (CHAPTERS, SOURCES)]
+    files = path.rglob("*") if path.is_dir() else [path, *beside]
+    stats = [(str(each), each.stat()) for each in sorted(files) if each.is_file()]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
