@@ -13,6 +13,7 @@
 """
 
 import operator
+from array import array
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, overload
@@ -34,11 +35,11 @@ class PackingPlan(Sequence[list[Piece]]):
     """哪一行装哪些片段：用起来是 `list[list[Piece]]`，内里只有四个整数数组。
 
     Args:
-        pieces: 全部片段 (document, start, stop)，按行相接，(P, 3) int64。
+        pieces: 全部片段 (document, start, stop)，按行相接，(P, 3) int32。
         rows: 每一行在 `pieces` 中的起点，末尾加上 P，(N + 1,) int64。
     """
 
-    def __init__(self, pieces: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+    def __init__(self, pieces: NDArray[np.int32], rows: NDArray[np.int64]) -> None:
         self.pieces = pieces
         self.rows = rows
 
@@ -76,7 +77,7 @@ class PackingPlan(Sequence[list[Piece]]):
         listed = [list(row) for row in rows]
         pieces = [piece for row in listed for piece in row]
         return cls(
-            np.array(pieces, np.int64).reshape(-1, 3),
+            np.array(pieces, np.int32).reshape(-1, 3),
             np.cumsum([0, *map(len, listed)], dtype=np.int64),
         )
 
@@ -121,15 +122,15 @@ def plan_packing(
             expected="一行除特殊词元外至少容得下 1 个词元",
             remedy="调大 block_size（常用 128 到 2048）",
         )
-    pieces, is_last = _cut(np.asarray(lengths, np.int64), room, overhead_per_document)
+    pieces, is_last = _cut(np.asarray(lengths, np.int32), room, overhead_per_document)
     if not pack:
         return PackingPlan(pieces, np.arange(len(pieces) + 1, dtype=np.int64))
     costs = pieces[:, 2] - pieces[:, 1] + overhead_per_piece  # (P,)
-    costs += np.where(is_last, overhead_per_document, 0)
+    costs += is_last * np.int32(overhead_per_document)
     row_of = _best_fit_decreasing(costs, capacity)  # (P,)
     # 行的名次：行内最靠前的片段是第几片；片段本就按文档顺序排列
-    first = np.full(int(row_of.max(initial=-1)) + 1, len(pieces), np.int64)
-    np.minimum.at(first, row_of, np.arange(len(pieces)))
+    first = np.full(int(row_of.max(initial=-1)) + 1, len(pieces), np.int32)
+    np.minimum.at(first, row_of, np.arange(len(pieces), dtype=np.int32))
     order = np.argsort(first[row_of], kind="stable")
     sizes = np.bincount(row_of)[np.argsort(first)]
     rows = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
@@ -137,18 +138,20 @@ def plan_packing(
 
 
 def _cut(
-    lengths: NDArray[np.int64], room: int, overhead_per_document: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    lengths: NDArray[np.int32], room: int, overhead_per_document: int
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """装不下的文档切成至多 `room` 个词元的片段，太短的末片与前一片匀开。
 
     Returns:
-        片段 (P, 3) int64 与「是文档最后一片」(P,) bool。
+        片段 (P, 3) int32 与「是文档最后一片」(P,) bool。
     """
     # 最后一片还要留出文档末尾的特殊词元：长度 + 末尾 ≤ 片数 × room
     counts = np.where(lengths > 0, -(-(lengths + overhead_per_document) // room), 0)
-    document = np.repeat(np.arange(len(lengths)), counts)  # (P,)
-    first = np.cumsum(counts) - counts  # (D,) 各文档的第一片是第几片
-    number = np.arange(len(document)) - first[document]  # (P,) 文档内的第几片
+    document = np.repeat(np.arange(len(lengths), dtype=np.int32), counts)  # (P,)
+    first = np.cumsum(counts, dtype=np.int32) - counts  # (D,) 各文档的第一片是第几片
+    number = (
+        np.arange(len(document), dtype=np.int32) - first[document]
+    )  # (P,) 文档内的第几片
     start = number * room
     is_last = number == counts[document] - 1
     stop = np.where(is_last, lengths[document], start + room)
@@ -157,21 +160,21 @@ def _cut(
     tail = np.minimum(both // 2, room - overhead_per_document)
     start[tails] = stop[tails] - tail
     stop[tails - 1] = start[tails]
-    return np.stack([document, start, stop], axis=1).astype(np.int64), is_last
+    return np.stack([document, start, stop], axis=1).astype(np.int32), is_last
 
 
-def _best_fit_decreasing(costs: NDArray[np.int64], capacity: int) -> NDArray[np.int64]:
-    """由长到短，每一片进剩余空间最小而够用的行；返回每一片的行号 (P,) int64。
+def _best_fit_decreasing(costs: NDArray[np.int32], capacity: int) -> NDArray[np.int32]:
+    """由长到短，每一片进剩余空间最小而够用的行；返回每一片的行号 (P,) int32。
 
     行按剩余空间分桶：空间只有 0..capacity 这些取值，所以「最小而够用」只是在一张
     不超过 capacity 项的有序表里二分查找，与文档数无关。
     """
-    row_of = np.empty(len(costs), np.int64)
-    buckets: dict[int, list[int]] = {}  # 剩余空间 -> 还剩这么多的行
+    row_of = np.empty(len(costs), np.int32)
+    buckets: dict[int, array[int]] = {}  # 剩余空间 -> 还剩这么多的行
     free: list[int] = []  # 有行可用的剩余空间，升序
     num_rows = 0
     order = np.argsort(-costs, kind="stable")
-    for piece, cost in zip(order.tolist(), costs[order].tolist(), strict=True):
+    for piece, cost in _pairs(order, costs):
         at = bisect_left(free, cost)
         if at == len(free):
             row, space = num_rows, capacity
@@ -184,11 +187,20 @@ def _best_fit_decreasing(costs: NDArray[np.int64], capacity: int) -> NDArray[np.
         row_of[piece] = row
         left = space - cost
         if left > 0:  # 满了的行不再登记
-            same = buckets.setdefault(left, [])
+            same = buckets.setdefault(left, array("i"))
             if not same:
                 insort(free, left)
             same.append(row)
     return row_of
+
+
+def _pairs(
+    order: NDArray[np.int64], costs: NDArray[np.int32]
+) -> Iterator[tuple[int, int]]:
+    """依次的 (片号, 长)；一段一段地变成 Python 的整数，免得几百万个同时在内存里。"""
+    for start in range(0, len(order), 1 << 16):
+        part = order[start : start + (1 << 16)]
+        yield from zip(part.tolist(), costs[part].tolist(), strict=True)
 
 
 class BlockDataset:
@@ -224,7 +236,11 @@ class BlockDataset:
         self.document_end_ids = tuple(document_end_ids)
         document, start, stop = self.plan.pieces.T
         is_last = stop == store.lengths[document]
-        sizes = stop - start + len(self.prefix_ids) + len(self.suffix_ids)
+        sizes = (
+            (stop - start).astype(np.int64)
+            + len(self.prefix_ids)
+            + len(self.suffix_ids)
+        )
         sizes += is_last * len(self.document_end_ids)  # (P,)
         totals = np.concatenate(([0], np.cumsum(sizes)))
         self.lengths: NDArray[np.int64] = np.diff(totals[self.plan.rows])

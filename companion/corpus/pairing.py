@@ -121,7 +121,7 @@ def plan_pairs(
             expected="至少一个句对，两侧都有词元",
             remedy="调大 block_size，或先把长句对按句切开",
         )
-    pieces = np.zeros((len(kept), 2, 3), np.int64)
+    pieces = np.zeros((len(kept), 2, 3), np.int32)
     pieces[:, :, 0] = 2 * kept[:, None] + np.arange(2)
     pieces[:, :, 2] = sides[kept]
     dropped = {"句对超过一行": int(both[long].sum()), "缺一侧": int(both[empty].sum())}

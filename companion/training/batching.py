@@ -12,6 +12,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,11 +62,54 @@ class Replay:
     """回放占训练词元的比例，在 0 与 1 之间。"""
 
 
+class Batches(Sequence[list[Key]]):
+    """M 个微批量，用起来是 `list[list[Key]]`，内里只有三个整数数组。
+
+    Args:
+        rows: 全部行号，按批相接，(R,) int64。
+        bounds: 每一批在 `rows` 中的起点，末尾加上 R，(M + 1,) int64。
+        epochs: 每一批的轮次，(M,) int64。
+        chosen: 取其中哪几批；缺省是全部。
+    """
+
+    def __init__(
+        self,
+        rows: NDArray[np.int64],
+        bounds: NDArray[np.int64],
+        epochs: NDArray[np.int64],
+        chosen: range | None = None,
+    ) -> None:
+        self._arrays = rows, bounds, epochs
+        self._chosen = range(len(epochs)) if chosen is None else chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> list[Key]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Batches": ...
+
+    def __getitem__(self, index: int | slice) -> "list[Key] | Batches":
+        if isinstance(index, slice):
+            return Batches(*self._arrays, self._chosen[index])
+        rows, bounds, epochs = self._arrays
+        at = self._chosen[index]
+        epoch = int(epochs[at])
+        return [(epoch, row) for row in rows[bounds[at] : bounds[at + 1]].tolist()]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list[Any](other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @dataclass(frozen=True)
 class BatchPlan:
     """整次训练的微批量，以及由此得出的账。"""
 
-    batches: list[list[Key]]
+    batches: Sequence[list[Key]]
     """M 个微批量，每个是 (轮次, 行号) 的列表。"""
     num_steps: int
     """更新次数。"""
@@ -105,36 +149,38 @@ def plan_batches(
         最后一步的批取自下一轮。
     """
     domain = len(lengths) if replay is None else replay.first
-    batches: list[list[Key]] = []
+    parts: list[NDArray[np.int64]] = []  # M 批的行号
+    epochs: list[int] = []  # M 批的轮次
     epoch_sizes: list[int] = []
     wanted = max_steps * accumulation if max_steps > 0 else None
-    while wanted is None or len(batches) < wanted:
+    while wanted is None or len(parts) < wanted:
         epoch = len(epoch_sizes)
         rng = np.random.default_rng((seed, epoch))
         rows = np.arange(domain)
         if replay is not None:
             rows = np.concatenate([rows, _replayed(lengths, replay, epoch, seed)])
-        parts = bucket_by_length(lengths[rows], tokens_per_batch, rng)
-        epoch_sizes.append(len(parts))
-        batches += [[(epoch, int(row)) for row in rows[part]] for part in parts]
+        fresh = bucket_by_length(lengths[rows], tokens_per_batch, rng)
+        epoch_sizes.append(len(fresh))
+        parts += [rows[part] for part in fresh]
+        epochs += [epoch] * len(fresh)
         if wanted is None and len(epoch_sizes) >= num_epochs:
             done = sum(epoch_sizes[:-1])
             fraction = num_epochs - (len(epoch_sizes) - 1)
             exact = done + max(1, round(fraction * epoch_sizes[-1]))
             steps = -(-exact // accumulation)
             wanted = steps * accumulation
-    batches = batches[:wanted]
-    sizes = [lengths[[row for _, row in batch]] for batch in batches]
-    first = domain
+    flat = np.concatenate([np.empty(0, np.int64), *parts[:wanted]])  # (R,)
+    bounds = np.cumsum([0, *map(len, parts[:wanted])])  # (M + 1,)
+    sizes = lengths[flat]  # (R,)
+    own = flat < domain
+    longest = np.maximum.reduceat(sizes, bounds[:-1])  # (M,)
     return BatchPlan(
-        batches=batches,
-        num_steps=len(batches) // accumulation,
-        epochs=_epochs_done(batches, lengths[:domain]),
-        tokens=int(sum(int(size.sum()) for size in sizes)),
-        grid=int(sum(len(size) * int(size.max()) for size in sizes)),
-        replayed=sum(
-            int(lengths[row]) for batch in batches for _, row in batch if row >= first
-        ),
+        batches=Batches(flat, bounds, np.array(epochs[:wanted])),
+        num_steps=(len(bounds) - 1) // accumulation,
+        epochs=int(sizes[own].sum()) / max(1, int(lengths[:domain].sum())),
+        tokens=int(sizes.sum()),
+        grid=int((np.diff(bounds) * longest).sum()),
+        replayed=int(sizes[~own].sum()),
     )
 
 
@@ -159,13 +205,6 @@ def _replayed(
     return np.concatenate(picked)
 
 
-def _epochs_done(batches: list[list[Key]], lengths: NDArray[np.int64]) -> float:
-    seen = sum(
-        int(lengths[row]) for batch in batches for _, row in batch if row < len(lengths)
-    )
-    return seen / max(1, int(lengths.sum()))
-
-
 class PlannedSampler:
     """按计划逐批给出下标；多进程训练时每个进程取自己的那几批。
 
@@ -174,7 +213,7 @@ class PlannedSampler:
     """
 
     def __init__(self, plan: BatchPlan, rank: int = 0, world_size: int = 1) -> None:
-        self.batches: Sequence[list[Key]] = plan.batches[rank::world_size]
+        self.batches = plan.batches[rank::world_size]
 
     def __len__(self) -> int:
         return len(self.batches)
