@@ -13,9 +13,9 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
-from unicodedata import east_asian_width
 
 import numpy as np
+from rich.cells import cell_len
 
 from companion.corpus.packing import BlockDataset
 from companion.errors import CorpusError
@@ -137,7 +137,7 @@ class TokenLedger:
             f"一遍 {self.num_rows:,} 行、{self.pieces:,} 片"
         )
         rows = self.rows()
-        width = max(_columns(amount) for _, amount in rows)
+        width = max(cell_len(amount) for _, amount in rows)
         return "\n".join([head, *(_line(*row, width) for row in rows)])
 
 
@@ -192,10 +192,5 @@ def _unbalanced(found: str) -> CorpusError:
 
 def _line(label: str, amount: str, width: int) -> str:
     """一行账：项目靠左，数目靠右。"""
-    gap = max(1, 24 - _columns(label)) + width - _columns(amount)
+    gap = max(1, 24 - cell_len(label)) + width - cell_len(amount)
     return f"  {label}{' ' * gap}{amount}"
-
-
-def _columns(text: str) -> int:
-    """在等宽终端里占几列。"""
-    return sum(2 if east_asian_width(char) in "WF" else 1 for char in text)

@@ -4,10 +4,11 @@
 """
 
 import html
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from rich.cells import cell_len
 
 from companion.batch import IGNORE_INDEX
 from companion.errors import ObjectiveError
@@ -42,10 +43,10 @@ class Table:
     def __str__(self) -> str:
         lines = [self.header, *self.rows]
         columns = zip(*lines, strict=True)
-        widths = [max(_width(cell) for cell in column) for column in columns]
+        widths = [max(cell_len(cell) for cell in column) for column in columns]
         return "\n".join(
             "  ".join(
-                cell + " " * (width - _width(cell))
+                cell + " " * (width - cell_len(cell))
                 for cell, width in zip(line, widths, strict=True)
             ).rstrip()
             for line in lines
@@ -62,11 +63,6 @@ class Table:
 
         body = "\n".join(row(cells, "td") for cells in self.rows)
         return f"<table>\n{row(self.header, 'th')}\n{body}\n</table>"
-
-
-def _width(text: str) -> int:
-    """终端里占几格：汉字与全角标点占两格。"""
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def label_rows(tokenizer: Any, **batches: Any) -> Table:

@@ -256,7 +256,7 @@ def _draw_scores(
 
 def _percent(start: float, end: float) -> str:
     change = 100 * (end / start - 1) if start else math.nan
-    return f"{change:+.1f}%".replace("-", "−")
+    return f"{change:+z.1f}%".replace("-", "−")
 
 
 def _label_amounts(

@@ -2,11 +2,11 @@
 
 import json
 from dataclasses import FrozenInstanceError, replace
-from unicodedata import east_asian_width
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from companion.corpus.ledger import TokenLedger, ledger_of
 from companion.corpus.packing import BlockDataset, PackingPlan, plan_packing
@@ -116,11 +116,7 @@ def test_the_table_names_every_amount() -> None:
     table = str(ledger)
     for text in ("放入行中", "71.4%", "丢弃：只取前一行", "28.6%", "填充", "25.0%"):
         assert text in table
-    widths = {
-        sum(2 if east_asian_width(char) in "WF" else 1 for char in line)
-        for line in table.splitlines()
-        if line.startswith("  ")
-    }
+    widths = {cell_len(line) for line in table.splitlines() if line.startswith("  ")}
     assert len(widths) == 1
     assert "填充" not in str(ledger_of(dataset(WHOLE)))
 

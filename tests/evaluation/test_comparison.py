@@ -167,7 +167,20 @@ def test_a_causal_model_answers_from_the_left(checkpoint):
     assert first.answer_probability == pytest.approx(
         torch.tensor(logp).exp().item(), rel=1e-4
     )
+    chosen = logits[range(len(head) - 1, len(whole) - 1)]  # (N, V)
+    own = chosen.gather(1, torch.tensor(whole[len(head) :])[:, None])
+    assert first.rank == int((chosen > own).sum(-1).max()) + 1
     assert len(first.guess) <= 1
+    products, ids = [1.0], list(head)  # 所猜的概率：写下几个词元，就是几个之积
+    for _ in range(8):
+        with torch.no_grad():
+            best = bloom.model(torch.tensor([ids])).logits[0, -1].softmax(-1).max(0)
+        products.append(products[-1] * float(best.values))
+        ids.append(int(best.indices))
+    assert any(
+        first.guess_probability == pytest.approx(each, rel=1e-4)
+        for each in products[1:]
+    )
 
 
 def test_answers_to_other_questions_are_not_paired():

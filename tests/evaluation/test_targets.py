@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from companion.batch import IGNORE_INDEX
 from companion.checkpoints.tiny import tiny_tokenizer
 from companion.corpus.document import Document
+from companion.corpus.tokenization import unknown_id
 from companion.errors import EvaluationError, ObjectiveError
 from companion.evaluation.targets import build_targets, sample_documents, windows
 
@@ -76,6 +77,17 @@ def test_unknown_and_special_tokens_are_never_targets(kind, goal):
     labels = {int(label) for row in targets.rows for label in row.labels if label >= 0}
     assert labels.isdisjoint(tokenizer.all_special_ids)
     assert 0.4 < targets.unk_rate < 0.6
+
+
+def test_unknown_characters_count_where_only_the_backend_knows_the_token(documents):
+    """外层没写 unk_token 的分词器，[UNK] 由后端的词表认出：从不是目标，UNK 率照算。"""
+    named, silent = tiny_tokenizer("bert"), tiny_tokenizer("bert")
+    silent.unk_token = None
+    texts = [Document("龘天齉下", "d", "d"), *documents]
+    expected, found = (build_targets(t, "masked_lm", texts) for t in (named, silent))
+    assert silent.unk_token_id is None
+    assert found.unk_rate == expected.unk_rate > 0
+    assert unknown_id(tiny_tokenizer("gpt2")) == -1  # 与结尾同一个，文字变不出来
 
 
 def test_a_text_of_nothing_but_unknown_characters_is_refused():
