@@ -68,7 +68,8 @@ def _notebook(root: Path, number: str, title: str, stem: str) -> str:
     setup, parameters = [c for c in like["cells"] if c["cell_type"] == "code"][:2]
     first = (
         "from companion.notebook import get_corpus, new_run, profile_config\n\n"
-        'config = profile_config(PROFILE, "masked_lm", new_run("topic"), SEED)\n'
+        'config = profile_config(PROFILE, "masked_lm", new_run("topic"), SEED, '
+        "corpus=CORPUS)\n"
         "print(get_corpus(config.corpus))"
     )
     opening = (

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from companion.notebook import (
     check,
     completions_table,
     fills_table,
+    fresh,
     get_corpus,
     infills_table,
     label_rows,
@@ -153,6 +155,31 @@ def test_a_rerun_never_touches_the_last_run(tmp_path: Path) -> None:
     (tmp_path / "a-1").mkdir()
     assert new_run("a", tmp_path) == tmp_path / "a-2"
     assert not (tmp_path / "a-2").exists()
+
+
+def test_a_training_cell_run_again_writes_elsewhere_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """输出文件夹没用过，设置不变，一声不响；用过了换下一个编号，旧结果留着。"""
+    config = profile_config("tiny", "masked_lm", new_run("a", tmp_path), 7)
+    assert fresh(config) == config
+    assert capsys.readouterr().out == ""
+    (tmp_path / "a-1").mkdir()
+    again = fresh(config)
+    assert Path(again.output) == tmp_path / "a-2"
+    assert replace(again, output=config.output) == config
+    said = capsys.readouterr().out
+    assert "a-1 里的结果留着不动，这次写进" in said
+    assert "--output" not in said
+
+
+def test_a_corpus_of_the_readers_own_takes_the_place_of_the_sample() -> None:
+    """写了语料就读它；空着读这一档自己的。"""
+    own = profile_config("tiny", "masked_lm", "out", 7, corpus="我的.txt")
+    assert own.corpus == "我的.txt"
+    assert replace(own, corpus="sample:classical") == profile_config(
+        "tiny", "masked_lm", "out", 7, corpus=""
+    )
 
 
 def test_a_local_corpus_is_left_alone(tmp_path: Path) -> None:

@@ -28,8 +28,11 @@ MAX_BYTES = 500_000
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 # nbval 已把每个笔记本在空文件夹里离线重跑一遍；papermill 再跑只为注入参数，挑最快的
-# 一个，每周在 Colab 的映像里跑全部（.github/workflows/colab.yml）
-INJECTED = [path for path in NOTEBOOKS if path.stem == "02_corpus"]
+# 两个，每周在 Colab 的映像里跑全部（.github/workflows/colab.yml）
+INJECTED = [
+    ("02_corpus", "PROFILE", "tiny"),
+    ("04_masked_lm", "CORPUS", "own.txt"),
+]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -139,24 +142,30 @@ def test_the_notebook_reads_the_same_on_every_machine(path: Path) -> None:
             assert not re.search(r"^:::|^```\{|\{[a-z:]+\}`", text, re.MULTILINE), text
 
 
-@pytest.mark.parametrize("path", INJECTED, ids=lambda p: p.stem)
-def test_papermill_injects_the_profile_and_runs_to_the_end(
-    path: Path, tmp_path: Path
+@each_notebook
+def test_every_training_notebook_takes_a_corpus(path: Path) -> None:
+    """训练的笔记本有 CORPUS 一栏，缺省是空的，读这一档的样本。"""
+    texts = [source(cell) for cell in code_cells(path)]
+    trains = any("train(config" in text for text in texts)
+    field = 'CORPUS: str = ""  #@param {type:"string"}'
+    assert (field in texts[1].splitlines()) == trains
+    assert any("corpus=CORPUS" in text for text in texts) == trains
+
+
+@pytest.mark.parametrize(("stem", "name", "value"), INJECTED)
+def test_papermill_injects_a_parameter_and_runs_to_the_end(
+    stem: str, name: str, value: str, tmp_path: Path
 ) -> None:
-    """只拿到这一个文件、没有网络，注入 PROFILE 也从头跑到尾。"""
+    """只拿到这一个文件、没有网络，注入参数也从头跑到尾；语料可以是读者自己的。"""
     home = tmp_path / "empty"
     home.mkdir()
-    shutil.copy(path, home / path.name)
+    shutil.copy(ROOT / "notebooks" / f"{stem}.ipynb", home)
+    own = [f"第{number}章，院里的水缸满了，他把书放在窗前。" * 5 for number in range(60)]
+    (home / "own.txt").write_text("\n\n".join(own), encoding="utf-8")
     done = subprocess.run(
         [
-            *(
-                sys.executable,
-                "-m",
-                "papermill",
-                path.name,
-                str(tmp_path / "out.ipynb"),
-            ),
-            *("-k", "python3", "-p", "PROFILE", "tiny"),
+            *(sys.executable, "-m", "papermill", f"{stem}.ipynb"),
+            *(str(tmp_path / "out.ipynb"), "-k", "python3", "-p", name, value),
             *("--no-progress-bar", "--log-level", "WARNING"),
         ],
         cwd=home,

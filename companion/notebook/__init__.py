@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     )
     from companion.notebook.profiles import (
         PROFILES,
+        fresh,
         get_corpus,
         new_run,
         profile_config,
@@ -119,6 +120,7 @@ _HOMES = {
     "fills_table": "results",
     "finetune": "translation",
     "finetune_blank": "conditional",
+    "fresh": "profiles",
     "get_corpus": "profiles",
     "granularity_table": "masked_family",
     "infills_table": "results",
@@ -188,6 +190,7 @@ __all__ = [
     "fills_table",
     "finetune",
     "finetune_blank",
+    "fresh",
     "get_corpus",
     "granularity_table",
     "infills_table",

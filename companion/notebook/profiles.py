@@ -11,7 +11,9 @@
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -221,6 +223,7 @@ def profile_config(
     seed: int,
     *,
     model: str = "",
+    corpus: str = "",
     **settings: Any,
 ) -> TrainingConfig:
     """一档设置。
@@ -231,6 +234,7 @@ def profile_config(
         output: 输出文件夹，新的或空的；见 `new_run`。
         seed: 随机种子。
         model: 换一个检查点；空的是这一档自己的。`ALTERNATIVES` 里的连设置一起换。
+        corpus: 换一份语料，路径或名字；空的是这一档自己的。
         **settings: 要改的字段，盖过表里的。
 
     Raises:
@@ -253,6 +257,7 @@ def profile_config(
         "objective": objective,
         "output": str(output),
         "seed": seed,
+        **({"corpus": corpus} if corpus else {}),
         **settings,
     }
     return TrainingConfig.from_sources(None, fields)
@@ -287,6 +292,25 @@ def new_run(name: str, root: str | Path = "runs") -> Path:
     while (Path(root) / f"{name}-{number}").exists():
         number += 1
     return Path(root) / f"{name}-{number}"
+
+
+def fresh(config: TrainingConfig) -> TrainingConfig:
+    """训练的格再运行一次：输出文件夹用过了，就换成下一个编号，并说出来。
+
+    旧的结果从不覆盖，也不删。
+
+    Args:
+        config: 训练的设置；`output` 形如 `new_run` 给的 `runs/名字-编号`。
+
+    Returns:
+        文件夹还没有用过的，原样交回；用过的，只改 `output`。
+    """
+    output = Path(config.output)
+    if not output.exists():
+        return config
+    following = new_run(re.sub(r"-\d+$", "", output.name), output.parent)
+    print(f"{output.as_posix()} 里的结果留着不动，这次写进 {following.as_posix()}")
+    return replace(config, output=str(following))
 
 
 def get_corpus(spec: str) -> str:
