@@ -17,7 +17,7 @@ from companion.notebook import FAILURES, failures_table, reproduce
 from companion.notebook.failure import Failure
 from companion.notebook.failure_labels import opened_vocabularies, reordered
 from companion.notebook.failure_precision import refusal, scale_feed_forward
-from companion.plots.contrast import Line, plot_contrast
+from companion.plots.curves import Line, plot_contrast
 
 ROOT = Path(__file__).resolve().parents[1]
 

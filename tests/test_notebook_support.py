@@ -43,7 +43,7 @@ from companion.notebook.exercises import UNANSWERED, judge
 from companion.notebook.tables import fixed
 from companion.objectives import OBJECTIVES
 from companion.objectives.masked_lm import MaskedLMCollator
-from companion.plots.pairs import PairRows
+from companion.plots.rows import PairRows
 from companion.show import example_rows
 
 SENTENCE = "狡兔死，走狗烹；飞鸟尽，良弓藏。"

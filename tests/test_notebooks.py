@@ -160,7 +160,9 @@ def test_papermill_injects_a_parameter_and_runs_to_the_end(
     home = tmp_path / "empty"
     home.mkdir()
     shutil.copy(ROOT / "notebooks" / f"{stem}.ipynb", home)
-    own = [f"第{number}章，院里的水缸满了，他把书放在窗前。" * 5 for number in range(60)]
+    own = [
+        f"第{number}章，院里的水缸满了，他把书放在窗前。" * 5 for number in range(60)
+    ]
     (home / "own.txt").write_text("\n\n".join(own), encoding="utf-8")
     done = subprocess.run(
         [

@@ -16,7 +16,7 @@ from companion.errors import ModelError
 from companion.evaluation.targets import build_targets
 from companion.objectives import OBJECTIVES, get_objective
 from companion.objectives.span_corruption import SpanCorruptionCollator
-from companion.plots.pairs import PairRows
+from companion.plots.rows import PairRows
 from companion.show import show_example
 
 TEXT = "臣光曰：臣闻天子之职莫大于礼。礼莫大于分！分莫大于名？"

@@ -117,7 +117,7 @@ def memory() -> list[dict[str, Any]]:
 
 def failure(key: str) -> Any:
     """失败目录的一条：第一个种子，做错与做对的曲线。"""
-    from companion.plots.contrast import Line, plot_contrast
+    from companion.plots.curves import Line, plot_contrast
 
     first = read_result("failures")["runs"][key][0]
     lines = [

@@ -38,7 +38,7 @@ class LabelTable(SphinxDirective):
         """算出样本，写成 Markdown 的表。"""
         from companion.checkpoints.loading import load_model_options, load_tokenizer
         from companion.objectives import get_objective
-        from companion.plots.pairs import PairRows
+        from companion.plots.rows import PairRows
         from companion.show import example_rows
 
         options: dict[str, Any] = {}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from companion.notebook.tables import Table
-from companion.plots.contrast import Line, plot_contrast
+from companion.plots.curves import Line, plot_contrast
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

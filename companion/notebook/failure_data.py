@@ -18,7 +18,7 @@ from companion.notebook.failure_loop import (
 from companion.notebook.tables import Table, fixed
 from companion.objectives.causal_lm import CausalLMCollator
 from companion.objectives.masked_lm import MaskedLMCollator
-from companion.plots.contrast import Line
+from companion.plots.curves import Line
 from companion.preflight.probing import evaluation_mode, takes
 
 _TEXTS = ("狡兔死，走狗烹。", "今天天气很好，我们去看书吧。")

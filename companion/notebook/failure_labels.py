@@ -24,7 +24,7 @@ from companion.notebook.failure_loop import (
 from companion.notebook.tables import Table, fixed
 from companion.objectives.causal_lm import CausalLMCollator
 from companion.objectives.masked_lm import MaskedLMCollator
-from companion.plots.contrast import Line
+from companion.plots.curves import Line
 from companion.preflight.probing import evaluation_mode
 
 _HELD_OUT = 16

@@ -21,7 +21,7 @@ from companion.losses.target_head import target_losses
 from companion.notebook.failure import Failure
 from companion.notebook.failure_loop import frozen, sample_documents
 from companion.notebook.tables import Table
-from companion.plots.contrast import Line
+from companion.plots.curves import Line
 from companion.preflight.probing import evaluation_mode
 from companion.training.arguments import check_means
 

@@ -26,7 +26,7 @@ from companion.notebook.failure_loop import (
 from companion.notebook.tables import Table, fixed
 from companion.objectives.causal_lm import CausalLMCollator
 from companion.objectives.masked_lm import MaskedLMCollator
-from companion.plots.contrast import Line
+from companion.plots.curves import Line
 from companion.preflight.checking import check_checkpoint
 from companion.preflight.findings import Finding
 

@@ -10,7 +10,7 @@ from companion.checkpoints.tiny import tiny_model
 from companion.notebook.prefixes import prefix_example
 from companion.notebook.profiles import require_profile
 from companion.notebook.tables import Table, fixed
-from companion.plots.panels import AttentionPanel
+from companion.plots.rows import AttentionPanel
 from companion.preflight.influence import measured_visibility
 from companion.preflight.probing import adapt_batch, evaluation_mode
 from companion.show import Example, token_text

@@ -9,7 +9,7 @@ from companion.checkpoints.tiny import tiny_model
 from companion.errors import ObjectiveError
 from companion.notebook.tables import Table
 from companion.objectives import get_objective
-from companion.plots.panels import AttentionPanel
+from companion.plots.rows import AttentionPanel
 from companion.preflight.influence import SEEN, token_influence
 from companion.show import Example, show_example
 

@@ -12,7 +12,7 @@ from rich.cells import cell_len
 
 from companion.batch import IGNORE_INDEX
 from companion.errors import ObjectiveError
-from companion.plots.pairs import PairRows
+from companion.plots.rows import PairRows
 from companion.show import token_text
 
 MINUS = "\u2212"

@@ -13,24 +13,21 @@ if TYPE_CHECKING:
         plot_attention,
         plot_attention_grid,
         plot_attention_panels,
+        plot_attention_weights,
     )
-    from companion.plots.curves import plot_curve
+    from companion.plots.curves import plot_curve, plot_schedules
     from companion.plots.font import chinese_font, missing_glyphs, use_chinese_font
     from companion.plots.labels import plot_labels
     from companion.plots.packing import RowsPanel, plot_rows
-    from companion.plots.pairs import PairRows
-    from companion.plots.panels import AttentionPanel
-    from companion.plots.rows import LabelRows
-    from companion.plots.schedules import plot_schedules
+    from companion.plots.rows import AttentionPanel, LabelRows, PairRows
     from companion.plots.style import save_figure
     from companion.plots.texts import alt_text, labels_table
     from companion.plots.tradeoff import plot_tradeoff
-    from companion.plots.weights import plot_attention_weights
 
 _HOMES = {
-    "AttentionPanel": "panels",
+    "AttentionPanel": "rows",
     "LabelRows": "rows",
-    "PairRows": "pairs",
+    "PairRows": "rows",
     "RowsPanel": "packing",
     "alt_text": "texts",
     "chinese_font": "font",
@@ -39,11 +36,11 @@ _HOMES = {
     "plot_attention": "attention",
     "plot_attention_grid": "attention",
     "plot_attention_panels": "attention",
-    "plot_attention_weights": "weights",
+    "plot_attention_weights": "attention",
     "plot_curve": "curves",
     "plot_labels": "labels",
     "plot_rows": "packing",
-    "plot_schedules": "schedules",
+    "plot_schedules": "curves",
     "plot_tradeoff": "tradeoff",
     "save_figure": "style",
     "use_chinese_font": "font",

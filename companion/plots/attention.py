@@ -1,14 +1,15 @@
-"""注意力图：哪个查询看得见哪个键。
+"""注意力图：哪个查询看得见哪个键，各个头又把注意力分给了谁。
 
 行是查询（正在计算的词元），列是键（它去看的词元），与 (…, Q, K) 张量的最后两维同序。
-看得见的格子涂色，看不见的画斜线，因此黑白打印也分得清。权重的图在 `weights.py`。
+看得见的格子涂色，看不见的画斜线，因此黑白打印也分得清。
 
-形状字母：Q 查询，K 键；自注意力时 Q = K。
+形状字母：H 注意力头，Q 查询，K 键，L 词元；自注意力时 Q = K = L。
 """
 
 # matplotlib 自带的类型注解不全（**kwargs 没有类型），以下两项因此关掉
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,21 +19,83 @@ from matplotlib.patches import Rectangle
 
 from companion.errors import ObjectiveError
 from companion.plots import style
-from companion.plots.font import prose
-from companion.plots.matrices import (
-    cell_side,
-    check_length,
-    gutter,
-    name_ticks,
-    panels_per_row,
-)
-from companion.plots.panels import AttentionPanel
-from companion.plots.style import WIDTH, Card, drawing, finish, plain, wrap
+from companion.plots.font import prose, text_width, visible
+from companion.plots.rows import AttentionPanel
+from companion.plots.style import SMALL, WIDTH, Card, drawing, finish, plain, wrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike, NDArray
+
+CELL = (0.17, 0.36)  # 格子边长的下限与上限，英寸；下限放得下 9 点的一个字
+NAMED = 32  # 词元再多就改写列号
+LONGEST = 13  # 词元再长就省略；放得下 <extra_id_10>
+
+
+def check_length(name: str, items: Sequence[Any] | None, length: int) -> None:
+    """词元、文档号的个数须与矩阵的边长相同。"""
+    if items is not None and len(items) != length:
+        raise ObjectiveError(
+            found=f"{name} 有 {len(items)} 个",
+            expected=f"与矩阵的边长相同，{length} 个",
+            remedy="从同一个样本取出矩阵和词元",
+        )
+
+
+def name_ticks(
+    axes: "Axes",
+    queries: Sequence[str] | None,
+    keys: Sequence[str] | None,
+    num_queries: int,
+    num_keys: int,
+) -> None:
+    """坐标轴上写词元，放不下的竖排；太多时每隔几列写一个列号。"""
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, pad=2)
+    for axis, tokens, length in (
+        (axes.xaxis, keys, num_keys),
+        (axes.yaxis, queries, num_queries),
+    ):
+        if tokens is not None and length <= NAMED:
+            names = [_short(token) for token in tokens]
+            axis.set_ticks(range(length), labels=names)
+            for label in axis.get_ticklabels():
+                plain(label)
+                if axis is axes.xaxis and _is_wide(label.get_text()):
+                    label.set_rotation(90)
+        else:
+            axis.set_ticks(range(0, length, max(1, math.ceil(length / 8))))
+
+
+def _short(token: str) -> str:
+    shown = visible(token).replace("\n", "")
+    return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
+
+
+def _is_wide(text: str) -> bool:
+    return text_width(text, SMALL) > CELL[0]
+
+
+def gutter(tokens: Sequence[str] | None, length: int) -> float:
+    """坐标轴上最长的词元占多宽，英寸。"""
+    if tokens is None or length > NAMED:
+        return 0.3
+    return max(text_width(_short(token), SMALL) for token in tokens) + 0.08
+
+
+def cell_side(mask: "NDArray[Any]", room: float) -> float:
+    """格子的边长，英寸：尽量占满 `room`，写词元时不小于一个字。"""
+    longest = max(mask.shape)
+    smallest = CELL[0] if longest <= NAMED else 0.02
+    return min(max(room / longest, smallest), CELL[1])
+
+
+def panels_per_row(panels: int, length: int, gutter: float, width: float) -> int:
+    """一排放得下几个，格子不小于下限；至多 4 个。"""
+    smallest = max(min(length, NAMED) * CELL[0], 1.2) + gutter + 0.4
+    return max(1, min(panels, 4, int(width / smallest)))
+
 
 LINED = 48  # 词元再多就不画格线
 TITLE = 1.1  # 再窄的矩阵也给题目留这么宽，英寸
@@ -296,3 +359,95 @@ def _say_mask(panel: AttentionPanel, mask: "NDArray[np.bool_]") -> str:
         where = "互不可见" if not across else f"之间有 {across} 格看得见"
         text += f"，{len(set(keys.tolist()))} 个文档{where}"
     return text + "。"
+
+
+def plot_attention_weights(
+    weights: "ArrayLike",
+    tokens: Sequence[str],
+    *,
+    title: str = "注意力权重",
+    width: float = WIDTH,
+) -> "Figure":
+    """画各个头的注意力权重；每行权重最大的格子加一点。
+
+    Args:
+        weights: (H, L, L) 浮点，每行和为 1，全被遮住的行可以全为 0；也可只给一个头
+            (L, L)。
+        tokens: 词元，(L,)。
+        title: 图题。
+        width: 至多多宽，英寸；给手机看的图用 4。
+
+    Raises:
+        ObjectiveError: 形状不对，有负数或非数，或词元个数不合。
+    """
+    values = np.asarray(weights, dtype=np.float64)
+    values = values[None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.shape[1] != values.shape[2] or not values.size:
+        raise ObjectiveError(
+            found=f"权重的形状是 {np.shape(weights)}",
+            expected="(H, L, L)：各个头的方阵",
+            remedy="取一层、一个样本：attentions[layer][example]",
+        )
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise ObjectiveError(
+            found="权重里有负数、无穷或非数",
+            expected="softmax 之后的权重，在 0 与 1 之间",
+            remedy="用 output_attentions=True 的输出，而不是加性掩码",
+        )
+    check_length("tokens", tokens, values.shape[1])
+    with drawing():
+        heads, length = values.shape[:2]
+        margin = gutter(tokens, length)
+        columns = panels_per_row(heads, length, margin, width)
+        side = cell_side(values[0], width / columns - margin - 0.4)
+        rows = math.ceil(heads / columns)
+        width = max(columns * (side * length + margin + 0.4), 3.6)
+        height = rows * (side * length + margin + 0.6) + 1.1
+        card = Card(width, height, constrained=True)
+        panels: list[Axes] = []
+        top = float(values.max()) or 1.0
+        for head, matrix in enumerate(values):
+            axes = card.add_subplot(rows, columns, head + 1)
+            # cividis：明暗单调，色觉不同的人看到的次序相同
+            image = axes.imshow(matrix, cmap="cividis", vmin=0, vmax=top)
+            image.set_gid(f"weights-{head}")
+            rows_seen = np.flatnonzero(matrix.sum(axis=1) > 0)
+            axes.plot(
+                matrix.argmax(axis=1)[rows_seen],
+                rows_seen,
+                linestyle="none",
+                marker="o",
+                markersize=3.5,
+                markerfacecolor="white",
+                markeredgecolor="black",
+                markeredgewidth=0.7,
+                gid=f"strongest-{head}",
+            )
+            name_ticks(axes, tokens, tokens, length, length)
+            axes.set_title(f"头 {head}")
+            panels.append(axes)
+        card.colorbar(
+            panels[0].images[0],
+            ax=panels,
+            label="权重",
+            location="bottom",
+            shrink=0.6,
+            aspect=30,
+        )
+        heading = wrap(f"{title}（圆点：每行最大处）", width - 0.3, style.MEDIUM)
+        plain(card.suptitle(heading, size=style.MEDIUM))
+        return finish(card, _say_weights(title, values, tokens))
+
+
+def _say_weights(
+    title: str, values: "NDArray[np.float64]", tokens: Sequence[str]
+) -> str:
+    heads, length = values.shape[:2]
+    head, query, key = (
+        int(i) for i in np.unravel_index(int(values.argmax()), values.shape)
+    )
+    return (
+        f"{prose(title)}：{heads} 个头，{length} 个词元。权重最大的一格在头 {head}，"
+        f"第 {query} 列“{tokens[query]}”看第 {key} 列“{tokens[key]}”，"
+        f"权重 {values[head, query, key]:.2f}。"
+    )

@@ -11,6 +11,9 @@
 | `event` | `"resume"` 或 `"evaluation"` | 竖线 |
 
 续训会重走几步，同一步出现两次时以后写的为准；损失是非数的步画成“×”。
+
+`plot_schedules` 画学习率的几种走法。`plot_contrast` 把做错的线与做对的画在一格：做错
+的是虚线与叉，做对的是实线与圆点，不只靠颜色分辨；不是有限数的点画成顶上的“×”。
 """
 
 # matplotlib 自带的类型注解不全（**kwargs 没有类型），以下两项因此关掉
@@ -18,13 +21,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from companion.errors import TrainingError
+from companion.errors import EvaluationError, TrainingError
 from companion.plots import style
+from companion.plots.font import prose
 from companion.plots.style import WIDTH, Card, drawing, finish, plain, wrap
 
 if TYPE_CHECKING:
@@ -300,3 +305,191 @@ def _say(
         start, end = float(old["bits_per_char"]), float(new["bits_per_char"])
         text += f"；{name}每字 {start:.2f} 到 {end:.2f} 比特（{_percent(start, end)}）"
     return text + "。"
+
+
+_LOOKS: tuple[tuple[str, Any], ...] = (
+    (style.BLUE, "-"),
+    (style.VERMILION, (0, (6, 2))),
+    (style.GREEN, (0, (1, 1.5))),
+    (style.PURPLE, (0, (6, 2, 1, 2))),
+)
+
+
+def plot_schedules(
+    curves: Mapping[str, Sequence[float]],
+    *,
+    num_warmup: int,
+    title: str,
+    width: float = WIDTH,
+) -> "Figure":
+    """画几种走法；第 i 个数是第 i 步（从 0 数）的学习率占峰值的几倍。
+
+    Args:
+        curves: 名字 → 各步的倍数，一样长，至多四种。
+        num_warmup: 预热几步，画一条竖线。
+        title: 图题。
+        width: 图宽，英寸；给手机看的图用 4。
+
+    Raises:
+        TrainingError: 没有曲线，多于四种，或长短不一。
+    """
+    sizes = {len(curve) for curve in curves.values()}
+    if len(sizes) != 1 or len(curves) > len(_LOOKS):
+        raise TrainingError(
+            found=f"{len(curves)} 条曲线，长短有 {len(sizes)} 种",
+            expected=f"一到 {len(_LOOKS)} 条，一样长",
+            remedy="各取同样的总步数再画",
+        )
+    with drawing():
+        size = style.MEDIUM + 1
+        card = Card(width, 3.6, constrained=True)
+        plain(card.suptitle(wrap(title, width - 0.3, size), size=size))
+        axes: Axes = card.add_subplot()
+        for number, (name, curve) in enumerate(curves.items()):
+            color, dashes = _LOOKS[number]
+            axes.plot(
+                range(len(curve)), curve, color=color, ls=dashes, lw=2,
+                label=prose(name), gid=f"schedule-{number}",
+            )  # fmt: skip
+        axes.axvline(num_warmup, color=style.GREY, lw=1, ls=(0, (2, 2)))
+        axes.text(num_warmup, 0.02, f" 预热 {num_warmup} 步", color=style.GREY)
+        axes.set_xlabel("步")
+        axes.set_ylabel("峰值的几倍")
+        axes.set_ylim(0, 1.05)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color=style.PALE, lw=0.7)
+        axes.set_axisbelow(True)
+        legend = axes.legend(  # 放在框外，不盖住线
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False,
+            handlelength=2.8, borderpad=0.2,
+        )  # fmt: skip
+        for text in legend.get_texts():
+            plain(text)
+        said = "；".join(
+            f"{name}由 {curve[0]:.2f} 倍升到 {max(curve):.2f} 倍，"
+            f"末步 {curve[-1]:.2f} 倍"
+            for name, curve in curves.items()
+        )
+        return finish(card, f"{title}。预热 {num_warmup} 步：{said}。")
+
+
+_WRONG: dict[str, Any] = {"ls": (0, (4, 2)), "marker": "x", "ms": 5}
+_RIGHT: dict[str, Any] = {"ls": "-", "marker": "o", "ms": 4}
+_SIDES = {
+    True: (style.BLUE, style.GREEN, style.SKY),
+    False: (style.VERMILION, style.PURPLE, style.ORANGE),
+}
+"""做对的用冷色，做错的用暖色。"""
+_LEAST_SPAN = 0.02
+"""纵轴至少跨最大值的这一比例。"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """一条线。"""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    """与 `x` 等长；可以有非数与无穷。"""
+    right: bool
+    """是做对的那一种。"""
+
+
+def plot_contrast(
+    lines: Sequence[Line],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    width: float = WIDTH,
+) -> "Figure":
+    """画几条线，做错的与做对的分得开。
+
+    Args:
+        lines: 至少一条，每条至少一个有限的点。
+        title: 图题。
+        xlabel: 横轴是什么；只取整数刻度。
+        ylabel: 纵轴是什么，连单位。
+        width: 图宽，英寸；给手机看的图用 4。
+
+    Raises:
+        EvaluationError: 没有线，两轴不等长，或一个有限的点也没有。
+    """
+    _check_lines(lines)
+    with drawing():
+        size = style.MEDIUM + 1
+        rows = math.ceil(len(lines) * (3.4 / width))  # 图例大约占几行
+        card = Card(width, 3.4 + 0.22 * rows, constrained=True)
+        plain(card.suptitle(wrap(title, width - 0.3, size), size=size))
+        axes: Axes = card.add_subplot()
+        top = max(v for line in lines for v in line.y if math.isfinite(v))
+        used = {True: 0, False: 0}
+        for number, line in enumerate(lines):
+            palette = _SIDES[line.right]
+            color = palette[used[line.right] % len(palette)]
+            used[line.right] += 1
+            _draw_line(axes, line, color, top, number)
+        _widen(axes, top)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color=style.PALE, lw=0.7)
+        axes.set_axisbelow(True)
+        legend = axes.legend(  # 放在框外，不盖住线
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=1 if width < 6 else 2,
+            frameon=False,
+            handlelength=2.4,
+            borderpad=0.2,
+        )
+        for text in legend.get_texts():
+            plain(text)
+        return finish(card, _say_contrast(title, lines, ylabel))
+
+
+def _check_lines(lines: Sequence[Line]) -> None:
+    uneven = [line.name for line in lines if len(line.x) != len(line.y)]
+    empty = [line.name for line in lines if not any(map(math.isfinite, line.y))]
+    if not lines or uneven or empty:
+        raise EvaluationError(
+            found=f"{len(lines)} 条线；两轴不等长的：{uneven}；没有有限点的：{empty}",
+            expected="至少一条线，两轴等长，各有至少一个有限的点",
+            remedy="去掉空的线；全是非数的，另用一句话说明",
+        )
+
+
+def _draw_line(axes: "Axes", line: Line, color: str, top: float, number: int) -> None:
+    shape = _RIGHT if line.right else _WRONG
+    finite = [v if math.isfinite(v) else math.nan for v in line.y]
+    axes.plot(
+        line.x, finite, color=color, lw=1.8, label=prose(line.name),
+        gid=f"line-{number}", **shape,
+    )  # fmt: skip
+    broken = [x for x, v in zip(line.x, line.y, strict=True) if not math.isfinite(v)]
+    if broken:
+        axes.plot(
+            broken, [top] * len(broken), ls="none", marker="X", ms=9, color=color,
+            label=f"{prose(line.name)}：非数或无穷", gid=f"broken-{number}",
+        )  # fmt: skip
+
+
+def _widen(axes: "Axes", top: float) -> None:
+    """各线几乎相同时放宽纵轴，舍入的差别不画成大起大落。"""
+    low, high = axes.get_ylim()
+    lacking = _LEAST_SPAN * abs(top) - (high - low)
+    if lacking > 0:
+        axes.set_ylim(low - lacking / 2, high + lacking / 2)
+
+
+def _say_contrast(title: str, lines: Sequence[Line], ylabel: str) -> str:
+    parts: list[str] = []
+    for line in lines:
+        finite = [v for v in line.y if math.isfinite(v)]
+        text = f"{line.name}从 {finite[0]:.2f} 到 {finite[-1]:.2f}"
+        if len(finite) < len(line.y):
+            text += f"，有 {len(line.y) - len(finite)} 处不是有限数"
+        parts.append(text)
+    return f"{title}。纵轴是{ylabel}：{'；'.join(parts)}。"

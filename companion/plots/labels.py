@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from companion.errors import ObjectiveError
 from companion.plots import style
 from companion.plots.font import visible
-from companion.plots.layout import CELL, GUTTER, place_columns
 from companion.plots.pair_labels import draw_pair
-from companion.plots.pairs import PairRows
-from companion.plots.rows import LabelRows, Role
+from companion.plots.rows import LabelRows, PairRows, Role
 from companion.plots.sheet import (
     BETWEEN,
+    CELL,
     EDGE,
     FALL,
     GAP,
+    GUTTER,
     HEADER,
     HEIGHT,
     IGNORED,
@@ -31,6 +31,7 @@ from companion.plots.sheet import (
     Look,
     Sheet,
     arrange_legend,
+    place_columns,
 )
 from companion.plots.style import SMALL, Card, drawing, finish, wrap
 from companion.plots.texts import alt_text

@@ -9,13 +9,14 @@ from itertools import groupby
 
 from companion.plots import style
 from companion.plots.font import visible
-from companion.plots.layout import CELL, GUTTER, WIDEST, Place, column_width, place
-from companion.plots.pairs import Fate, PairRows, Target
+from companion.plots.rows import Fate, PairRows, Target
 from companion.plots.sheet import (
     BETWEEN,
+    CELL,
     EDGE,
     FALL,
     GAP,
+    GUTTER,
     HEADER,
     HEIGHT,
     IGNORED,
@@ -26,9 +27,13 @@ from companion.plots.sheet import (
     REPLACED,
     SPECIAL,
     TARGET,
+    WIDEST,
     Look,
+    Place,
     Sheet,
     arrange_legend,
+    column_width,
+    place,
 )
 from companion.plots.style import SMALL, Card, finish, wrap
 from companion.plots.texts import alt_text

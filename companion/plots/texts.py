@@ -4,8 +4,14 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from companion.plots.pairs import FATE_WORDS, TARGET_WORDS, Fate, PairRows
-from companion.plots.rows import ROLE_WORDS, LabelRows
+from companion.plots.rows import (
+    FATE_WORDS,
+    ROLE_WORDS,
+    TARGET_WORDS,
+    Fate,
+    LabelRows,
+    PairRows,
+)
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from companion.batch import IGNORE_INDEX, Feature
 from companion.errors import ObjectiveError
 from companion.objectives import Objective, get_objective
-from companion.plots.pairs import PairRows
-from companion.plots.rows import LabelRows
+from companion.plots.rows import LabelRows, PairRows
 from companion.show.reading import Example, Reader, token_text
 
 if TYPE_CHECKING:

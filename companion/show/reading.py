@@ -15,10 +15,7 @@ from companion.batch import IGNORE_INDEX, Batch, Feature
 from companion.corpus.tokenization import unknown_id
 from companion.errors import ObjectiveError
 from companion.objectives import Objective
-from companion.plots.alignment import Span, align
-from companion.plots.pairs import PairRows
-from companion.plots.panels import AttentionPanel
-from companion.plots.rows import LabelRows
+from companion.plots.rows import AttentionPanel, LabelRows, PairRows, Span, align
 
 if TYPE_CHECKING:
     import numpy as np

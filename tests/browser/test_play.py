@@ -67,7 +67,7 @@ def shown_by_companion(key: str, text: str, seed: int) -> dict[str, Any]:
     """`companion show` 的几行，写成互动页的样子。"""
     from companion.checkpoints.loading import load_model_options
     from companion.objectives import get_objective
-    from companion.plots.pairs import PairRows
+    from companion.plots.rows import PairRows
     from companion.show import example_rows
 
     goal = get_objective("masked_lm" if key == "whole_word" else key)

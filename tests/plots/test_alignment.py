@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.plots.alignment import Span, align
+from companion.plots.rows import Span, align
 
 MASK = 99
 words = st.lists(st.integers(0, 6), min_size=1, max_size=20)

@@ -30,8 +30,8 @@ from companion.plots import (
     plot_tradeoff,
     save_figure,
 )
-from companion.plots.alignment import Span
-from companion.plots.contrast import Line, plot_contrast
+from companion.plots.curves import Line, plot_contrast
+from companion.plots.rows import Span
 from companion.plots.style import WIDTH, wrap
 
 pytestmark = pytest.mark.filterwarnings("error")

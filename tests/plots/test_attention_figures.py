@@ -12,9 +12,9 @@ from companion.plots.attention import (
     plot_attention,
     plot_attention_grid,
     plot_attention_panels,
+    plot_attention_weights,
 )
-from companion.plots.panels import AttentionPanel
-from companion.plots.weights import plot_attention_weights
+from companion.plots.rows import AttentionPanel
 
 
 def covered(axes: Any, gid: str, shape: tuple[int, int]) -> np.ndarray:

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from companion.errors import ObjectiveError
 from companion.plots.labels import plot_labels
-from companion.plots.layout import GUTTER, fit, place_columns
 from companion.plots.rows import LabelRows
+from companion.plots.sheet import GUTTER, fit, place_columns
 from companion.plots.texts import alt_text, labels_table
 
 

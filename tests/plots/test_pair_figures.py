@@ -9,9 +9,8 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from rich.console import Console
 
 from companion.errors import ObjectiveError
-from companion.plots.alignment import Span
 from companion.plots.labels import plot_labels
-from companion.plots.pairs import PairRows
+from companion.plots.rows import PairRows, Span
 from companion.plots.texts import alt_text, labels_table
 
 
