@@ -216,9 +216,7 @@ def step_flops(model: str, objective: str, settings: Run) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     from companion.corpus.sources import read_corpus
-    from companion.losses.parts import loss_parts
     from companion.objectives import get_objective
-    from companion.preflight.probing import adapt_batch
 
     checkpoint = load_checkpoint(model, objective)
     length, count = settings["block_size"], settings["tokens_per_batch"]
@@ -231,10 +229,10 @@ def step_flops(model: str, objective: str, settings: Run) -> int:
         for at in range(0, count, length)
     ]
     collator = get_objective(objective).make_collator(checkpoint.tokenizer)
-    batch = adapt_batch(checkpoint.model, collator(rows))
+    batch = collator(rows)
     # CPU 上的融合注意力没有运算数的公式，换成拆开的
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        parts = loss_parts(checkpoint.model, batch, causal=False)
+        parts = get_objective(objective).make_loss()(checkpoint.model, batch)
         torch.stack([each.losses.total_nats for each in parts]).sum().backward()
     return counter.get_total_flops()
 

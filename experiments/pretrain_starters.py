@@ -34,7 +34,6 @@ from companion.checkpoints.saving import write_checkpoint
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.reading import Document, read_documents
 from companion.corpus.tokens import tokenize_documents
-from companion.losses.parts import loss_parts
 from companion.objectives import get_objective
 
 
@@ -287,7 +286,7 @@ def train(kind: str, data: Path, work: Path, tokens: int | None) -> None:
                 first_bits = first.item() / math.log(2)
                 loss = loss + phase.reading * first
             if phase.decoding:
-                parts = loss_parts(model, batch, causal=objective.causal)
+                parts = objective.make_loss()(model, batch)
                 for part in parts:
                     mean = part.losses.total_nats / len(part.losses.nats)
                     loss = loss + part.weight * mean

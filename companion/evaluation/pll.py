@@ -35,7 +35,7 @@ from companion.errors import EvaluationError
 from companion.evaluation.scoring import BATCH_TOKENS, exam_block_size, row_losses
 from companion.evaluation.targets import TargetRow
 from companion.inference.reading import require_masked
-from companion.losses.parts import word_model
+from companion.losses.parts import WordLoss, word_model
 from companion.objectives import get_objective
 from companion.objectives.example import Example
 
@@ -105,7 +105,7 @@ def pseudo_log_likelihood(
                 word_model(checkpoint.model),
                 rows,
                 collate,
-                causal=False,
+                WordLoss(),
                 batch_tokens=batch_tokens,
             )
             nats[document] += losses.sum()

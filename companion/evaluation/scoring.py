@@ -38,13 +38,13 @@ from companion.evaluation.targets import (
     TargetRow,
     build_targets,
 )
-from companion.losses.parts import loss_parts
+from companion.losses.parts import Loss
 from companion.losses.target_head import inner_model
 from companion.objectives import Objective, get_objective
 from companion.objectives.example import Example
 from companion.objectives.padding import pad_rows
 from companion.preflight.mask_support import require_mask
-from companion.preflight.probing import adapt_batch, evaluation_mode, takes
+from companion.preflight.probing import evaluation_mode, takes
 
 BATCH_TOKENS = 4096
 """一批至多这么多词元，含填充。"""
@@ -189,13 +189,13 @@ def score_targets(
     on_progress: Progress | None = None,
 ) -> Evaluation:
     """让模型答一份出好的考题；训练前后各答一次时，考题只须出一次。"""
-    causal = fitted_objective(model, targets.objective).causal
+    loss = fitted_objective(model, targets.objective).make_exam_loss()
     orders: list[bool] = []
     nats, correct = row_losses(
         model,
         targets.rows,
         targets.collate,
-        causal=causal,
+        loss,
         batch_tokens=batch_tokens,
         on_progress=on_progress,
         orders=orders,
@@ -232,8 +232,8 @@ def row_losses(
     model: Any,
     rows: Sequence[TargetRow],
     collate: Callable[[list[Example]], Batch],
+    loss: Loss,
     *,
-    causal: bool,
     batch_tokens: int = BATCH_TOKENS,
     on_progress: Progress | None = None,
     orders: list[bool] | None = None,
@@ -246,7 +246,7 @@ def row_losses(
         model: 带输出头的 transformers 模型。
         rows: 考题的各行。
         collate: 整理器的补齐。
-        causal: 是否因果语言模型。
+        loss: 目标的损失；第一项是分数，其余的对错进 `orders`。
         batch_tokens: 一批至多多少词元，含填充。
         on_progress: 每批之后得到 (已考的行数, 总行数)。
         orders: 句序判断的对错添在这里，每个两句以上的行一项。
@@ -263,7 +263,7 @@ def row_losses(
     lengths = [max(len(row.input_ids), len(row.labels)) for row in rows]
     with evaluation_mode(model):
         for chosen in batches(lengths, batch_tokens, same_length=same_length):
-            batch = adapt_batch(inner, collate([rows[i].example for i in chosen]))
+            batch = collate([rows[i].example for i in chosen])
             width = batch["labels"].shape[1]
             batch["labels"] = pad_rows(
                 [rows[i].labels for i in chosen], IGNORE_INDEX, width
@@ -272,18 +272,18 @@ def row_losses(
             batch = {key: value.to(device) for key, value in batch.items()}
             if takes(inner, "use_cache"):  # 不续写，键值缓存只会白占显存
                 batch["use_cache"] = False  # type: ignore[assignment]
-            first, *others = loss_parts(model, batch, causal=causal)
+            first, *others = loss(model, batch)
             losses = first.losses
             if orders is not None:
                 for part in others:
                     orders += part.losses.correct.tolist()
-            for i, loss, hit in zip(
+            for i, lost, hit in zip(
                 chosen,
                 losses.nats.double().cpu().split(counts),
                 losses.correct.cpu().split(counts),
                 strict=True,
             ):
-                nats[i], correct[i] = float(loss.sum()), int(hit.sum())
+                nats[i], correct[i] = float(lost.sum()), int(hit.sum())
             done += len(chosen)
             if on_progress is not None:
                 on_progress(done, len(rows))

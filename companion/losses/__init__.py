@@ -6,13 +6,16 @@
 from companion.lazy import on_first_use
 
 _HOMES = {
+    "BoundaryLoss": "parts",
+    "Loss": "parts",
     "LossPart": "parts",
+    "TeacherLoss": "parts",
+    "WordLoss": "parts",
     "SpanBoundaryHead": "span_boundary",
     "TargetLosses": "target_head",
     "Teacher": "distillation",
     "attach_boundary_head": "span_boundary",
     "load_teacher": "distillation",
-    "loss_parts": "parts",
     "make_boundary_head": "span_boundary",
     "target_losses": "target_head",
 }

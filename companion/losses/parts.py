@@ -1,15 +1,18 @@
-"""一批的损失由几份合成：各除以自己的目标数，再按权重相加。
+"""一批的损失由几个损失项合成：各除以自己的目标数，再按权重相加。
 
-    损失 = Σ_份 权重 × 损失之和 / 整步的目标数
+    损失 = Σ_项 权重 × 损失之和 / 整步的目标数
 
-多数目标只有一份：有标签的词元。句序判断多一份，每行一个目标；替换词元检测多一份，每个
-普通词元一个目标，权重 50；片段边界目标多一份，每个有边界的标签一个目标；蒸馏多两份，每
-个真有词元的位置一个目标。各份的目标数不同，累积几个小批时要各自相加、各自去除，才与一个
-大批相等；所以这里只交出损失之和，除法由训练去做。
+多数目标只有一项：有标签的词元（`WordLoss`）。句序判断多一项，每行一个目标；替换词元检测
+多一项，每个普通词元一个目标，权重 50；片段边界目标多一项，每个有边界的标签一个目标；
+蒸馏多两项，每个真有词元的位置一个目标。各项的目标数不同，累积几个小批时要各自相加、各自去除，
+才与一个大批相等；所以这里只交出损失之和，除法由训练去做。
+
+名册里的每个目标写明自己的损失是哪个类（`Objective.loss`）。新的损失也是这样一个类：各项的
+名字，一批的各项，与第一项之外各项的目标数。
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -26,7 +29,7 @@ from companion.losses.distillation import (
     HIDDEN_WEIGHT,
     TEACHER_WEIGHT,
     WORDS_WEIGHT,
-    Reading,
+    Teacher,
     distillation_losses,
 )
 from companion.losses.sentence_order import ORDER_LABELS, sentence_order_losses
@@ -37,86 +40,173 @@ from companion.losses.target_head import (
     last_hidden,
     target_losses,
 )
-
-PartName = Literal["words", "order", "detection", "boundary", "teacher", "hidden"]
+from companion.preflight.probing import adapt_batch
 
 
 @dataclass(frozen=True)
 class LossPart:
-    """一份损失。"""
+    """一个损失项。"""
 
-    name: PartName
+    name: str
     """words 词元，order 句序，detection 真假，boundary 由边界猜片段，teacher 与教师的分
-    布之差，hidden 与教师的隐藏状态之差。"""
+    布之差，hidden 与教师的隐藏状态之差；新的目标可以另起名字。"""
     weight: float
     losses: TargetLosses
 
 
-def loss_parts(
-    model: Any, batch: Batch, *, causal: bool, reading: Reading | None = None
-) -> tuple[LossPart, ...]:
-    """前向一次，求各份损失；第一份是日志里的主项。
+class Loss(Protocol):
+    """一个目标的损失。"""
 
-    Args:
-        model: 带输出头的模型或 `ElectraPair`，可以包着 DDP 或 peft。
-        batch: 整理器的输出。
-        causal: 是否因果语言模型。
-        reading: 教师读这一批的所得（`Teacher.read`）；None 表示不蒸馏。
+    @property
+    def names(self) -> tuple[str, ...]:
+        """各项的名字；第一项是日志里的主项。"""
+        ...
 
-    Raises:
-        ModelError: 不认识这个架构的输出头；批量要边界头，而模型没有挂。
-    """
-    inner = inner_model(model)
-    if isinstance(inner, ElectraPair):
-        if "sampling_noise" not in batch:  # 考题：假的已经造好
-            return (LossPart("detection", 1.0, inner.detect(batch)),)
+    def __call__(self, model: Any, batch: Batch) -> tuple[LossPart, ...]:
+        """前向一次，求各项，次序同 `names`。
+
+        Args:
+            model: 带输出头的模型或 `ElectraPair`，可以包着 DDP 或 peft。
+            batch: 整理器的输出，与模型在同一设备上。
+
+        Raises:
+            ModelError: 不认识这个架构的输出头；批量要边界头，而模型没有挂。
+        """
+        ...
+
+    def other_targets(self, batch: Batch) -> dict[str, Tensor]:
+        """第一项之外，各项在这一批里的目标数，标量；只有一项的为空。"""
+        ...
+
+
+@dataclass(frozen=True)
+class WordLoss:
+    """有标签的词元上的交叉熵。"""
+
+    causal: bool = False
+    """位置 t 的输出对位置 t+1 的标签。"""
+    names: ClassVar[tuple[str, ...]] = ("words",)
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[LossPart, ...]:
+        """见 `Loss`。"""
+        batch = adapt_batch(inner_model(model), batch)
+        losses = target_losses(model, batch, causal=self.causal)
+        return (LossPart("words", 1.0, losses),)
+
+    def other_targets(self, batch: Batch) -> dict[str, Tensor]:
+        """没有别的项。"""
+        return {}
+
+
+@dataclass(frozen=True)
+class OrderLoss:
+    """词元，加上句序：每行判一次先后。"""
+
+    causal: bool = False
+    names: ClassVar[tuple[str, ...]] = ("words", "order")
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[LossPart, ...]:
+        """见 `Loss`。"""
+        batch = adapt_batch(inner_model(model), batch)
+        both = sentence_order_losses(model, batch)
+        order = TargetLosses(both.order_total_nats, both.order_nats, both.order_correct)
+        return LossPart("words", 1.0, both.targets), LossPart("order", 1.0, order)
+
+    def other_targets(self, batch: Batch) -> dict[str, Tensor]:
+        """判得了先后的行数。"""
+        [labels] = [batch[name] for name in ORDER_LABELS if name in batch]
+        return {"order": (labels != IGNORE_INDEX).sum()}
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """ELECTRA 的一对：生成器的词元，加上判别器的真假。"""
+
+    causal: bool = False
+    names: ClassVar[tuple[str, ...]] = ("words", "detection")
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[LossPart, ...]:
+        """见 `Loss`。"""
         found: ReplacedTokenLosses = model(**batch)
         return (
             LossPart("words", 1.0, found.targets),
             LossPart("detection", DISCRIMINATOR_WEIGHT, found.detection),
         )
-    if any(name in batch for name in ORDER_LABELS):
-        both = sentence_order_losses(model, batch)
-        order = TargetLosses(both.order_total_nats, both.order_nats, both.order_correct)
-        return LossPart("words", 1.0, both.targets), LossPart("order", 1.0, order)
-    if BORDERS not in batch:
-        return _word_parts(model, batch, causal, reading)
-    inputs = {name: value for name, value in batch.items() if name != BORDERS}
-    with last_hidden(inner) as seen:
-        parts = _word_parts(model, inputs, causal, reading)
-    boundary = boundary_losses(model, seen[0], batch)
-    return (*parts, LossPart("boundary", 1.0, boundary))
+
+    def other_targets(self, batch: Batch) -> dict[str, Tensor]:
+        """要判真假的词元数。"""
+        return {"detection": (batch["original_ids"] != IGNORE_INDEX).sum()}
 
 
-def _word_parts(
-    model: Any, batch: Batch, causal: bool, reading: Reading | None
-) -> tuple[LossPart, ...]:
-    """词元的一份；有教师时再加两份（隐藏层宽不同则一份）。"""
-    if reading is None:
-        return (LossPart("words", 1.0, target_losses(model, batch, causal=causal)),)
-    found = distillation_losses(model, batch, reading)
-    parts = (
-        LossPart("words", WORDS_WEIGHT, found.words),
-        LossPart("teacher", TEACHER_WEIGHT, found.teacher),
-    )
-    if found.hidden is None:
-        return parts
-    return (*parts, LossPart("hidden", HIDDEN_WEIGHT, found.hidden))
+@dataclass(frozen=True)
+class DetectionLoss:
+    """评估一对模型：替换已经造好，只由判别器判真假。"""
+
+    causal: bool = False
+    names: ClassVar[tuple[str, ...]] = ("detection",)
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[LossPart, ...]:
+        """见 `Loss`。"""
+        return (LossPart("detection", 1.0, inner_model(model).detect(batch)),)
+
+    def other_targets(self, batch: Batch) -> dict[str, Tensor]:
+        """没有别的项。"""
+        return {}
 
 
-def other_targets(batch: Batch) -> dict[PartName, Tensor]:
-    """词元之外的各份在这一批里的目标数，标量；只有一份的为空。"""
-    targets: dict[PartName, Tensor] = {}  # 有目标处为真
-    for key in ORDER_LABELS:
-        if key in batch:
-            targets["order"] = batch[key] != IGNORE_INDEX
-    if "original_ids" in batch:
-        targets["detection"] = batch["original_ids"] != IGNORE_INDEX
-    if BORDERS in batch:
-        targets["boundary"] = batch[BORDERS][..., 0] != IGNORE_INDEX
-    if ATTENDED in batch:
-        targets["teacher"] = targets["hidden"] = batch[ATTENDED]
-    return {name: each.sum() for name, each in targets.items()}
+@dataclass(frozen=True)
+class BoundaryLoss:
+    """在别的损失之外，由片段两侧的词元猜片段里的。"""
+
+    inner: Loss
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """里面各项的名字，加上 boundary。"""
+        return (*self.inner.names, "boundary")
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[LossPart, ...]:
+        """见 `Loss`。"""
+        inputs = {name: value for name, value in batch.items() if name != BORDERS}
+        with last_hidden(inner_model(model)) as seen:
+            parts = self.inner(model, inputs)
+        boundary = boundary_losses(model, seen[0], batch)
+        return (*parts, LossPart("boundary", 1.0, boundary))
+
+    def other_targets(self, batch: Batch) -> dict[str, Tensor]:
+        """有边界的标签数。"""
+        count = (batch[BORDERS][..., 0] != IGNORE_INDEX).sum()
+        return {**self.inner.other_targets(batch), "boundary": count}
+
+
+@dataclass(frozen=True)
+class TeacherLoss:
+    """词元，加上与教师的分布之差；隐藏层一样宽的，再加隐藏状态之差。"""
+
+    teacher: Teacher
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """两项或三项。"""
+        hidden = ("hidden",) if self.teacher.compares_hidden else ()
+        return ("words", "teacher", *hidden)
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[LossPart, ...]:
+        """见 `Loss`。"""
+        reading = self.teacher.read(batch)
+        batch = adapt_batch(inner_model(model), batch)
+        found = distillation_losses(model, batch, reading)
+        parts = (
+            LossPart("words", WORDS_WEIGHT, found.words),
+            LossPart("teacher", TEACHER_WEIGHT, found.teacher),
+        )
+        if found.hidden is None:
+            return parts
+        return (*parts, LossPart("hidden", HIDDEN_WEIGHT, found.hidden))
+
+    def other_targets(self, batch: Batch) -> dict[str, Tensor]:
+        """真有词元的位置数。"""
+        return {name: batch[ATTENDED].sum() for name in self.names[1:]}
 
 
 def word_model(model: Any) -> Any:

@@ -62,6 +62,7 @@ OBJECTIVES: dict[str, Objective] = {
         auto_class="AutoModelForPreTraining",
         causal=False,
         collator="companion.objectives.sentence_order:SentenceOrderCollator",
+        loss="companion.losses.parts:OrderLoss",
         options=("mlm_probability", "seed"),
         model_options=("order_label",),
         frozen_options={
@@ -110,6 +111,8 @@ OBJECTIVES: dict[str, Objective] = {
         usage="fill",
         starter="starter:electra",
         exam_collator="companion.objectives.replaced_token:DrawnFakesCollator",
+        loss="companion.losses.parts:PairLoss",
+        exam_loss="companion.losses.parts:DetectionLoss",
     ),
     "span_corruption": Objective(
         key="span_corruption",

@@ -59,6 +59,10 @@ class Objective:
     """没有译文就训练不了。"""
     exam_collator: str | None = None
     """评估出题的整理器，`模块:类`；None 表示就用训练的。"""
+    loss: str = "companion.losses.parts:WordLoss"
+    """损失所在，`模块:类`；有几个损失项的目标另写一个（`losses.parts.Loss`）。"""
+    exam_loss: str | None = None
+    """评估时的损失，`模块:类`；None 表示就用训练的。"""
     encoder_decoder: "Objective | None" = None
     """同一个目标用于编码器–解码器时的样子；没有第二种样子的为 None。"""
 
@@ -101,6 +105,14 @@ class Objective:
         """建评估出题的整理器：`frozen_options` 打底，`options` 覆盖其上。"""
         place = self.exam_collator or self.collator
         return _class_at(place)(tokenizer, **{**self.frozen_options, **options})
+
+    def make_loss(self) -> Any:
+        """训练的损失：`losses.parts.Loss`。"""
+        return _class_at(self.loss)(causal=self.causal)
+
+    def make_exam_loss(self) -> Any:
+        """评估的损失。"""
+        return _class_at(self.exam_loss or self.loss)(causal=self.causal)
 
     def row_capacity(self, collator: Any, block_size: int, num_edges: int) -> int:
         """原文一行装多少词元：破坏会改变长度的目标，要让破坏之后恰好不超过一行。"""

@@ -8,7 +8,7 @@ from companion.errors import CompanionError
 from companion.preflight.device import Device, overflows_in_fp16
 from companion.preflight.findings import Finding, Subject
 from companion.preflight.leaks import LEAK_TOLERANCE, can_pack
-from companion.preflight.probing import evaluation_mode, position_table
+from companion.preflight.probing import adapt_batch, evaluation_mode, position_table
 
 if TYPE_CHECKING:
     from companion.losses.parts import LossPart
@@ -242,7 +242,6 @@ def _layers(config: Any) -> tuple[int, int]:
 
 def _trial_parts(subject: Subject) -> "tuple[LossPart, ...] | None":
     """试读时的各份损失；出不了题或没有目标时为 None。"""
-    from companion.losses.parts import loss_parts
     from companion.preflight.trial import trial_batch
 
     trial = subject.trial
@@ -250,7 +249,7 @@ def _trial_parts(subject: Subject) -> "tuple[LossPart, ...] | None":
         return None
     batch = trial_batch(subject.model, trial, trial.examples)
     with evaluation_mode(subject.model):
-        parts = loss_parts(subject.model, batch, causal=subject.goal.causal)
+        parts = subject.goal.make_loss()(subject.model, batch)
     kept = tuple(part for part in parts if len(part.losses.nats))
     return kept if kept and kept[0].name == "words" else None
 
@@ -276,7 +275,10 @@ def _padding_change(subject: Subject) -> float | None:
     first = trial.examples[0]
     with evaluation_mode(subject.model):
         alone, beside = (
-            word_logits(subject.model, trial_batch(subject.model, trial, examples))
+            word_logits(
+                subject.model,
+                adapt_batch(subject.model, trial_batch(subject.model, trial, examples)),
+            )
             for examples in ([first], [first, trial.longer])
         )
     change = (beside[:1, : alone.shape[1]] - alone).abs().max()

@@ -59,7 +59,9 @@ def _in_dtype(value: Any, dtype: Any) -> Any:
     """加性掩码换成 `dtype`：遮住处是它的最小有限值，不溢出成 −inf；别的张量原样。"""
     import torch
 
-    if not value.is_floating_point() or value.dtype == dtype:
+    if not torch.is_tensor(value) or not value.is_floating_point():
+        return value
+    if value.dtype == dtype:
         return value
     least = torch.tensor(torch.finfo(dtype).min, dtype=dtype, device=value.device)
     return torch.where(value < 0, least, torch.zeros_like(least))

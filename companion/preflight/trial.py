@@ -106,8 +106,8 @@ def make_trial(
 
 
 def trial_batch(model: Any, trial: Trial, examples: Sequence[Example]) -> Batch:
-    """装成这个模型收得下的批量，在它的设备上，不用键值缓存。"""
-    batch = adapt_batch(model, trial.collator.collate(examples))
+    """整理器的批量，在模型的设备上，不用键值缓存；喂模型之前还要 `adapt_batch`。"""
+    batch = trial.collator.collate(examples)
     batch = {name: value.to(model.device) for name, value in batch.items()}
     if takes(model, "use_cache"):
         batch["use_cache"] = False  # type: ignore[assignment]
@@ -125,7 +125,7 @@ def packed_leak(model: Any, trial: Trial, example: Example) -> float:
         trial: 试读的题。
         example: 一行两篇的样本。
     """
-    batch = trial_batch(model, trial, [example])
+    batch = adapt_batch(model, trial_batch(model, trial, [example]))
     places = example.decoder_documents  # (K,)
     if places is None:
         places = example.documents

@@ -21,11 +21,13 @@ from companion.losses.distillation import (
     Teacher,
     load_teacher,
 )
+from companion.losses.parts import BoundaryLoss, Loss, TeacherLoss
 from companion.losses.span_boundary import (
     SpanBoundaryHead,
     attach_boundary_head,
     make_boundary_head,
 )
+from companion.objectives import Objective
 from companion.training.data import choose_block_size
 
 
@@ -44,6 +46,18 @@ class ExtraLosses:
         """把头挂到要训练的模型上。"""
         if self.head is not None:
             attach_boundary_head(model, self.head)
+
+    def loss(self, objective: Objective) -> Loss:
+        """这次训练的损失：目标自己的，加上要的几项。"""
+        loss: Loss = objective.make_loss()
+        if self.teacher is not None:
+            loss = TeacherLoss(self.teacher)
+        return loss if self.head is None else BoundaryLoss(loss)
+
+    def move_teacher(self, device: Any) -> None:
+        """教师移到训练的设备上；它不在模型之内，不存盘，每个进程各有一份。"""
+        if self.teacher is not None:
+            self.teacher.model.to(device)
 
     def farewell(self, output: Path, say: Callable[[str], None]) -> None:
         """训练完，说清头存在哪里。"""

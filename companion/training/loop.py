@@ -42,7 +42,7 @@ class LoopResult:
     targets: int
     """开训以来的目标数，合各进程而言。"""
     other_targets: dict[str, int]
-    """词元之外各份损失的名字 → 开训以来的目标数；只有一份的为空。"""
+    """第一项之外各损失项的名字 → 开训以来的目标数；只有一项的为空。"""
 
 
 def run_loop(
@@ -82,7 +82,7 @@ def run_loop(
         config=config,
         data=data,
         collator=data.collator,
-        causal=objective.causal,
+        loss=extra.loss(objective),
         arguments=training_arguments(
             config,
             num_steps=data.plan.num_steps,
@@ -92,8 +92,8 @@ def run_loop(
         ),
         callbacks=[logging, stopping],
         team=team,
-        teacher=extra.teacher,
     )
+    extra.move_teacher(trainer.args.device)
     trainer.remove_callback(PrinterCallback)
     first = num_embedding_steps(config, data.plan.num_steps) if new_ids else 0
     embeddings = EmbeddingsFirst(new_ids, first)

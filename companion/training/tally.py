@@ -1,24 +1,24 @@
 """目标上的累计：自上次日志以来的损失与对错，以及开训以来的目标数。"""
 
 import json
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import get_args
 
 import torch
 from torch import Tensor
 
-from companion.losses.parts import LossPart, PartName
+from companion.losses.parts import LossPart
 from companion.losses.target_head import TargetLosses
 from companion.training.team import ALONE, Team
 
 UNJUDGED = ("hidden",)
-"""没有对错可言的一份：隐藏状态之差。"""
+"""没有对错可言的一项：隐藏状态之差。"""
 
 
 @dataclass
 class Sums:
-    """一份损失的账；留在原设备上，不同步。"""
+    """一个损失项的账；留在原设备上，不同步。"""
 
     nats: Tensor | float = 0.0
     correct: Tensor | int = 0
@@ -46,43 +46,45 @@ class Sums:
 
 
 class Tally:
-    """一个进程的账，每份损失一本：词元，以及句序、真假、片段边界、教师。"""
+    """一个进程的账，每个损失项一本。
+
+    Args:
+        names: 各损失项的名字（`Loss.names`），第一个是主项。
+    """
 
     FILE = "companion_tally.json"
 
-    def __init__(self) -> None:
-        self.parts: dict[PartName, Sums] = {"words": Sums()}
+    def __init__(self, names: Sequence[str] = ("words",)) -> None:
+        self.names = tuple(names)
+        self.parts: dict[str, Sums] = {name: Sums() for name in self.names}
 
     @property
     def num_targets(self) -> int:
         """上次日志以来的词元目标数。"""
-        return self.parts["words"].targets
+        return self.parts[self.names[0]].targets
 
     @property
     def total_targets(self) -> int:
         """开训以来的词元目标数。"""
-        return self.parts["words"].total
+        return self.parts[self.names[0]].total
 
     @property
     def other_totals(self) -> dict[str, int]:
-        """另外各份的名字 → 开训以来的目标数。"""
-        return {name: s.total for name, s in self.parts.items() if name != "words"}
+        """另外各项的名字 → 开训以来的目标数。"""
+        return {name: self.parts[name].total for name in self.names[1:]}
 
     def add(self, *parts: LossPart) -> None:
-        """记一个微批量的各份损失。"""
+        """记一个微批量的各损失项。"""
         for part in parts:
-            self.parts.setdefault(part.name, Sums()).add(part.losses)
+            self.parts[part.name].add(part.losses)
 
     def combined(self, team: Team) -> "Tally":
         """各进程的账合成一份，人人都得到它。"""
-        # 有的进程刚接上断点，还没有记过哪一份：按全部的名字排成一样长
-        names: tuple[PartName, ...] = get_args(PartName)
-        mine = [self.parts.get(name, Sums()).numbers() for name in names]
+        mine = [self.parts[name].numbers() for name in self.names]
         sums = team.total(torch.tensor(mine, dtype=torch.float64)).tolist()
-        whole = Tally()
-        for name, numbers in zip(names, sums, strict=True):
-            if name in self.parts:
-                whole.parts[name] = Sums.of(numbers)
+        whole = Tally(self.names)
+        for name, numbers in zip(self.names, sums, strict=True):
+            whole.parts[name] = Sums.of(numbers)
         return whole
 
     def take(self, team: Team = ALONE) -> dict[str, float]:
@@ -93,7 +95,7 @@ class Tally:
         taken: dict[str, float] = {}
         for name, sums in whole.parts.items():
             count = max(1, sums.targets)
-            first = name == "words"
+            first = name == self.names[0]
             loss = "nats_per_target" if first else f"{name}_loss"
             taken[loss] = float(sums.nats) / count
             if name not in UNJUDGED:
@@ -109,4 +111,5 @@ class Tally:
     def load(self, checkpoint: Path) -> None:
         """读回 `save` 存下的。"""
         content = json.loads((checkpoint / self.FILE).read_text())
-        self.parts = {name: Sums.of(numbers) for name, numbers in content.items()}
+        for name in self.names:
+            self.parts[name] = Sums.of(content[name])

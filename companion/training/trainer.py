@@ -4,7 +4,7 @@
 
 **损失**除以整步的目标数。Trainer 对 BERT、T5 这类模型会把损失与梯度放大
 `gradient_accumulation_steps` 倍（huggingface/transformers#47688）；这里自己求和再除，几
-个小批累积与一个大批相等（只差浮点舍入），目标数各不相同也不例外。损失有几份的（句序、真
+个小批累积与一个大批相等（只差浮点舍入），目标数各不相同也不例外。损失有几项的（句序、真
 假、片段边界、教师），各除以自己在整步里的目标数。
 """
 
@@ -23,16 +23,13 @@ from companion.batch import Batch, Feature
 from companion.checkpoints.saving import write_checkpoint
 from companion.config import TrainingConfig
 from companion.errors import TrainingError
-from companion.losses.distillation import Teacher
-from companion.losses.parts import PartName, loss_parts, other_targets
+from companion.losses.parts import Loss
 from companion.losses.span_boundary import (
     boundary_head,
     load_boundary_head,
     save_boundary_head,
     stock,
 )
-from companion.losses.target_head import inner_model
-from companion.preflight.leaks import adapt_batch
 from companion.training.batching import PlannedSampler
 from companion.training.checkpoints import STAGING, staged
 from companion.training.data import TrainingData
@@ -52,11 +49,10 @@ class CompanionTrainer(Trainer):
         config: 训练设置。
         data: 排定的训练数据。
         collator: 训练目标的整理器。
-        causal: 是否因果语言模型。
+        loss: 目标的损失，有几个损失项的交出几项。
         arguments: `training_arguments` 的结果。
         callbacks: Trainer 的回调。
         team: 一同训练的进程。
-        teacher: 蒸馏的教师；不在模型之内，不存盘，每个进程各有一份。
     """
 
     def __init__(
@@ -66,18 +62,17 @@ class CompanionTrainer(Trainer):
         config: TrainingConfig,
         data: TrainingData,
         collator: Callable[[list[Feature]], Batch],
-        causal: bool,
+        loss: Loss,
         arguments: TrainingArguments,
         callbacks: list[TrainerCallback],
         team: Team = ALONE,
-        teacher: Teacher | None = None,
     ) -> None:
         self.settings = config
         self.team = team
         self.data = data
-        self.causal = causal
-        self.tally = Tally()
-        self._counts: dict[PartName, Tensor] = {}
+        self.loss = loss
+        self.tally = Tally(loss.names)
+        self._counts: dict[str, Tensor] = {}
         self._broken_step: Tensor | None = None
         super().__init__(
             model=model,
@@ -86,9 +81,6 @@ class CompanionTrainer(Trainer):
             train_dataset=data.rows,  # type: ignore[arg-type]
             callbacks=callbacks,
         )
-        self.teacher = teacher
-        if teacher is not None:
-            teacher.model.to(self.args.device)
         # 损失已除以整步的目标数，Trainer 不必再按累积步数缩放
         self.model_accepts_loss_kwargs = True
 
@@ -109,9 +101,9 @@ class CompanionTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
-        """取一步的各个微批量，并数词元之外的各份损失在整步里的目标数。"""
+        """取一步的各个微批量，并数第一项之外的各损失项在整步里的目标数。"""
         samples, count = super().get_batch_samples(epoch_iterator, num_batches, device)
-        found = [other_targets(batch) for batch in samples]
+        found = [self.loss.other_targets(batch) for batch in samples]
         self._counts = {}
         for name in found[0] if found else ():
             mine = torch.stack([counts[name] for counts in found]).sum()
@@ -125,14 +117,12 @@ class CompanionTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """目标上的损失之和，除以整步（全部微批量、全部进程）的目标数；几份相加。
+        """目标上的损失之和，除以整步（全部微批量、全部进程）的目标数；几项相加。
 
         Raises:
             TrainingError: 损失不是有限的数；消息说明是哪一步、多半为什么。
         """
-        batch = adapt_batch(inner_model(model), inputs)
-        reading = None if self.teacher is None else self.teacher.read(inputs)
-        first, *others = loss_parts(model, batch, causal=self.causal, reading=reading)
+        first, *others = self.loss(model, inputs)
         count = num_items_in_batch
         if count is None:
             count = max(1, len(first.losses.nats))

@@ -14,7 +14,7 @@ from companion.checkpoints.tiny_tokenizers import TINY_TEXT
 from companion.errors import ModelError
 from companion.losses import linear_loss
 from companion.losses.distillation import Teacher, load_teacher
-from companion.losses.parts import loss_parts, other_targets
+from companion.losses.parts import TeacherLoss
 from companion.objectives.masked_lm import MaskedLMCollator
 from companion.preflight.probing import adapt_batch
 
@@ -39,8 +39,7 @@ def teacher_of(model, *, compares_hidden: bool = True) -> Teacher:
 
 
 def parts_of(student, teacher: Teacher, batch: dict):
-    adapted = adapt_batch(student, batch)
-    return loss_parts(student, adapted, causal=False, reading=teacher.read(batch))
+    return TeacherLoss(teacher)(student, batch)
 
 
 def by_hand(student, teacher, batch):
@@ -83,7 +82,7 @@ def test_the_losses_and_gradients_are_those_of_the_formula(packed, chunk, monkey
     assert [part.name for part in parts] == ["words", "teacher", "hidden"]
     assert [part.weight for part in parts] == [2.0, 5.0, 1.0]
     expected = by_hand(twin, teacher, batch)
-    counts = other_targets(batch)
+    counts = TeacherLoss(teacher_of(teacher)).other_targets(batch)
     assert int(counts["teacher"]) == int(counts["hidden"]) == len(expected[1])
     found_loss, wanted_loss = torch.zeros(()), torch.zeros(())
     for part, wanted in zip(parts, expected, strict=True):

@@ -7,7 +7,7 @@ import transformers
 from companion.checkpoints.electra_pair import DISCRIMINATOR_WEIGHT, ElectraPair
 from companion.checkpoints.running import model_options
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
-from companion.losses.parts import loss_parts, other_targets, word_logits, word_model
+from companion.losses.parts import word_logits, word_model
 from companion.objectives import get_objective
 from companion.objectives.replaced_token import DrawnFakesCollator
 
@@ -47,15 +47,17 @@ def batch_for(key: str, model):
     ],
 )
 def test_every_part_counts_its_own_targets(key, make, names, weights):
-    """各份的名字与权重照论文；第二份的目标数与批量里数得的相同。"""
+    """各项的名字与权重照论文；第二项的目标数与批量里数得的相同。"""
     model = make()
     batch = batch_for(key, model)
-    parts = loss_parts(model, batch, causal=False)
+    loss = get_objective(key).make_loss()
+    parts = loss(model, batch)
+    assert loss.names == tuple(names)
     assert [part.name for part in parts] == names
     assert [part.weight for part in parts] == weights
     for part in parts:
         torch.testing.assert_close(part.losses.total_nats, part.losses.nats.sum())
-    counts = other_targets(batch)
+    counts = loss.other_targets(batch)
     assert list(counts) == names[1:]
     for part in parts[1:]:
         assert int(counts[part.name]) == len(part.losses.nats) > 0

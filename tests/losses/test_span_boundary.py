@@ -12,7 +12,7 @@ from companion.checkpoints.saving import save_checkpoint
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.checkpoints.tiny_tokenizers import TINY_TEXT
 from companion.errors import ModelError
-from companion.losses.parts import loss_parts, other_targets
+from companion.losses.parts import BoundaryLoss, WordLoss
 from companion.losses.span_boundary import (
     BOUNDARY_FILE,
     attach_boundary_head,
@@ -25,6 +25,7 @@ from companion.objectives.masked_lm import MaskedLMCollator
 from companion.objectives.span_borders import MAX_TARGETS
 
 TOKENIZER = tiny_tokenizer("bert")
+LOSS = BoundaryLoss(WordLoss())
 
 
 def batch_of(**changes) -> dict:
@@ -98,11 +99,11 @@ def test_the_loss_and_its_gradients_are_those_of_the_formula(kind, tmp_path):
     """损失之和、各目标的损失与每个参数的梯度，都与手算的相等；ALBERT 的词嵌入窄些。"""
     batch, model = batch_of(), with_head(kind, tmp_path)
     twin = copy.deepcopy(model)
-    words, boundary = loss_parts(model, batch, causal=False)
+    words, boundary = LOSS(model, batch)
     assert (words.name, boundary.name, boundary.weight) == ("words", "boundary", 1.0)
     expected = by_hand(twin, batch)
     torch.testing.assert_close(boundary.losses.nats, expected.detach())
-    assert len(expected) == int(other_targets(batch)["boundary"]) > 5
+    assert len(expected) == int(LOSS.other_targets(batch)["boundary"]) > 5
     boundary.losses.total_nats.backward()
     expected.sum().backward()
     found, wanted = gradients(model), gradients(twin)
@@ -118,8 +119,8 @@ def test_the_words_are_scored_as_without_the_head(tmp_path):
     """掩码语言建模那一份与没有边界头时逐位相等。"""
     batch = batch_of()
     plain = {name: value for name, value in batch.items() if name != "span_borders"}
-    (alone,) = loss_parts(tiny_model("bert", TOKENIZER), plain, causal=False)
-    words, _ = loss_parts(with_head("bert", tmp_path), batch, causal=False)
+    (alone,) = WordLoss()(tiny_model("bert", TOKENIZER), plain)
+    words, _ = LOSS(with_head("bert", tmp_path), batch)
     assert torch.equal(words.losses.nats, alone.losses.nats)
 
 
@@ -127,7 +128,7 @@ def test_a_batch_without_borders_still_reaches_the_head(tmp_path):
     """一个边界也没有的批：损失为 0，头的梯度是 0 而不是没有（DDP 要人人都有）。"""
     batch, model = batch_of(), with_head("bert", tmp_path)
     batch["span_borders"] = torch.full_like(batch["span_borders"], IGNORE_INDEX)
-    words, boundary = loss_parts(model, batch, causal=False)
+    words, boundary = LOSS(model, batch)
     assert float(boundary.losses.total_nats.detach()) == 0
     (words.losses.total_nats + boundary.losses.total_nats).backward()
     for name, weight in boundary_head(model).named_parameters():
@@ -177,7 +178,7 @@ def test_a_head_of_another_model_is_named(tmp_path):
     with pytest.raises(ModelError, match="从随机练起"):
         make_boundary_head(tiny_model("bert", TOKENIZER), tmp_path)
     with pytest.raises(ModelError, match="没有边界头"):
-        loss_parts(tiny_model("bert", TOKENIZER), batch_of(), causal=False)
+        LOSS(tiny_model("bert", TOKENIZER), batch_of())
 
 
 def test_taking_the_head_off_is_undone_even_after_an_error(tmp_path):

@@ -16,6 +16,7 @@ from companion.corpus.pairing import pair_rows
 from companion.corpus.tokens import TokenStore
 from companion.errors import CompanionError
 from companion.losses.distillation import Teacher
+from companion.losses.parts import BoundaryLoss, Loss, TeacherLoss, WordLoss
 from companion.losses.span_boundary import attach_boundary_head, make_boundary_head
 from companion.objectives import OBJECTIVES, Objective
 from companion.training.arguments import training_arguments
@@ -104,9 +105,7 @@ def eight_rows(tokenizer, *, pairs: bool = False) -> JoinedRows:
     return JoinedRows([BlockDataset(store, plan, prefix_ids=prefix, suffix_ids=suffix)])
 
 
-def one_step(
-    made, sizes: list[int], tmp_path, configure, *, causal: bool = False, teacher=None
-):
+def one_step(made, sizes: list[int], tmp_path, configure, loss: Loss):
     """走一步；返回每目标的损失（各份）、目标数（各份）与梯度。"""
     model, collator, rows = made
     ends = [sum(sizes[:n]) for n in range(len(sizes) + 1)]
@@ -123,7 +122,7 @@ def one_step(
         config=config,
         data=TrainingData(rows, plan, None, 128, False, collator),
         collator=collator,
-        causal=causal,
+        loss=loss,
         arguments=training_arguments(
             config,
             num_steps=1,
@@ -132,7 +131,6 @@ def one_step(
             device_kind="cpu",
         ),
         callbacks=[keep],
-        teacher=teacher,
     )
     trainer.train()
     targets = {name: sums.targets for name, sums in trainer.tally.parts.items()}
@@ -159,7 +157,7 @@ def assert_equal_steps(parts, whole):
 def test_accumulated_batches_equal_one_large_batch(objective, tmp_path, configure):
     """不等分的 1 + 5 + 2 等于一批 8：各份损失、各份目标数与每个参数的梯度。"""
     whole, parts = (
-        one_step(fitting(objective), s, tmp_path, configure, causal=objective.causal)
+        one_step(fitting(objective), s, tmp_path, configure, objective.make_loss())
         for s in SPLITS
     )
     assert_equal_steps(parts, whole)
@@ -175,7 +173,8 @@ def test_span_boundaries_accumulate_by_their_own_number(tmp_path, configure):
         attach_boundary_head(model, make_boundary_head(model, tmp_path))
         return model, collator, rows
 
-    whole, parts = (one_step(made(), s, tmp_path, configure) for s in SPLITS)
+    loss = BoundaryLoss(WordLoss())
+    whole, parts = (one_step(made(), s, tmp_path, configure, loss) for s in SPLITS)
     assert_equal_steps(parts, whole)
     assert 0 < whole[1]["boundary"] < whole[1]["words"]
     assert "span_boundary_head.second.weight" in whole[2]
@@ -197,9 +196,8 @@ def test_the_lessons_of_a_teacher_accumulate_by_their_own_number(tmp_path, confi
         attach_boundary_head(model, make_boundary_head(model, tmp_path))
         return model, collator, rows
 
-    whole, parts = (
-        one_step(made(), s, tmp_path, configure, teacher=teacher) for s in SPLITS
-    )
+    loss = BoundaryLoss(TeacherLoss(teacher))
+    whole, parts = (one_step(made(), s, tmp_path, configure, loss) for s in SPLITS)
     assert_equal_steps(parts, whole)
     assert list(whole[1]) == ["words", "teacher", "hidden", "boundary"]
     assert whole[1]["teacher"] == whole[1]["hidden"] > whole[1]["words"]

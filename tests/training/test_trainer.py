@@ -17,7 +17,7 @@ from companion.checkpoints.tiny_tokenizers import TINY_TEXT
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.tokens import TokenStore
 from companion.errors import TrainingError
-from companion.losses.parts import LossPart
+from companion.losses.parts import LossPart, WordLoss
 from companion.losses.target_head import TargetLosses
 from companion.objectives import get_objective
 from companion.training import loop, train
@@ -88,7 +88,7 @@ def one_step(kind: str, sizes: list[int], tmp_path, configure, *, accepts: bool)
         config=config,
         data=TrainingData(rows, plan, None, 128, False, None),
         collator=collator(kind),
-        causal=CAUSAL[kind],
+        loss=WordLoss(causal=CAUSAL[kind]),
         arguments=training_arguments(
             config,
             num_steps=1,
@@ -142,11 +142,11 @@ def test_accumulation_equals_one_large_batch_and_the_sum_by_hand(
 
 def bad_after(steps: int, bad: float):
     """前几步照常，然后损失坏掉。"""
-    real, calls = trainer_module.loss_parts, []
+    real, calls = WordLoss.__call__, []
 
-    def losses(model, batch, *, causal, reading=None):
+    def losses(self, model, batch):
         calls.append(None)
-        [part] = real(model, batch, causal=causal)
+        [part] = real(self, model, batch)
         if len(calls) <= steps:
             return (part,)
         found = part.losses
@@ -159,7 +159,7 @@ def bad_after(steps: int, bad: float):
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_the_run(bad, tmp_path, configure, monkeypatch):
     """第 4 步的损失坏了：停在那里，说出步数、精度、学习率与缘由；旧检查点还在。"""
-    monkeypatch.setattr(trainer_module, "loss_parts", bad_after(3, bad))
+    monkeypatch.setattr(WordLoss, "__call__", bad_after(3, bad))
     output = tmp_path / "输出"
     with pytest.raises(TrainingError) as caught:
         train(configure(output), quiet=True)
@@ -175,7 +175,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(bad, tmp_path, configure, monke
 def test_the_log_notices_what_the_device_hid(tmp_path, configure, monkeypatch):
     """GPU 上不逐步查，记日志时才查：步数仍是当时的那一步。"""
     monkeypatch.setattr(CompanionTrainer, "check_gradients", lambda _self: None)
-    monkeypatch.setattr(trainer_module, "loss_parts", bad_after(0, math.nan))
+    monkeypatch.setattr(WordLoss, "__call__", bad_after(0, math.nan))
     real = CompanionTrainer.check_finite
     calls = []
 
@@ -191,11 +191,11 @@ def test_the_log_notices_what_the_device_hid(tmp_path, configure, monkeypatch):
 
 def bad_gradient_after(steps: int):
     """前几步照常，然后损失仍是有限的数，梯度却不是：√0 处的斜率是无穷大。"""
-    real, calls = trainer_module.loss_parts, []
+    real, calls = WordLoss.__call__, []
 
-    def losses(model, batch, *, causal, reading=None):
+    def losses(self, model, batch):
         calls.append(None)
-        [part] = real(model, batch, causal=causal)
+        [part] = real(self, model, batch)
         if len(calls) <= steps:
             return (part,)
         found, zero = part.losses, next(model.parameters()).sum() * 0
@@ -210,7 +210,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(
     bad_step, tmp_path, configure, monkeypatch
 ):
     """损失有限而梯度不是，哪怕在最后一步：就停在那一步，不等日志与存盘；什么也不存。"""
-    monkeypatch.setattr(trainer_module, "loss_parts", bad_gradient_after(bad_step - 1))
+    monkeypatch.setattr(WordLoss, "__call__", bad_gradient_after(bad_step - 1))
     output = tmp_path / "输出"
     config = configure(output, max_steps=3, logging_steps=10, save_steps=10)
     with pytest.raises(TrainingError) as caught:
@@ -227,7 +227,7 @@ def test_the_step_is_remembered_until_someone_looks(
     bad_step, logging_steps, tmp_path, configure, monkeypatch
 ):
     """GPU 上不逐步查：记日志或存盘时才发现，说的仍是坏掉的那一步，坏权重不存。"""
-    monkeypatch.setattr(trainer_module, "loss_parts", bad_gradient_after(bad_step - 1))
+    monkeypatch.setattr(WordLoss, "__call__", bad_gradient_after(bad_step - 1))
     monkeypatch.setattr(CompanionTrainer, "check_finite", lambda *_args: None)
     real = CompanionTrainer.check_gradients
 
@@ -247,7 +247,7 @@ def test_fp16_may_skip_a_step_whose_gradient_overflowed(
     tmp_path, configure, monkeypatch, no_curve
 ):
     """fp16 的损失缩放靠溢出来试探：那一步会跳过，不是坏掉。"""
-    monkeypatch.setattr(trainer_module, "loss_parts", bad_gradient_after(0))
+    monkeypatch.setattr(WordLoss, "__call__", bad_gradient_after(0))
     real = loop.training_arguments
 
     def half(*args, **kwargs):
