@@ -1,6 +1,6 @@
 """教科书的写法：损失由模型的原始输出逐个位置求，不走本包的输出头。
 
-测试与“模型×目标支持表”拿它对照。训练时的损失走 `losses.loss_parts`，只在目标上算输出
+测试与“模型×目标支持表”拿它对照。训练时的损失走 `Objective.make_loss`，只在目标上算输出
 头；两条路各写各的，数值相等才算对。目标有两份的（句序、真假），这里也各写一份。
 
 形状字母：B 行数，L 行长，K 标签的长度，V 词表大小。
@@ -40,7 +40,7 @@ class HandLoss:
 
 
 def losses_by_hand(model: Any, batch: Batch, *, causal: bool) -> tuple[HandLoss, ...]:
-    """各份损失，次序同 `losses.loss_parts`：先词元，再句序或真假。
+    """各份损失，次序同 `Objective.make_loss`：先词元，再句序或真假。
 
     Args:
         model: 带输出头的 transformers 模型，或 `ElectraPair`（只取它的两个模型）。
