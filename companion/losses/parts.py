@@ -12,7 +12,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -85,7 +85,7 @@ class WordLoss:
 
     causal: bool = False
     """位置 t 的输出对位置 t+1 的标签。"""
-    names: ClassVar[tuple[str, ...]] = ("words",)
+    names: tuple[str, ...] = ("words",)
 
     def __call__(self, model: Any, batch: Batch) -> tuple[LossPart, ...]:
         """见 `Loss`。"""
@@ -103,7 +103,7 @@ class OrderLoss:
     """词元，加上句序：每行判一次先后。"""
 
     causal: bool = False
-    names: ClassVar[tuple[str, ...]] = ("words", "order")
+    names: tuple[str, ...] = ("words", "order")
 
     def __call__(self, model: Any, batch: Batch) -> tuple[LossPart, ...]:
         """见 `Loss`。"""
@@ -123,7 +123,7 @@ class PairLoss:
     """ELECTRA 的一对：生成器的词元，加上判别器的真假。"""
 
     causal: bool = False
-    names: ClassVar[tuple[str, ...]] = ("words", "detection")
+    names: tuple[str, ...] = ("words", "detection")
 
     def __call__(self, model: Any, batch: Batch) -> tuple[LossPart, ...]:
         """见 `Loss`。"""
@@ -143,7 +143,7 @@ class DetectionLoss:
     """评估一对模型：替换已经造好，只由判别器判真假。"""
 
     causal: bool = False
-    names: ClassVar[tuple[str, ...]] = ("detection",)
+    names: tuple[str, ...] = ("detection",)
 
     def __call__(self, model: Any, batch: Batch) -> tuple[LossPart, ...]:
         """见 `Loss`。"""

@@ -87,6 +87,7 @@ def our_step(batch: Batch, count: int) -> Step:
     from transformers import default_data_collator
     from transformers.trainer_callback import PrinterCallback
 
+    from companion.losses.parts import WordLoss
     from companion.training.arguments import training_arguments
     from companion.training.batching import BatchPlan
     from companion.training.data import TrainingData
@@ -114,7 +115,7 @@ def our_step(batch: Batch, count: int) -> Step:
             config=config,
             data=TrainingData(rows, plan, None, 0, False, None),  # type: ignore[arg-type]
             collator=default_data_collator,  # type: ignore[arg-type]
-            causal=False,
+            loss=WordLoss(),
             arguments=training_arguments(
                 config, num_steps=1, learning_rate=1e-3, precision="fp32",
                 device_kind="cpu",
