@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from companion.preflight import check_checkpoint
     from companion.show import example_rows, show_example
     from companion.training import train
-    from companion.training.demo import run_demo
+    from companion.training.run import run_demo
 
 __version__ = "0.1.0"
 
@@ -119,7 +119,7 @@ _HOMES = {
     "read_cloze": "corpus",
     "read_corpus": "corpus",
     "read_documents": "corpus",
-    "run_demo": "training.demo",
+    "run_demo": "training.run",
     "save_checkpoint": "checkpoints",
     "save_figure": "plots",
     "show_example": "show",

@@ -34,7 +34,7 @@ from companion.corpus import Document, missing_vocabulary, read_corpus
 from companion.evaluation.scoring import score_targets
 from companion.evaluation.targets import FrozenTargets, build_targets
 from companion.training import train
-from companion.training.extending import MIN_COUNT
+from companion.training.preparing import MIN_COUNT
 
 STARTER = "starter:bloom"
 BLOCK = 128

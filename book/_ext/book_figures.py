@@ -40,7 +40,7 @@ def replay_tradeoff() -> Any:
 def schedules() -> Any:
     """四种学习率曲线，一百步，预热一成。"""
     from companion.plots import plot_schedules
-    from companion.training.schedule import factor_at
+    from companion.training.arguments import factor_at
 
     steps, warmup = 100, 10
     names = {

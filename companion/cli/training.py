@@ -41,7 +41,7 @@ def demo(
 
     get_objective(objective)
     check_output(output, resume=False)
-    from companion.training.demo import run_demo
+    from companion.training.run import run_demo
 
     result = run_demo(objective, output)
     emit(result.metrics, *_summary(result), as_json=as_json)

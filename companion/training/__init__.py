@@ -8,7 +8,7 @@ from companion.lazy import on_first_use
 _HOMES = {
     "TrainingInterrupted": "loop",
     "TrainingResult": "run",
-    "run_demo": "demo",
+    "run_demo": "run",
     "train": "run",
 }
 

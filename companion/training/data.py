@@ -26,9 +26,14 @@ from companion.corpus.splitting import split_corpus
 from companion.corpus.tokens import TokenStore, tokenize_documents
 from companion.errors import ConfigError, CorpusError
 from companion.objectives import Objective
-from companion.training.batching import BatchPlan, Replay, plan_batches
+from companion.training.batching import (
+    BatchPlan,
+    JoinedRows,
+    Replay,
+    StagedRows,
+    plan_batches,
+)
 from companion.training.masking import SETTINGS, Masking, read_masking
-from companion.training.rows import JoinedRows, StagedRows
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,236 @@
-"""真正训练的一段：把设置、模型与排定的数据交给 Trainer，走完，或体面地停下。"""
+"""真正训练的一段：把设置、模型与排定的数据交给 Trainer，走完，或体面地停下。
 
-from collections.abc import Sequence
+途中看得见的事（日志、进度）与信号由两个回调照管。
+"""
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from transformers import TrainerCallback
 
-from companion.checkpoints.loading import Checkpoint
 from companion.checkpoints.quiet import quiet_transformers
-from companion.config import TrainingConfig
 from companion.errors import TrainingError
 from companion.losses.activations import fused_gelu
-from companion.objectives import Objective
-from companion.preflight.device import Device
 from companion.training.arguments import (
     add_lora,
     recompute_activations,
     training_arguments,
 )
-from companion.training.callbacks import LOG_FILE, LogCallback, StopCallback
-from companion.training.checkpoints import latest_checkpoint
-from companion.training.data import TrainingData
-from companion.training.extending import EmbeddingsFirst, num_embedding_steps
-from companion.training.extra_losses import ExtraLosses
-from companion.training.team import Team, train_command
+from companion.training.output import latest_checkpoint, write_text, writing
+from companion.training.preparing import EmbeddingsFirst, Run, num_embedding_steps
+from companion.training.team import ALONE, Team, train_command
+
+if TYPE_CHECKING:
+    from companion.training.trainer import CompanionTrainer
+
+LOG_FILE = "log.jsonl"
+
+
+class LogCallback(TrainerCallback):
+    """每隔 `logging_steps` 步写一行 JSON，并更新进度条。
+
+    Args:
+        path: 日志文件；续训时先删去检查点之后的行，再接着写。None 表示不写：几个进程
+            一同训练时，只有第 0 个写。
+        console: 进度显示在这里；None 表示不显示。
+    """
+
+    def __init__(self, path: Path | None, console: Console | None) -> None:
+        self.path = path
+        self.console = console
+        self.trainer: CompanionTrainer | None = None
+        self.rows: list[dict[str, Any]] = []
+        self._progress: Progress | None = None
+        self._said = -1
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """接上旧日志，开始计时。"""
+        assert self.trainer is not None
+        plan = self.trainer.data.plan
+        accumulation = max(1, len(plan.batches) // plan.num_steps)
+        lengths = self.trainer.data.rows.lengths
+        per_batch = [sum(int(lengths[r]) for _, r in batch) for batch in plan.batches]
+        ends = [0, *accumulate(per_batch)]
+        self.tokens_at = ends[::accumulation]
+        if self.path is not None:
+            earlier = read_log(self.path)
+            self.rows = [row for row in earlier if row["step"] <= state.global_step]
+            kept = "".join(json.dumps(row) + "\n" for row in self.rows)
+            write_text(self.path, kept)
+        self._start_step = state.global_step
+        self._earlier = self.rows[-1]["seconds"] if self.rows else 0.0
+        self._began = time.monotonic()
+        if self.console is not None and self.console.is_terminal:
+            self._progress = Progress(
+                TextColumn("训练"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total} 步"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self.console,
+                transient=True,
+            )
+            self._task = self._progress.add_task(
+                "训练", total=plan.num_steps, completed=state.global_step, note=""
+            )
+            self._progress.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """进度条走一格。"""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=state.global_step)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any
+    ) -> None:
+        """写一行日志。几个进程的损失要先合在一起，所以人人都走到这里。"""
+        assert self.trainer is not None
+        if not logs or "loss" not in logs:
+            return
+        taken = self.trainer.tally.take(self.trainer.team)
+        self.trainer.check_gradients()
+        self.trainer.check_finite(taken["nats_per_target"], state.global_step)
+        elapsed = time.monotonic() - self._began
+        tokens = self.tokens_at[state.global_step]
+        speed = (tokens - self.tokens_at[self._start_step]) / max(elapsed, 1e-9)
+        row = {
+            "step": state.global_step,
+            "tokens": tokens,
+            "loss": round(taken["nats_per_target"], 6),
+            "bits_per_target": round(taken["nats_per_target"] / math.log(2), 6),
+            "accuracy": round(taken["accuracy"], 6),
+            **{
+                name: round(value, 6)
+                for name, value in taken.items()
+                if name not in ("nats_per_target", "accuracy")  # 另外几份损失
+            },
+            "learning_rate": logs.get("learning_rate"),
+            "grad_norm": _finite(logs.get("grad_norm")),
+            "tokens_per_second": round(speed, 1),
+            "seconds": round(self._earlier + elapsed, 3),
+        }
+        self.rows.append(row)
+        if self.path is not None:
+            with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        self._show(row)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """收起进度条。"""
+        self.close()
+
+    def close(self) -> None:
+        """收起进度条；出错退出时也要调用。"""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _show(self, row: dict[str, Any]) -> None:
+        note = (
+            f"每目标 {row['bits_per_target']:.3f} 比特 · 命中 {row['accuracy']:.1%} · "
+            f"{row['tokens_per_second']:,.0f} 词元/秒"
+        )
+        if self._progress is not None:
+            self._progress.update(self._task, note=note)
+        elif self.console is not None:  # 不是终端：每走一成说一行
+            total = len(self.tokens_at) - 1
+            tenth = row["step"] * 10 // total
+            if tenth != self._said:
+                self._said = tenth
+                self.console.print(
+                    f"第 {row['step']}/{total} 步 · {note}", highlight=False
+                )
+
+
+def _finite(norm: float | None) -> float | None:
+    """日志里的梯度范数；fp16 跳过的那一步是无穷大，而 JSON 写不出它。"""
+    return None if norm is None or not math.isfinite(norm) else round(float(norm), 6)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """读回日志；被打断的最后半行不算。"""
+    if not path.exists():
+        return []
+    rows: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class StopCallback(TrainerCallback):
+    """收到 Ctrl-C 或 SIGTERM 后，走完这一步，存盘，停下。
+
+    几个进程收到信号有先有后，却要停在同一步，否则先停的走了，没停的永远等它。所以每步
+    之后各报一次“收到没有”，下一步之后才看合起来的答案：那时它早已算好，GPU 不必停下等。
+
+    Args:
+        team: 一同训练的进程。
+    """
+
+    def __init__(self, team: Team = ALONE) -> None:
+        self.team = team
+        self.received: int | None = None
+        self.stopped = False
+        """训练因信号而停，没有走完。"""
+        self._asked: Tensor | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """要停就先存盘。"""
+        if self._someone_received() and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+            self.stopped = True
+
+    def _someone_received(self) -> bool:
+        mine = self.received is not None
+        if self.team.size == 1:
+            return mine
+        answer, self._asked = self._asked, self.team.total(torch.tensor(int(mine)))
+        return answer is not None and bool(answer)
+
+    @contextmanager
+    def listening(self) -> Generator[None]:
+        """期间接住信号；再按一次 Ctrl-C 则立刻退出。
+
+        只有主线程能接信号；在别的线程里调用时什么也不做。
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def receive(number: int, _frame: Any) -> None:
+            if self.received is not None and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.received = number
+
+        kept = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)}
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+            # 第 0 个进程出错退出，启动器来结束其余的：缘由由它说，这里照信号的本意退出
+            if failed and self.received is not None and not self.team.is_main:
+                os.kill(os.getpid(), self.received)
 
 
 class TrainingInterrupted(TrainingError):  # noqa: N818 - 它不是过错
@@ -46,18 +252,14 @@ class LoopResult:
 
 
 def run_loop(
-    config: TrainingConfig,
-    objective: Objective,
-    checkpoint: Checkpoint,
-    data: TrainingData,
-    device: Device,
-    team: Team,
-    resume: bool,
-    console: Console | None,
-    extra: ExtraLosses,
-    new_ids: Sequence[int] = (),
+    run: Run, *, resume: bool = False, console: Console | None = None
 ) -> LoopResult:
-    """训练到排定的最后一步；扩充了词表时，开头几步只训练 `new_ids` 的行。
+    """训练到排定的最后一步；扩充了词表时，开头几步只训练新行。
+
+    Args:
+        run: 备齐了的一次训练。
+        resume: 从输出文件夹里最近的检查点接着训练。
+        console: 进度显示在这里；None 表示不显示。
 
     Raises:
         TrainingInterrupted: 收到信号，存盘后停下。
@@ -68,41 +270,42 @@ def run_loop(
 
     from companion.training.trainer import CompanionTrainer
 
-    output = Path(config.output)
+    config, checkpoint, team = run.config, run.checkpoint, run.team
+    num_steps = run.data.plan.num_steps
     set_seed(config.seed)  # LoRA 的随机初始化也由种子决定
     model = add_lora(checkpoint.model, config) if config.lora_rank else checkpoint.model
-    extra.attach(model)
+    run.extra.attach(model)
     if config.gradient_checkpointing:
         recompute_activations(model)
     keep_cache = getattr(checkpoint.model.config, "use_cache", None)
-    log_file = output / LOG_FILE if team.is_main else None
+    log_file = run.output / LOG_FILE if team.is_main else None
     logging, stopping = LogCallback(log_file, console), StopCallback(team)
     trainer = CompanionTrainer(
         model,
         config=config,
-        data=data,
-        collator=data.collator,
-        loss=extra.loss(objective),
+        data=run.data,
+        collator=run.data.collator,
+        loss=run.extra.loss(run.objective),
         arguments=training_arguments(
             config,
-            num_steps=data.plan.num_steps,
+            num_steps=num_steps,
             learning_rate=config.learning_rate or 0.0,
             precision=config.precision,
-            device_kind=device.kind,
+            device_kind=run.device.kind,
         ),
         callbacks=[logging, stopping],
         team=team,
     )
-    extra.move_teacher(trainer.args.device)
+    run.extra.move_teacher(trainer.args.device)
     trainer.remove_callback(PrinterCallback)
-    first = num_embedding_steps(config, data.plan.num_steps) if new_ids else 0
-    embeddings = EmbeddingsFirst(new_ids, first)
+    first = num_embedding_steps(config, num_steps) if run.new_ids else 0
+    embeddings = EmbeddingsFirst(run.new_ids, first)
     if first:
         trainer.add_callback(embeddings)
     logging.trainer = trainer
     resume_from = None
     if resume:
-        resume_from = latest_checkpoint(output)
+        resume_from = latest_checkpoint(run.output)
         if team.is_main:  # 存下的是各进程之和
             trainer.tally.load(resume_from)
     try:
@@ -119,10 +322,10 @@ def run_loop(
     if stopping.stopped:
         raise TrainingInterrupted(
             found=f"收到信号，停在第 {trainer.state.global_step} 步"
-            f"（共 {data.plan.num_steps} 步）",
+            f"（共 {num_steps} 步）",
             expected="训练走完",
             remedy=f"检查点已存好，{train_command(team.size)} --resume "
-            f"--output {output} 接着训练",
+            f"--output {run.output} 接着训练",
         )
     tally = trainer.tally.combined(team)
     return LoopResult(model, logging.rows, tally.total_targets, tally.other_totals)

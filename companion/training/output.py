@@ -1,16 +1,24 @@
-"""输出文件夹：认领、续训时核对、写下每一份结果。"""
+"""输出文件夹：认领，续训时核对，写下每一份结果，存检查点。
+
+检查点与结果都先写到一旁，落到盘上才改名，最后才删旧的；断电与磁盘写满都伤不到旧的。
+`checkpoint-N` 里是 transformers 续训要的一切：权重、优化器、学习率、随机数状态。
+"""
 
 import json
 import os
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from companion.checkpoints.saving import flush
 from companion.config import TrainingConfig
 from companion.errors import CompanionError, ConfigError, TrainingError
-from companion.training.checkpoints import how_to_go_on, latest_checkpoint
+from companion.training.team import ALONE, Team
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
@@ -126,3 +134,117 @@ def write_json(path: Path, content: Any) -> None:
 def _draft(path: Path) -> Path:
     """正在写的一份；`TrainingConfig.save` 也写在这里。"""
     return path.with_name(f".{path.name}.new")
+
+
+STAGING = ".saving"
+"""正在写的检查点放在这里；留下它说明上次没写完，续训时不看它。"""
+
+_PREFIX = "checkpoint-"
+
+
+def list_checkpoints(output: Path) -> list[Path]:
+    """完整的检查点，按步数升序。"""
+    found = [
+        path
+        for path in output.glob(f"{_PREFIX}*")
+        if path.name.removeprefix(_PREFIX).isdigit()
+        and (path / "trainer_state.json").is_file()
+    ]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """检查点是第几步。"""
+    return int(checkpoint.name.removeprefix(_PREFIX))
+
+
+def latest_checkpoint(output: Path) -> Path:
+    """最近的检查点。
+
+    Raises:
+        TrainingError: 没有可以接着训练的检查点。
+    """
+    found = list_checkpoints(output)
+    if not found:
+        raise TrainingError(
+            found=f"{output} 里没有检查点",
+            expected="上一次运行留下的 checkpoint-N 文件夹",
+            remedy="核对 --output；若上一次还没到第一个 save_steps 就断了，"
+            "换一个 --output 从头训练",
+        )
+    return found[-1]
+
+
+def num_processes_of(checkpoint: Path) -> int:
+    """存下它的那次训练用了几个进程：每个进程各存一份随机数状态。"""
+    return max(1, len(list(checkpoint.glob("rng_state*.pth"))))
+
+
+@contextmanager
+def staged(output: Path, limit: int, team: Team = ALONE) -> Generator[Path]:
+    """给出一个临时文件夹；正常退出时把其中的检查点移到 `output`，再删去过老的。
+
+    Args:
+        output: 运行的输出文件夹。
+        limit: 至多留几个检查点。
+        team: 一同训练的进程：人人都往临时文件夹里写，写齐了由第 0 个进程移走。
+
+    Raises:
+        TrainingError: 写不下；临时文件已清掉，旧检查点原样不动。
+    """
+    staging = output / STAGING
+    if team.is_main:
+        shutil.rmtree(staging, ignore_errors=True)
+    team.wait()
+    try:
+        yield staging
+        team.wait()
+        if team.is_main:
+            _move_into_place(staging, output)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        if not _is_write_failure(error):
+            raise
+        raise TrainingError(
+            found=f"检查点写不进 {output}：{error}",
+            expected="磁盘放得下一个检查点（约为权重的三倍）",
+            remedy=f"{how_to_go_on(output)}；或用 --set save_total_limit=1 少留几个",
+        ) from error
+    if team.is_main:
+        shutil.rmtree(staging, ignore_errors=True)
+        for old in list_checkpoints(output)[:-limit]:
+            shutil.rmtree(old)
+
+
+def how_to_go_on(output: Path) -> str:
+    """写盘失败之后怎么办：有完好的检查点就接着它，没有就从头。"""
+    kept = list_checkpoints(output)
+    if not kept:
+        return "腾出空间后换一个 --output 从头训练，这里还没有检查点"
+    return f"腾出空间后用 --resume 接着训练，旧检查点 {kept[-1].name} 完好"
+
+
+def _move_into_place(staging: Path, output: Path) -> None:
+    """每个文件、每层文件夹先落盘，才改名；改名也落了盘，才算数。
+
+    否则断电之后可能只剩一个名字：内容还在内存里，旧的却已删去。
+    """
+    fresh = list(staging.glob(f"{_PREFIX}*"))
+    for checkpoint in fresh:
+        for path in (*checkpoint.rglob("*"), checkpoint):
+            flush(path)
+    for checkpoint in fresh:
+        target = output / checkpoint.name
+        if target.exists():  # 续训后又走到同一步：旧的先让开，新的到位才删
+            target.replace(staging / f"replaced-{checkpoint.name}")
+        checkpoint.replace(target)
+    flush(output)
+
+
+def _is_write_failure(error: Exception) -> bool:
+    """磁盘写满、配额用尽、无权写、盘坏了；torch 与 safetensors 把它包成自己的异常。"""
+    if isinstance(error, OSError) and error.errno is not None:
+        return True
+    # 盘满时 torch 只说 inline_container.cc 里“unexpected pos”，不提磁盘
+    signs = ("No space left", "PytorchStreamWriter", "inline_container", "I/O error")
+    return any(sign in str(error) for sign in signs)

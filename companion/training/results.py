@@ -1,24 +1,64 @@
-"""训练完写下的结果：账本、曲线、报告卡，最后是指标。"""
+"""训练对人说的话与写下的结果：第一步之前的安排；训练完的账本、曲线、报告卡、指标。"""
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from companion.config import TrainingConfig
+from rich.console import Console
+
 from companion.corpus.ledger import TokenLedger
 from companion.evaluation.comparison import Sitting, assemble
 from companion.evaluation.report import HTML_FILE, write_report
-from companion.training.data import Corpora, TrainingData
+from companion.training.loop import LoopResult
 from companion.training.output import write_json, writing
+from companion.training.preparing import Run
+
+
+def speaker(console: Console | None) -> Callable[[str], None]:
+    """往控制台说一句话的函数；没有控制台就不说。"""
+    if console is None:
+        return lambda _text: None
+    return lambda text: console.print(
+        text, highlight=False, markup=False, soft_wrap=True
+    )
+
+
+def announce(run: Run, say: Callable[[str], None]) -> None:
+    """第一步之前，把账和安排说清楚。"""
+    config, data, team, verdict = run.config, run.data, run.team, run.packing
+    say(f"设备：{run.device}")
+    if team.size > 1:
+        batches = team.size * config.gradient_accumulation_steps
+        say(f"进程：{team.size} 个，合起来一步 {batches} 个微批量")
+    say(
+        f"精度：{config.precision}；学习率峰值 {config.learning_rate:g}，"
+        f"共 {data.plan.num_steps:,} 步，一行至多 {data.block_size} 个词元"
+    )
+    way = "打包，文档互不可见" if verdict.ok else "不打包，按长度分桶"
+    say(f"批次：{way}（{verdict.reason}）")
+    for remark in run.extra.remarks:
+        say(remark)
+    if run.corpora.duplicates:
+        say(f"去重：删去 {run.corpora.duplicates:,} 篇完全相同的文档")
+    say("词元账本")
+    say(str(data.ledger))
+    if config.preset == "macbert" and config.eval:
+        say(
+            "注意：macbert 练的时候没有 [MASK]，而评估以 [MASK] 出题："
+            "前后的分数只说明它还认不认得 [MASK]"
+        )
+    if data.plan.replayed:
+        share = data.plan.replayed / data.plan.tokens
+        say(f"  其中回放 {data.plan.replayed:,} 个词元，占 {share:.1%}")
 
 
 def summarise(
-    config: TrainingConfig,
-    data: TrainingData,
+    run: Run,
     rows: list[dict[str, Any]],
     before: Sitting | None,
     after: Sitting | None,
 ) -> dict[str, Any]:
-    """`metrics.json` 的内容。"""
+    """`metrics.json` 的内容；`rows` 是日志的各行。"""
+    config, data = run.config, run.data
     seconds = rows[-1]["seconds"] if rows else 0.0
     metrics: dict[str, Any] = {
         "objective": config.objective,
@@ -36,13 +76,7 @@ def summarise(
 
 
 def write_results(
-    config: TrainingConfig,
-    corpora: Corpora,
-    data: TrainingData,
-    ledger: TokenLedger,
-    rows: list[dict[str, Any]],
-    metrics: dict[str, Any],
-    other_targets: dict[str, int],
+    run: Run, ran: LoopResult, ledger: TokenLedger, metrics: dict[str, Any]
 ) -> None:
     """账本与曲线。
 
@@ -57,52 +91,50 @@ def write_results(
     from companion.plots.curves import plot_curve
     from companion.plots.style import save_figure
 
-    output = Path(config.output)
+    output, plan, other_targets = run.output, run.data.plan, ran.other_targets
     extra = {
-        "replayed": data.plan.replayed,
-        "duplicate_documents": corpora.duplicates,
+        "replayed": plan.replayed,
+        "duplicate_documents": run.corpora.duplicates,
     }
     for name, count in other_targets.items():
         extra[f"{name}_targets"] = count
     if "order" in other_targets:
-        num_rows = sum(len(batch) for batch in data.plan.batches)
+        num_rows = sum(len(batch) for batch in plan.batches)
         extra["order_skipped_rows"] = num_rows - other_targets["order"]
     write_json(output / "ledger.json", {**ledger.as_dict(), **extra})
-    if rows:
+    if ran.rows:
         before, after = metrics.get("before"), metrics.get("after")
-        figure = plot_curve(rows, before=before, after=after, title="训练曲线")
+        figure = plot_curve(ran.rows, before=before, after=after, title="训练曲线")
         with writing(output / "curve.png"):
             save_figure(figure, output / "curve.png")
 
 
 def write_card(
-    config: TrainingConfig,
+    run: Run,
     ledger: TokenLedger,
-    rows: list[dict[str, Any]],
     metrics: dict[str, Any],
     before: Sitting,
     after: Sitting,
-    device_name: str,
 ) -> None:
     """报告卡。
 
     Raises:
         TrainingError: 写不下。
     """
-    output = Path(config.output)
+    output = run.output
     curve = output / "curve.png"
     card = assemble(
         before,
         after,
         curve=curve.read_bytes() if curve.exists() else None,
         ledger=ledger.rows(),
-        config=config.as_dict(),
+        config=run.config.as_dict(),
         facts=[
             ("步数", f"{metrics['steps']:,}"),
             ("训练词元", f"{metrics['tokens_trained']:,}"),
             ("用时", f"{metrics['seconds']:,.0f} 秒"),
             ("速度", f"每秒 {metrics['tokens_per_second']:,.0f} 个词元"),
-            ("设备", device_name),
+            ("设备", run.device.name),
         ],
     )
     with writing(output / HTML_FILE):

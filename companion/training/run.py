@@ -6,6 +6,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from companion.checkpoints.running import fitted_objective
 from companion.checkpoints.saving import save_checkpoint
 from companion.config import TrainingConfig
 from companion.corpus.catalog import cache_folder
+from companion.corpus.cloze import read_cloze
 from companion.corpus.ledger import TokenLedger
 from companion.errors import TrainingError
 from companion.evaluation.comparison import (
@@ -31,13 +33,7 @@ from companion.preflight.device import Device, best_device
 from companion.preflight.findings import Finding
 from companion.preflight.leaks import PackingVerdict, can_pack
 from companion.preflight.mask_support import require_mask
-from companion.training.announcing import announce, speaker
 from companion.training.arguments import check_means, choose_learning_rate
-from companion.training.checkpoints import (
-    latest_checkpoint,
-    num_processes_of,
-    step_of,
-)
 from companion.training.data import (
     Corpora,
     choose_block_size,
@@ -45,22 +41,39 @@ from companion.training.data import (
     prepare_data,
     read_corpora,
 )
-from companion.training.extending import extend_for_corpus
-from companion.training.extra_losses import ExtraLosses, prepare_extra_losses
-from companion.training.loop import run_loop
+from companion.training.loop import LoopResult, run_loop
 from companion.training.output import (
     CONFIG_FILE,
     METRICS_FILE,
     check_output,
+    latest_checkpoint,
+    num_processes_of,
     resumed_config,
+    step_of,
     write_json,
     writing,
 )
-from companion.training.results import summarise, write_card, write_results
+from companion.training.preparing import (
+    ExtraLosses,
+    Run,
+    extend_for_corpus,
+    prepare_extra_losses,
+)
+from companion.training.results import (
+    announce,
+    speaker,
+    summarise,
+    write_card,
+    write_results,
+)
 from companion.training.team import Team, join_team, train_command
 
 _SAMPLED_DOCUMENTS = 200
 """体检拿多少篇语料去试。"""
+
+
+_Examined = tuple[Exam | None, Sitting | None]
+"""评估集与训练前的结果；只有第 0 个进程有。"""
 
 
 @dataclass(frozen=True)
@@ -111,8 +124,21 @@ def train(
     team = join_team()
     screen = None if quiet or not team.is_main else console or Console(stderr=True)
     say = speaker(screen)
+    run = _prepare(config, team, say, resume=resume)
+    team.wait()  # 人人都准备妥了，才建输出文件夹
+    examined = team.main_only(lambda: _begin(run, clozes, say))
+    ran = run_loop(run, resume=resume, console=screen)
+    ledger = replace(run.data.ledger, targets=ran.targets)
+    ledger.check()
+    metrics, rows = team.ask_main(lambda: _finish(run, ran, ledger, examined, say))
+    return TrainingResult(run.output, metrics, ledger, rows, run.config)
+
+
+def _prepare(
+    config: TrainingConfig, team: Team, say: Callable[[str], None], *, resume: bool
+) -> Run:
+    """查过、算好、备齐；什么也不写进输出文件夹。"""
     objective = get_objective(config.objective)
-    output = Path(config.output)
     config = team.ask_main(lambda: _claim(config, team, resume=resume))
     choose_masking(config, objective)
     checkpoint = load_checkpoint(config.model, objective, generator=config.generator)
@@ -123,7 +149,7 @@ def train(
     extension = extend_for_corpus(checkpoint, config, corpora.train)
     checkpoint = extension.checkpoint if extension else checkpoint
     extra = prepare_extra_losses(config, checkpoint)
-    config, verdict = team.ask_main(
+    config, packing = team.ask_main(
         lambda: _choose(config, objective, checkpoint.model, device, extra)
     )
     for finding in team.ask_main(
@@ -137,59 +163,50 @@ def train(
             objective,
             checkpoint.model,
             checkpoint.tokenizer,
-            packed=verdict.ok,
+            packed=packing.ok,
             cache_dir=cache_folder() / "tokens",
             world_size=team.size,
         )
     )
     if resume:
-        _refuse_finished(output, data.plan.num_steps)
+        _refuse_finished(Path(config.output), data.plan.num_steps)
+    new_ids = extension.ids if extension else ()
+    return Run(
+        config, objective, checkpoint, corpora, data, packing, device, team, extra,
+        new_ids,
+    )  # fmt: skip
 
-    exams: list[tuple[Exam | None, Sitting | None]] = []  # 别的进程没有
 
-    def begin() -> None:
-        exam = _prepare_exam(config, objective, checkpoint, corpora, clozes)
-        announce(say, config, corpora, data, verdict, device, team, extra)
-        with writing(output / CONFIG_FILE):
-            output.mkdir(parents=True, exist_ok=True)
-            config.save(output / CONFIG_FILE)
-        exams.append((exam, _sit(checkpoint, exam, device, "训练前", say)))
+def _begin(run: Run, clozes: Sequence[Any], say: Callable[[str], None]) -> _Examined:
+    """建输出文件夹，写下设置，训练前评估一次。"""
+    exam = _prepare_exam(run, clozes)
+    announce(run, say)
+    with writing(run.output / CONFIG_FILE):
+        run.output.mkdir(parents=True, exist_ok=True)
+        run.config.save(run.output / CONFIG_FILE)
+    return exam, _sit(run.checkpoint, exam, run.device, "训练前", say)
 
-    team.wait()  # 人人都准备妥了，才建输出文件夹
-    team.ask_main(begin)
-    ran = run_loop(
-        config,
-        objective,
-        checkpoint,
-        data,
-        device,
-        team,
-        resume,
-        screen,
-        extra,
-        extension.ids if extension else (),
-    )
-    ledger = replace(data.ledger, targets=ran.targets)
-    ledger.check()
 
-    def finish() -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        ((exam, before),) = exams
-        model = _merged(checkpoint, ran.model, output, say)
-        trained = replace(checkpoint, model=model, name=str(output / "model"))
-        save_checkpoint(model, checkpoint.tokenizer, output / "model")
-        extra.farewell(output, say)
-        after = _sit(trained, exam, device, "训练后", say)
-        metrics = summarise(config, data, ran.rows, before, after)
-        write_results(
-            config, corpora, data, ledger, ran.rows, metrics, ran.other_targets
-        )
-        if before and after:
-            write_card(config, ledger, ran.rows, metrics, before, after, device.name)
-        write_json(output / METRICS_FILE, metrics)  # 最后才写：有它就是走完了
-        return metrics, ran.rows
-
-    metrics, rows = team.ask_main(finish)
-    return TrainingResult(output, metrics, ledger, rows, config)
+def _finish(
+    run: Run,
+    ran: LoopResult,
+    ledger: TokenLedger,
+    examined: _Examined | None,
+    say: Callable[[str], None],
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """存模型，训练后再评估一次，写下结果：`metrics.json` 的内容与日志的各行。"""
+    exam, before = examined or (None, None)
+    model = _merged(run.checkpoint, ran.model, run.output, say)
+    trained = replace(run.checkpoint, model=model, name=str(run.output / "model"))
+    save_checkpoint(model, run.checkpoint.tokenizer, run.output / "model")
+    run.extra.farewell(run.output, say)
+    after = _sit(trained, exam, run.device, "训练后", say)
+    metrics = summarise(run, ran.rows, before, after)
+    write_results(run, ran, ledger, metrics)
+    if before and after:
+        write_card(run, ledger, metrics, before, after)
+    write_json(run.output / METRICS_FILE, metrics)  # 最后才写：有它就是走完了
+    return metrics, ran.rows
 
 
 def _claim(config: TrainingConfig, team: Team, *, resume: bool) -> TrainingConfig:
@@ -260,23 +277,17 @@ def _advice(finding: Finding) -> str:
     return "。".join(part for part in parts if part)
 
 
-def _prepare_exam(
-    config: TrainingConfig,
-    objective: Objective,
-    checkpoint: Checkpoint,
-    corpora: Corpora,
-    clozes: Sequence[Any],
-) -> Exam | None:
-    """出卷子；设置里关了评估时没有。卷子的种子固定，各次运行因此可比。"""
-    if not config.eval:
+def _prepare_exam(run: Run, clozes: Sequence[Any]) -> Exam | None:
+    """备好评估集；设置里关了评估时没有。评估的种子固定，各次运行因此可比。"""
+    if not run.config.eval:
         return None
     return prepare_exam(
-        checkpoint,
-        objective,
-        corpora.valid,
-        corpora.general or None,
-        block_size=config.block_size,
-        max_chars=config.eval_max_chars,
+        run.checkpoint,
+        run.objective,
+        run.corpora.valid,
+        run.corpora.general or None,
+        block_size=run.config.block_size,
+        max_chars=run.config.eval_max_chars,
         clozes=clozes,
     )
 
@@ -288,7 +299,7 @@ def _sit(
     when: str,
     say: Callable[[str], None],
 ) -> Sitting | None:
-    """考一次。"""
+    """评估一次。"""
     if exam is None:
         return None
     say(f"{when}评估")
@@ -331,3 +342,43 @@ def _refuse_finished(output: Path, num_steps: int) -> None:
             remedy="换一个 --output 另训一次；或以 "
             f"{output / 'model'} 为 --model 再往下训练",
         )
+
+
+def demo_config(objective: str, output: str | Path) -> TrainingConfig:
+    """演示用的设置：起步模型、随包语料、一点回放。"""
+    goal = get_objective(objective)
+    samples = resources.files("companion.corpus") / "samples"
+    corpus = "sample:modern" if goal.usage == "complete" else "sample:classical"
+    alone = not goal.pairs_required  # 通用的一份没有译文
+    corpus = corpus if alone else "sample:pairs"
+    return TrainingConfig(
+        objective=goal.key,
+        model=goal.starter,
+        corpus=corpus,
+        general=str(samples / "general.valid.txt") if alone else None,
+        replay=str(samples / "general.train.txt") if alone else None,
+        replay_ratio=0.2,
+        output=str(output),
+        block_size=128,
+        tokens_per_batch=1024,
+        # 因果模型每个词元都是目标，学得快，一步也慢一倍
+        num_train_epochs=5.0 if goal.causal else 8.0,
+        learning_rate=1e-3,
+        warmup_steps=0.1,
+        logging_steps=5,
+        save_steps=100,
+        save_total_limit=1,
+    )
+
+
+def run_demo(objective: str, output: Path, **options: Any) -> TrainingResult:
+    """跑一次演示。
+
+    Args:
+        objective: 训练目标的键。
+        output: 新的或空的文件夹。
+        **options: 同 `train`。
+    """
+    goal = get_objective(objective)
+    clozes = read_cloze("modern" if goal.usage == "complete" else "classical")
+    return train(demo_config(objective, output), clozes=clozes, **options)

@@ -49,32 +49,45 @@ class Team:
 
             PartialState().wait_for_everyone()
 
+    def main_only(self, work: Callable[[], T]) -> T | None:
+        """由第 0 个进程做，别的等着，得到 None；它遇到用户能改正的错误，人人都抛出。"""
+        if self.size == 1:
+            return work()
+        result: T | None = None
+        failure: CompanionError | None = None
+        if self.is_main:
+            try:
+                result = work()
+            except CompanionError as error:
+                failure = error
+        failure = self._from_main(failure)
+        if failure is not None:
+            raise failure
+        return result
+
     def ask_main(self, work: Callable[[], T]) -> T:
-        """由第 0 个进程做，结果人人有一份；它遇到用户能改正的错误，人人都抛出同一个。
+        """由第 0 个进程做，结果人人有一份；错误同 `main_only`。
 
         Args:
             work: 要做的事；结果要能 pickle。
         """
-        if self.size == 1:
-            return work()
-        answer: list[Any] = [None, None]  # 结果、错误
-        if self.is_main:
-            try:
-                answer[0] = work()
-            except CompanionError as error:
-                answer[1] = error
-        from torch.distributed import broadcast_object_list
-
-        broadcast_object_list(answer, src=0)
-        if answer[1] is not None:
-            raise answer[1]
-        return answer[0]
+        answer: Any = self.main_only(work)
+        return self._from_main(answer)
 
     def main_first(self, work: Callable[[], T]) -> T:
         """第 0 个进程先做完，别的再各做一遍：要建缓存的事，缓存只建一次。"""
-        done: list[T] = []
-        self.ask_main(lambda: done.append(work()))
-        return done[0] if self.is_main else work()
+        answer: Any = self.main_only(work)
+        return answer if self.is_main else work()
+
+    def _from_main(self, value: T) -> T:
+        """第 0 个进程的值，人人一份。"""
+        if self.size == 1:
+            return value
+        from torch.distributed import broadcast_object_list
+
+        box: list[Any] = [value]
+        broadcast_object_list(box, src=0)
+        return box[0]
 
     def total(self, values: "Tensor") -> "Tensor":
         """各进程的张量逐个元素求和，人人得到同样的和。"""

@@ -30,10 +30,10 @@ from companion.losses.span_boundary import (
     save_boundary_head,
     stock,
 )
+from companion.training.arguments import make_scheduler
 from companion.training.batching import PlannedSampler
-from companion.training.checkpoints import STAGING, staged
 from companion.training.data import TrainingData
-from companion.training.schedule import make_scheduler
+from companion.training.output import STAGING, staged
 from companion.training.tally import Tally
 from companion.training.team import ALONE, Team
 

@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 
 from companion.training import train
+from companion.training.arguments import factor_at
 from companion.training.batching import BatchPlan
-from companion.training.callbacks import LogCallback, StopCallback, read_log
-from companion.training.schedule import factor_at
+from companion.training.loop import LogCallback, StopCallback, read_log
 from companion.training.team import ALONE
 
 FIELDS = [

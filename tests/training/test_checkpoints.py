@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from companion.errors import TrainingError
 from companion.training import checkpoints, train
-from companion.training.checkpoints import (
+from companion.training.output import (
     STAGING,
     latest_checkpoint,
     list_checkpoints,

@@ -7,7 +7,7 @@ import pytest
 
 from companion.corpus.cloze import read_cloze
 from companion.training import demo
-from companion.training.demo import demo_config, run_demo
+from companion.training.run import demo_config, run_demo
 
 
 @pytest.mark.parametrize(

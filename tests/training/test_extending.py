@@ -12,7 +12,7 @@ from companion.corpus.document import Document
 from companion.corpus.words import dictionary_segmenter
 from companion.errors import CompanionError, ConfigError
 from companion.training.arguments import check_means
-from companion.training.extending import extend_for_corpus, num_embedding_steps
+from companion.training.preparing import extend_for_corpus, num_embedding_steps
 from companion.training.run import train
 
 RARE = "龘鱻靐"
@@ -76,7 +76,7 @@ def test_resuming_equals_not_having_stopped(
     stop, tmp_path, configure, rare, weights, no_curve, monkeypatch
 ):
     """停在只训新行的时候，或停在放开之后，接着训练都与不曾中断逐位相等。"""
-    from companion.training import callbacks
+    from companion.training import loop as callbacks
     from companion.training.loop import TrainingInterrupted
 
     settings = {"corpus": rare, "new_characters": 2, "embedding_steps": 3}
@@ -115,7 +115,7 @@ def test_words_alone_say_nothing_of_unknown_characters(
 ):
     """字都认得、只添词：不说认不得的字。"""
     monkeypatch.setattr(
-        "companion.training.extending.jieba_segmenter",
+        "companion.training.preparing.jieba_segmenter",
         lambda _dictionary: dictionary_segmenter(["天子"]),
     )
     checkpoint = load_checkpoint(str(checkpoints / "bert"), "masked_lm")

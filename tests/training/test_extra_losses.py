@@ -12,7 +12,7 @@ from companion.checkpoints.locating import BOUNDARY_FILE
 from companion.checkpoints.saving import save_checkpoint
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ConfigError, ModelError, ObjectiveError
-from companion.training.callbacks import read_log
+from companion.training.loop import read_log
 from companion.training.run import train
 
 SPAN = {"preset": "spanbert", "span_boundary": True, "max_steps": 4}

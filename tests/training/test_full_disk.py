@@ -7,8 +7,7 @@ import pytest
 
 from companion.errors import TrainingError
 from companion.training import train
-from companion.training.checkpoints import list_checkpoints
-from companion.training.output import write_text
+from companion.training.output import list_checkpoints, write_text
 
 REPORT = {"eval": True, "eval_max_chars": 100}
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from companion.checkpoints.loading import load_checkpoint
 from companion.training import TrainingInterrupted, arguments, train
-from companion.training.callbacks import LogCallback
+from companion.training.loop import LogCallback
 from companion.training.trainer import CompanionTrainer
 
 pytest.importorskip("peft")

@@ -10,8 +10,8 @@ from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.checkpoints.tiny_tokenizers import TINY_TEXT
 from companion.corpus.words import dictionary_segmenter
 from companion.objectives import get_objective
+from companion.training.batching import StagedRows
 from companion.training.data import prepare_data, read_corpora
-from companion.training.rows import StagedRows
 from companion.training.run import train
 
 WAYS = [

@@ -13,8 +13,8 @@ import pytest
 
 from companion.errors import ConfigError, TrainingError
 from companion.training import TrainingInterrupted, train
-from companion.training.callbacks import LogCallback, read_log
-from companion.training.checkpoints import STAGING, list_checkpoints
+from companion.training.loop import LogCallback, read_log
+from companion.training.output import STAGING, list_checkpoints
 
 SLOW_SAVE = """
 import sys, time

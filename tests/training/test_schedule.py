@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from companion.training.schedule import factor_at, make_scheduler, warmup_of
+from companion.training.arguments import factor_at, make_scheduler, warmup_of
 
 KINDS = ("cosine", "warmup_stable_decay", "linear", "constant")
 

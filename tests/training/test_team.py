@@ -16,8 +16,8 @@ import torch
 from companion.config import TrainingConfig
 from companion.errors import TrainingError
 from companion.training import train
-from companion.training.callbacks import StopCallback, read_log
-from companion.training.checkpoints import list_checkpoints
+from companion.training.loop import StopCallback, read_log
+from companion.training.output import list_checkpoints
 from companion.training.team import ALONE, Team, join_team
 
 pytestmark = pytest.mark.skipif(

@@ -24,8 +24,8 @@ from companion.training import loop, train
 from companion.training import trainer as trainer_module
 from companion.training.arguments import training_arguments
 from companion.training.batching import BatchPlan
-from companion.training.checkpoints import list_checkpoints
 from companion.training.data import JoinedRows, TrainingData
+from companion.training.output import list_checkpoints
 from companion.training.trainer import CompanionTrainer, Tally
 
 NO_DROPOUT = {

@@ -16,7 +16,7 @@ import companion.training.results as results_module
 from companion.config import TrainingConfig
 from companion.errors import CompanionError, TrainingError
 from companion.training import TrainingInterrupted, train
-from companion.training.callbacks import LogCallback
+from companion.training.loop import LogCallback
 from companion.training.team import Team, join_team
 
 
