@@ -9,7 +9,8 @@ import torch
 from safetensors import SafetensorError
 
 from companion.errors import TrainingError
-from companion.training import checkpoints, train
+from companion.training import output as checkpoints
+from companion.training import train
 from companion.training.output import (
     STAGING,
     latest_checkpoint,
