@@ -30,7 +30,12 @@ from torch import Tensor, nn
 
 from companion.batch import IGNORE_INDEX, Batch
 from companion.errors import ModelError
-from companion.losses.target_head import TargetLosses, output_head, score_logits
+from companion.losses.target_head import (
+    TargetLosses,
+    output_head,
+    score_logits,
+    widest_float,
+)
 from companion.objectives.replaced_token import NOISE_BITS
 from companion.preflight.probing import adapt_batch
 
@@ -219,8 +224,8 @@ def sample_tokens(logits: Tensor, noise: Tensor) -> Tensor:
     >>> sample_tokens(torch.zeros(3, 4), torch.tensor([0, half - 1, half])).tolist()
     [0, 1, 2]
     """
-    # 双精度：词表几万时，单精度的累积概率会把小概率的词元吞掉；mps 没有双精度
-    precision = torch.float32 if logits.device.type == "mps" else torch.float64
+    # 词表几万时，单精度的累积概率会把小概率的词元吞掉
+    precision = widest_float(logits.device)
     drawn: list[Tensor] = []
     for part, bits in zip(logits.split(_CHUNK), noise.split(_CHUNK), strict=True):
         total = part.to(precision).softmax(-1).cumsum(-1)

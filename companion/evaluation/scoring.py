@@ -279,7 +279,7 @@ def row_losses(
                     orders += part.losses.correct.tolist()
             for i, lost, hit in zip(
                 chosen,
-                losses.nats.double().cpu().split(counts),
+                losses.nats.cpu().double().split(counts),
                 losses.correct.cpu().split(counts),
                 strict=True,
             ):

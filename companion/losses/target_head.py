@@ -58,6 +58,15 @@ class TargetLosses:
     """概率最大的词元就是目标时为真，(N,) bool。"""
 
 
+def widest_float(device: torch.device) -> torch.dtype:
+    """这种设备上最宽的浮点类型：Apple GPU（mps）没有双精度，别的都有。
+
+    >>> widest_float(torch.device("mps")), widest_float(torch.device("cpu"))
+    (torch.float32, torch.float64)
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def target_positions(labels: Tensor, *, causal: bool) -> Tensor:
     """有目标的标签位置，(B, L) bool；因果模型第 0 列没有上文，不算。"""
     positions = labels != IGNORE_INDEX

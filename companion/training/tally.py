@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from companion.losses.parts import LossPart
-from companion.losses.target_head import TargetLosses
+from companion.losses.target_head import TargetLosses, widest_float
 from companion.training.team import ALONE, Team
 
 UNJUDGED = ("hidden",)
@@ -29,7 +29,7 @@ class Sums:
 
     def add(self, losses: TargetLosses) -> None:
         """记一个微批量。"""
-        self.nats = self.nats + losses.nats.double().sum()
+        self.nats = self.nats + losses.nats.sum(dtype=widest_float(losses.nats.device))
         self.correct = self.correct + losses.correct.sum()
         self.targets += len(losses.nats)
         self.total += len(losses.nats)
