@@ -63,7 +63,8 @@ def measure(size: int) -> dict[str, Any]:
         rows = BlockDataset(store, plan)
         for row in np.random.default_rng(0).integers(len(rows), size=5_000):
             rows[int(row)]
-        disk = sum(p.stat().st_size for p in Path(folder).glob("store/**/*.bin"))
+        files = (p for p in Path(folder).glob("store/**/*") if p.is_file())
+        disk = sum(p.stat().st_size for p in files)
         return {
             "characters": size,
             "tokens": store.num_tokens,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -68,6 +68,9 @@ from companion.training.results import (
 )
 from companion.training.team import Team, join_team, train_command
 
+if TYPE_CHECKING:
+    import datasets
+
 _SAMPLED_DOCUMENTS = 200
 """体检拿多少篇语料去试。"""
 
@@ -93,6 +96,7 @@ class TrainingResult:
 def train(
     config: TrainingConfig,
     *,
+    corpus: "datasets.Dataset | None" = None,
     resume: bool = False,
     console: Console | None = None,
     quiet: bool = False,
@@ -108,6 +112,8 @@ def train(
 
     Args:
         config: 训练设置。
+        corpus: 代替 `config.corpus` 的一张 datasets 表，有 `text` 一列，或 `source` 与
+            `target` 两列；`config.yaml` 里记下它的指纹，续训时要交来同一张。
         resume: 从输出文件夹里最近的检查点接着训练；在 CPU 上与不曾中断逐位相等。
         console: 账本与进度显示在这里；缺省是标准错误。
         quiet: 什么也不显示。
@@ -124,7 +130,9 @@ def train(
     team = join_team()
     screen = None if quiet or not team.is_main else console or Console(stderr=True)
     say = speaker(screen)
-    run = _prepare(config, team, say, resume=resume)
+    if corpus is not None:
+        config = replace(config, corpus=f"datasets:{corpus._fingerprint}")
+    run = _prepare(config, team, say, corpus=corpus, resume=resume)
     team.wait()  # 人人都准备妥了，才建输出文件夹
     examined = team.main_only(lambda: _begin(run, clozes, say))
     ran = run_loop(run, resume=resume, console=screen)
@@ -135,7 +143,12 @@ def train(
 
 
 def _prepare(
-    config: TrainingConfig, team: Team, say: Callable[[str], None], *, resume: bool
+    config: TrainingConfig,
+    team: Team,
+    say: Callable[[str], None],
+    *,
+    corpus: "datasets.Dataset | None",
+    resume: bool,
 ) -> Run:
     """查过、算好、备齐；什么也不写进输出文件夹。"""
     objective = get_objective(config.objective)
@@ -145,7 +158,7 @@ def _prepare(
     objective = fitted_objective(checkpoint.model, objective)
     device = best_device(checkpoint.model.config.model_type)
     check_means(config, checkpoint.model, device.kind, team.size)
-    corpora = read_corpora(config)
+    corpora = read_corpora(config, corpus)
     extension = extend_for_corpus(checkpoint, config, corpora.train)
     checkpoint = extension.checkpoint if extension else checkpoint
     extra = prepare_extra_losses(config, checkpoint)

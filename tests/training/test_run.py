@@ -6,6 +6,7 @@ import shutil
 from io import StringIO
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 import transformers
@@ -16,7 +17,7 @@ from companion.batch import IGNORE_INDEX
 from companion.checkpoints.loading import load_checkpoint
 from companion.config import TrainingConfig
 from companion.corpus.reading import read_documents
-from companion.errors import CompanionError, TrainingError
+from companion.errors import CompanionError, CorpusError, TrainingError
 from companion.evaluation.scoring import evaluate
 from companion.objectives.causal_lm import CausalLMCollator
 from companion.objectives.masked_lm import MaskedLMCollator
@@ -349,3 +350,26 @@ def test_one_process_uses_one_card(tmp_path, configure, monkeypatch):
         device_kind="cpu",
     )
     assert made._n_gpu == 1
+
+
+def test_a_table_of_datasets_trains_like_the_same_text_in_a_file(
+    tmp_path, configure, corpus, weights
+):
+    """`corpus=` 收 datasets 的表：与同样的文字放在文件里训练，权重逐位相等。"""
+    texts = corpus.read_text(encoding="utf-8").split("\n\n")
+    table = datasets.Dataset.from_dict({"text": texts})
+    config = configure(tmp_path / "表", corpus="（见 corpus=）")
+    ours = train(config, corpus=table, quiet=True)
+    train(configure(tmp_path / "文件"), quiet=True)
+    assert weights(tmp_path / "表/model") == weights(tmp_path / "文件/model")
+    assert ours.config.corpus.startswith("datasets:")
+
+
+def test_a_table_without_text_is_refused_before_anything_is_written(
+    tmp_path, configure
+):
+    """没有 text 一列：列出有哪些列，什么也没写。"""
+    table = datasets.Dataset.from_dict({"content": ["天子之职莫大于礼。"]})
+    with pytest.raises(CorpusError, match="content"):
+        train(configure(tmp_path / "表"), corpus=table, quiet=True)
+    assert not (tmp_path / "表").exists()
