@@ -56,7 +56,10 @@ def measure(size: int) -> dict[str, Any]:
         tokenize_documents(warm, tokenizer, cache_dir=Path(folder) / "warm")
         base, started = peak_mb(), time.process_time()
         store = tokenize_documents(
-            lambda: documents(text, size), tokenizer, cache_dir=Path(folder) / "store"
+            lambda: documents(text, size),
+            tokenizer,
+            cache_dir=Path(folder) / "store",
+            num_proc=1,  # 只有这一个进程，内存与用时才都量得到
         )
         built, seconds = peak_mb() - base, time.process_time() - started
         plan = plan_packing(store.lengths, 128, overhead_per_piece=2)
