@@ -119,9 +119,8 @@ def test_drops_are_counted_under_their_rule() -> None:
 
 def test_a_rule_that_would_eat_the_text_is_refused_and_named() -> None:
     """要删去一成以上文字的规则，这一篇不用它，账目里点名；别的规则照常。"""
-    eaten = (
-        "天 子之职莫大于礼" + "<script>" + "礼莫大于分，分莫大于名。" * 5 + "</script>"
-    )
+    scripted = "礼莫大于分，分莫大于名。" * 20
+    eaten = f"天 子之职莫大于礼<script>{scripted}</script>"
     [kept], report = run([eaten])
     assert kept == eaten.replace(" ", "")
     assert report.rules["html"].refused == 1
