@@ -130,7 +130,7 @@ def test_objectives_know_torch_but_not_transformers() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_no_file_is_a_drawer_for_odds_and_ends(path: Path) -> None:
-    """没有 utils、helpers、common：这样的文件是还没想好名字；也不超过三百行上下。"""
+    """没有 utils、helpers、common：这样的文件是还没想好名字；也不超过六百行。"""
     assert path.stem not in ("utils", "util", "helpers", "common", "misc")
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
 

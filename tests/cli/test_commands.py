@@ -392,14 +392,14 @@ def test_demo_passes_the_objective_and_the_output(
     run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """演示只是一次调用：目标与输出文件夹原样传下去，结果是 metrics。"""
-    from companion.training import demo
+    from companion.training import run as training
 
     def run_demo(objective: str, output: Path, **_options: Any) -> Any:
         return SimpleNamespace(
             metrics={"objective": objective, "output": str(output)}, output=output
         )
 
-    monkeypatch.setattr(demo, "run_demo", run_demo)
+    monkeypatch.setattr(training, "run_demo", run_demo)
     words = ("demo", "--objective", "causal_lm", "--output", tmp_path / "演示")
     assert _json(run(*words, "--json")) == {
         "objective": "causal_lm",
