@@ -111,7 +111,7 @@ class _Reader(HTMLParser):
         """注释；`</ …>` 之类读不通的也到这里，不算。"""
         start = self._here() - self._offset
         if self._text.startswith(f"<!--{data}-->", start):
-            self._add(len(data) + 7, "script")
+            self._add(len(data) + 7, "comment")
 
     def handle_decl(self, decl: str) -> None:
         """<!DOCTYPE …>。"""

@@ -324,7 +324,7 @@ def tokenize_documents(
     parts = _parts_of(documents)
     digest, characters = _content(read(parts))
     if num_proc is None:
-        num_proc = len(os.sched_getaffinity(0)) if characters >= WORTH_PROCESSES else 1
+        num_proc = _num_cores() if characters >= WORTH_PROCESSES else 1
     key = (str(FORMAT_VERSION), digest, tokenizer_fingerprint(tokenizer))
     with _one_thread(num_proc):
         table = build_table(
@@ -345,6 +345,13 @@ def tokenize_documents(
     if not store.num_tokens:
         raise _no_tokens(len(store))
     return store
+
+
+def _num_cores() -> int:
+    """可用的核数；macOS 与 Windows 问不出分到了哪几个，就是全部的。"""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

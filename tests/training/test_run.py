@@ -17,7 +17,7 @@ from companion.batch import IGNORE_INDEX
 from companion.checkpoints.loading import load_checkpoint
 from companion.config import TrainingConfig
 from companion.corpus.reading import read_documents
-from companion.errors import CompanionError, CorpusError, TrainingError
+from companion.errors import CompanionError, ConfigError, CorpusError, TrainingError
 from companion.evaluation.scoring import evaluate
 from companion.objectives.causal_lm import CausalLMCollator
 from companion.objectives.masked_lm import MaskedLMCollator
@@ -373,3 +373,16 @@ def test_a_table_without_text_is_refused_before_anything_is_written(
     with pytest.raises(CorpusError, match="content"):
         train(configure(tmp_path / "表"), corpus=table, quiet=True)
     assert not (tmp_path / "表").exists()
+
+
+def test_resuming_with_another_table_is_refused(tmp_path, configure):
+    """续训交来另一张表：两张的指纹都说出来，不会悄悄换了语料接着训练。"""
+    texts = ["天子之职莫大于礼，礼莫大于分。", "分莫大于名。", "何谓礼？纪纲是也。"]
+    first, other = (
+        datasets.Dataset.from_dict({"text": [text + mark for text in texts]})
+        for mark in "甲乙"
+    )
+    config = configure(tmp_path / "表")
+    train(config, corpus=first, quiet=True)
+    with pytest.raises(ConfigError, match=other._fingerprint):
+        train(config, corpus=other, resume=True, quiet=True)
