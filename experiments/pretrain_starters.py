@@ -31,8 +31,9 @@ from starters.vocabulary import POSITIONS, build_tokenizer
 
 from companion.checkpoints.running import model_options, special_edges
 from companion.checkpoints.saving import write_checkpoint
+from companion.corpus.document import Document
 from companion.corpus.packing import BlockDataset, plan_packing
-from companion.corpus.reading import Document, read_documents
+from companion.corpus.reading import read_documents
 from companion.corpus.tokens import tokenize_documents
 from companion.objectives import get_objective
 

@@ -22,7 +22,7 @@ from transformers import BertTokenizer
 
 from companion.corpus import Document, corpus_stats, read_corpus, read_documents
 from companion.corpus.catalog import data_folder
-from companion.corpus.reading import read_lines
+from companion.corpus.encoding import read_lines
 from companion.notebook.corpora import packings
 from companion.notebook.tokenizers import measure, train_tokenizers
 

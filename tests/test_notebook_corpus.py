@@ -15,7 +15,7 @@ from companion.corpus import (
     read_corpus,
     read_documents,
 )
-from companion.corpus.dedup import content_letters
+from companion.corpus.document import content_letters
 from companion.errors import ConfigError, CorpusError
 from companion.notebook import (
     best_fit,

@@ -160,7 +160,7 @@ def rows(profile: str) -> list[dict[str, Any]]:
 def _row(objective: str, profile: str, name: str) -> dict[str, Any]:
     import torch
 
-    from companion.corpus.sources import NAMED
+    from companion.corpus.catalog import NAMED
     from companion.notebook.planning import estimate, peak_teraflops
     from companion.notebook.profiles import profile_config
     from companion.objectives import get_objective

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from companion.corpus.chapters import CHAPTERS
-from companion.corpus.reading import read_lines
+from companion.corpus.encoding import read_lines
 from companion.corpus.sources import SPLITS
 from companion.corpus.tongjian import (
     DROP_REASONS,

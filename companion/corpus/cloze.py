@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from companion.corpus.catalog import NAMED
-from companion.corpus.reading import read_lines
+from companion.corpus.encoding import read_lines
 from companion.errors import CorpusError
 
 

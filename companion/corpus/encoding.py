@@ -1,4 +1,4 @@
-"""文本编码：先看开头认出编码，再逐块解码，内存与文件大小无关。
+"""字节 → 文字的行：认出编码，逐块解码，查出乱码；内存与文件大小无关。
 
 中文旧文本多半不是 UTF-8。认错编码不会报错，只会得到一篇通顺不了的“天书”，
 模型照样学，损失照样降。所以这里宁可拒绝，也不猜：
@@ -8,19 +8,51 @@
 3. 否则用 GB18030、Big5、UTF-16 各解一遍开头，数常用字的比例，取最像中文的一种；
 4. 都不像，就用 charset-normalizer 说出最可能的编码，请用户先转成 UTF-8。
 
-解码之后再查乱码：`锟斤拷`、`Ã©`、`�` 一类字样说明文本在别处已经转坏，
-字节已丢，本包无从恢复。
+解码之后再查乱码，即在别处已经转坏的文本，字节已丢，本包无从恢复。四种常见的坏法，每种
+都有自己的指纹：
+
+- `�`（U+FFFD）：解码时丢了字节，原文已经没有了。
+- `锟斤拷`：上面的 � 又按 UTF-8 写出、按 GBK 读入。
+- `Ã©`、`ä¸­æ–‡`：UTF-8 的字节按 Latin-1（cp1252）读入；`ÖÐ¹ú` 则是 GBK 的字节。
+- `鐨勪腑鍥姐€`：UTF-8 的字节按 GBK 读入。
+
+后两种靠“倒转一遍能得到通顺的文字”来证实，光有指纹字不算：“鐨”“锛”本身是字。
 """
 
 import codecs
-from collections.abc import Iterator
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-from companion.corpus.mojibake import Garble, find_garble
-from companion.corpus.plausibility import chinese_score
 from companion.errors import CorpusError
+
+
+def read_lines(path: str | Path, *, refuse_garble: bool = True) -> Iterator[str]:
+    """逐行读出文本文件，认出编码，需要时解压；换行符不在其中。
+
+    Args:
+        path: 文本文件，后缀为 `.gz` 时先解压。
+        refuse_garble: 遇到乱码就拒绝。
+
+    Yields:
+        一行。
+
+    Raises:
+        CorpusError: 见 `companion.corpus.encoding.decode_lines`。
+    """
+    target = Path(path)
+    require_file(target)
+    with _opened(target) as stream:
+        yield from decode_lines(stream, str(target), refuse_garble=refuse_garble)
+
 
 PREFIX_BYTES = 1 << 16
 """认编码时读的字节数。"""
@@ -53,6 +85,23 @@ _MAGIC = (
     (b"(\xb5/\xfd", "zstd 压缩包"),
     (b"SQLite format 3", "SQLite 数据库"),
 )
+
+
+@dataclass(frozen=True)
+class Garble:
+    """一处乱码。
+
+    Args:
+        start: 在所查文本中的位置（字）。
+        text: 乱码本身，最多 12 字。
+        cause: 多半是怎么坏的，含原来的编码。
+        remedy: 用户可以做什么。
+    """
+
+    start: int
+    text: str
+    cause: str
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -292,3 +341,221 @@ def open_error(path: Path, error: OSError) -> CorpusError:
         expected="当前用户可读的文件",
         remedy="检查路径、权限与磁盘",
     )
+
+
+def require_file(path: Path) -> None:
+    """要有这份普通文件；没有就猜是不是名字写错了。"""
+    if path.is_dir():
+        raise CorpusError(
+            found=f"{path} 是文件夹",
+            expected="一份文件",
+            remedy="指明文件夹里的一份文件",
+        )
+    if not path.exists():
+        siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+        near = get_close_matches(path.name, [item.name for item in siblings], n=1)
+        hint = f"是不是 {path.parent / near[0]}？" if near else ""
+        raise CorpusError(
+            found=f"没有 {path}",
+            expected="存在的文件、文件夹，或 `companion corpus list` 列出的名字",
+            remedy=(hint + "检查路径").replace("？检查", "？否则检查"),
+        )
+    if not path.is_file():
+        raise CorpusError(
+            found=f"{path} 不是普通文件",
+            expected="磁盘上的文件",
+            remedy="先把管道或设备的内容存成文件",
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[BinaryIO]:
+    """打开（需要时解压）文件，把系统与压缩的错误换成 `CorpusError`。"""
+    try:
+        if path.stat().st_size == 0:
+            raise no_text_error(path)
+        if not path.name.lower().endswith(".gz"):
+            with path.open("rb") as plain:
+                yield plain
+            return
+        with path.open("rb") as packed:
+            if packed.read(2) != b"\x1f\x8b":
+                raise CorpusError(
+                    found=f"{path} 的后缀是 .gz，内容却不是 gzip",
+                    expected="gzip 压缩的文本",
+                    remedy="若本是纯文本，去掉 .gz 后缀；否则重新取得这份文件",
+                )
+        with gzip.open(path, "rb") as unpacked:
+            yield cast(BinaryIO, io.BufferedReader(unpacked))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise CorpusError(
+            found=f"{path} 解压到一半坏了：{error}",
+            expected="完整的 gzip 文件",
+            remedy="多半是下载中断，重新取得这份文件；`gzip -t` 可以验证",
+        ) from None
+    except OSError as error:
+        raise open_error(path, error) from None
+
+
+def no_text_error(path: Path) -> CorpusError:
+    """一份文件里没有正文的错误。"""
+    return CorpusError(
+        found=f"{path} 里没有正文，是空的或只有空白",
+        expected="至少一个文档",
+        remedy="检查这份文件是否写完；文件夹里多余的空文件请删去",
+    )
+
+
+_SUSPECT = re.compile(
+    "[\x00\ufffd]|锟斤拷|[\u0080-\u00ff][^\x00-\x7f]|[锛銆鈥鐨浜鍦涓]"
+)
+"""一遍正则筛掉绝大多数干净的文本；命中后才细查。"""
+_LATIN_RUN = re.compile(
+    "[\u0080-\u00ff\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc"
+    "\u2013\u2014\u2018-\u201e\u2020-\u2022\u2026\u2030\u2039\u203a\u20ac\u2122]+"
+)
+_UTF8_LEADS = "ÂÃâãäåæçèéï"
+"""单独一个字时可信的首字节；法文的 `É` 加不换行空格也合法，却不是乱码。"""
+_HAN_RUN = re.compile("[\u0080-\uffff]+")
+_CHINESE = re.compile(
+    "(?=(?:.*?[\u4e00-\u9fff]){3})[\u4e00-\u9fff\u3000-\u303f\uff00-\uffef“”‘’—…]+"
+)
+"""汉字与中文标点，汉字不少于三个。"""
+
+_LOST = "字节已丢，找未损坏的原件；或先用 `companion corpus clean` 去掉坏字再用"
+
+
+def find_garble(text: str) -> Garble | None:
+    """找出文本中的第一处乱码。
+
+    Args:
+        text: 已解码的文本，任意长。
+
+    Returns:
+        第一处乱码；没有则为 None。
+    """
+    for match in _SUSPECT.finditer(text):
+        garble = _examine(text, match)
+        if garble is not None:
+            return garble
+    return None
+
+
+def _examine(text: str, match: re.Match[str]) -> Garble | None:
+    start, hit = match.start(), match.group()
+    if hit == "\x00":
+        cause = "文本里有 NUL，文件可能是二进制，或是没有 BOM 的 UTF-16"
+        return Garble(start, "\\x00", cause, "确认这是文本；先另存为 UTF-8")
+    if hit == "\ufffd":
+        cause = "解码时丢了字节，原编码多半是 GB18030 或 Big5"
+        return _misread_as_gbk(text, start) or Garble(start, hit, cause, _LOST)
+    if hit == "锟斤拷":
+        cause = "丢了字节的 UTF-8 文本又按 GBK 读过一遍"
+        return Garble(start, hit, cause, _LOST)
+    if hit[0] <= "\u00ff":
+        return _misread_as_latin(text, start)
+    return _misread_as_gbk(text, start)
+
+
+def _misread_as_latin(text: str, start: int) -> Garble | None:
+    run = _LATIN_RUN.match(text, start)
+    if run is None or len(run.group()) < 2:
+        return None
+    shown = run.group()
+    raw = _as_single_bytes(shown)
+    for name in ("utf-8", "gb18030"):
+        restored = _whole(raw, name)
+        # Latin-1 的西文偶有两个连写的重音字母，碰巧合法的极少；GBK 则要三个汉字才算数
+        if not restored or (name == "gb18030" and not _CHINESE.fullmatch(restored)):
+            continue
+        if len(restored) == 1 and shown[0] not in _UTF8_LEADS:
+            continue
+        label = {"utf-8": "UTF-8", "gb18030": "GB18030"}[name]
+        return Garble(
+            start,
+            shown[:12],
+            f"{label} 的字节按 Latin-1 读过，原文像是“{restored[:12]}”",
+            f"回到原件，按 {label} 读入后另存为 UTF-8",
+        )
+    return None
+
+
+def _as_single_bytes(text: str) -> bytes:
+    """倒转 cp1252：它没有定义的五个字节按 Latin-1 处理。"""
+    raw = bytearray()
+    for char in text:
+        try:
+            raw += char.encode("cp1252")
+        except UnicodeEncodeError:
+            raw += char.encode("latin-1")
+    return bytes(raw)
+
+
+def _misread_as_gbk(text: str, start: int) -> Garble | None:
+    left = max(0, start - 24)
+    window = text[left : start + 24]
+    for run in _HAN_RUN.finditer(window):
+        if not run.start() <= start - left < run.end():
+            continue
+        raw = run.group().replace("\ufffd", "").encode("gb18030", "ignore")
+        restored = raw.decode("utf-8", "ignore")
+        han = sum("\u3000" <= char <= "\u9fff" or char >= "\uff00" for char in restored)
+        # 正常中文的 GBK 字节几乎凑不成合法的 UTF-8：要求六成字节、至少三个字
+        if han >= 3 and len(restored.encode("utf-8")) >= 0.6 * len(raw):
+            return Garble(
+                start,
+                text[start : start + 12],
+                f"UTF-8 的字节按 GBK 读过，原文像是“{restored[:12]}”",
+                "回到原件，按 UTF-8 读入",
+            )
+    return None
+
+
+def _whole(raw: bytes, name: str) -> str | None:
+    try:
+        return raw.decode(name)
+    except UnicodeDecodeError:
+        return None
+
+
+_FREQUENT = frozenset(
+    "的一是不了在人有我他这为之大来以个中上们到说国和地也子时道出而要于就下得可你年生"
+    "自会那后能对着事其里所去行过家十用发天如然作方成者多日都三小军二无同么经法当起与"
+    "好看学进种将还分此心前面又定见只主没公从知使成王曰臣帝太乃至言及相士皆诏故兵死"
+    "個來們說國時過後會為對這發見軍與當無經學進種還將從東門將書長問開於"
+    "，。、：；？！“”的"
+)
+"""约 160 个最常用的字与标点：任何中文连续文本里都占三四成，认错编码时不到一成。"""
+
+_ODD = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x9f\u0100-\u024f\u0370-\u058f\u2500-\u257f"
+    "\u3105-\u312f\u3400-\u4dbf\ua000-\ud7ff\ue000-\uf8ff\uff61-\uffdc]"
+)
+"""中文连续文本里少见的字符：控制符、注音、私用区、制表符、谚文……"""
+
+
+def chinese_score(text: str) -> float:
+    """文本有多像中文：常用字的占比加分，怪字扣分，1 上下为通顺的中文。"""
+    visible = [char for char in text[:4096] if not char.isspace()]
+    if not visible:
+        return 0.0
+    ascii_letters = sum("!" <= char <= "~" for char in visible)
+    frequent = sum(char in _FREQUENT for char in visible)
+    odd = len(_ODD.findall(text[:4096]))
+    common = sum(_is_common(char) for char in visible)
+    # 常用字在真中文里占三四成，乘 2 使满分约为 1
+    raw = 2 * frequent + common + ascii_letters * 0.7 - 3 * odd
+    return raw / (len(visible) * 1.5)
+
+
+@cache
+def _is_common(char: str) -> bool:
+    """GB2312 一级字或 Big5 常用字：教科书与报纸的用字。"""
+    for name, low, high in (("gb2312", 0xB0, 0xD7), ("big5", 0xA4, 0xC6)):
+        try:
+            code = char.encode(name)
+        except UnicodeEncodeError:
+            continue
+        if len(code) == 2 and low <= code[0] <= high:
+            return True
+    return False

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from companion.corpus.building import SplitCount, build
 from companion.corpus.catalog import NAMED, NamedSource, Upstream, cache_folder
+from companion.corpus.document import format_table
 from companion.corpus.lock import check_lock, read_lock, write_lock
 from companion.corpus.obtaining import Progress, obtain
-from companion.corpus.table import format_table
 from companion.corpus.tongjian import DROP_REASONS
 from companion.errors import CorpusError
 

@@ -1,4 +1,4 @@
-"""词界：把「这些字是一个词」经字符偏移换算成「这些词元是一个词」。
+"""切词，与词界：把「这些字是一个词」经字符偏移换算成「这些词元是一个词」。
 
 中文没有空格，全词掩码要先分词（Cui et al. 2021, arXiv 1906.08101 §III）。切词与切词元
 是两套边界，只能在字符上会合：
@@ -10,6 +10,16 @@
 因此一个词要么整个是一组词元，要么与邻词并成一组，绝不会只占半个词元。空白不是词，
 只含空白的词元与特殊词元一样记 −1。
 
+以词选的训练目标有的不切、有的切一种，ERNIE 的三个阶段切三种（Sun 等，2019，§3.2）：
+
+    原文    平原君门下食客数千人
+    基本    平 | 原 | 君 | 门 | 下 | 食 | 客 | 数 | 千 | 人
+    短语    平原 | 君 | 门下 | 食客 | 数千人
+    专名    平原君 | 门下 | 食客 | 数千人
+
+三种都由同一段文字切出，词元不变，变的只是词界。“平原君”“中书令”一类专名，通用的切词器
+常常切碎，所以先把专名圈出来，再切剩下的。
+
 形状字母：T 词元，W 词，C 字符。
 """
 
@@ -20,7 +30,8 @@ import marshal
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -294,3 +305,143 @@ def word_ids(offsets: ArrayLike, words: Sequence[str], text: str) -> NDArray[np.
     # 再压成连续编号：有的词可能没有词元（被分词器丢掉的控制符）
     ids[inside] = np.unique(group[low[inside]], return_inverse=True)[1]
     return ids
+
+
+BUILT_IN = "tongjian"
+"""随包的专名表：《资治通鉴》里常见的人名、地名、官名七百个，本项目编。"""
+
+
+def read_names(spec: str | Path) -> list[str]:
+    """专名表：`tongjian` 是随包的一份，别的当作文件，一行一个。
+
+    Raises:
+        CorpusError: 文件读不了，或不是 UTF-8。
+
+    >>> names = read_names("tongjian")
+    >>> len(names), "平原君" in names
+    (707, True)
+    """
+    if str(spec) != BUILT_IN:
+        return read_word_list(spec)
+    file = resources.files("companion.corpus") / "names_tongjian.txt"
+    return file.read_text("utf-8").split()
+
+
+def names_first(names: Iterable[str], segmenter: Segmenter) -> "NamesFirst":
+    """专名各成一词，其余由 `segmenter` 切。
+
+    Args:
+        names: 专名；重叠时靠左的优先，同一处长的优先。
+        segmenter: 切其余文字的，例如 `jieba_segmenter()`。
+
+    Raises:
+        CorpusError: 一个专名也没有。
+
+    >>> from companion.corpus.words import dictionary_segmenter
+    >>> segment = names_first(["平原君", "赵"], dictionary_segmenter(["门下"]))
+    >>> segment("赵平原君门下食客")
+    ['赵', '平原君', '门下', '食', '客']
+    """
+    kept = tuple(sorted({name.strip() for name in names} - {""}))
+    if not kept:
+        raise CorpusError(
+            found="专名表是空的",
+            expected="至少一个人名、地名或官名",
+            remedy="一行一个专名；没有专名可用时改用短语一级",
+        )
+    return NamesFirst(kept, segmenter)
+
+
+class NamesFirst:
+    """专名优先的切词器，可以送进别的进程。
+
+    Args:
+        names: 专名，不空。
+        segmenter: 切其余文字的。
+    """
+
+    def __init__(self, names: tuple[str, ...], segmenter: Segmenter) -> None:
+        self.names = names
+        self.segmenter = segmenter
+        longest_first = sorted(names, key=len, reverse=True)
+        self._pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+
+    @property
+    def fingerprint(self) -> str:
+        """由专名表与另一个切词器决定的名字，缓存据此判断能否沿用。"""
+        digest = hashlib.sha256("\n".join(self.names).encode("utf-8")).hexdigest()[:16]
+        return f"names-{digest}-{segmenter_fingerprint(self.segmenter)}"
+
+    def __call__(self, text: str) -> list[str]:
+        """切词；空白已略去。"""
+        words: list[str] = []
+        # 括号里的模式让奇数位是专名
+        for number, part in enumerate(self._pattern.split(text)):
+            words.extend([part] if number % 2 else self.segmenter(part))
+        return words
+
+
+def segmenters_for(
+    source: str,
+    *,
+    user_dictionary: str | Path | None = None,
+    names: str | Path | None = None,
+) -> tuple[Segmenter | None, ...]:
+    """一个阶段一个切词器；不必切词的是 `(None,)`。
+
+    Args:
+        source: `none` 不切，`words` 用 jieba 切，`stages` 照 ERNIE 的三个阶段。
+        user_dictionary: jieba 的用户词典，一行一词。
+        names: 专名表，一行一个，或随包的 `tongjian`；只有 `stages` 用，而且必须有。
+
+    Raises:
+        CorpusError: 词典或专名表读不了、是空的，或该有专名表而没有、不该有而有。
+    """
+    if names is not None and source != "stages":
+        raise CorpusError(
+            found=f"给了专名表 {names}，而这种选法用不上它",
+            expected="只有 preset=ernie 用专名表",
+            remedy="去掉 names，或加 preset=ernie；"
+            "只想让专名不被切开，把它们写进 user_dictionary",
+        )
+    if source == "none":
+        return (None,)
+    words = jieba_segmenter(user_dictionary)
+    if source == "words":
+        return (words,)
+    if names is None:
+        raise CorpusError(
+            found="preset=ernie 没有专名表",
+            expected="names 指向一个文本文件，一行一个人名、地名或官名，或写 tongjian",
+            remedy="加 --set names=专名.txt（或 tongjian，随包的那一份）；"
+            "没有专名可用时改用 preset=bert-wwm",
+        )
+    return dictionary_segmenter(()), words, names_first(read_names(names), words)
+
+
+def read_similar_words(path: str | Path) -> Mapping[str, list[str]]:
+    """读近义词表：一行先是词，空白之后是它的近义词，几个之间也以空白隔开。
+
+        天子 皇帝 官家
+        诸侯 列国
+
+    Raises:
+        CorpusError: 读不了，或有一行只有词、没有近义词。
+    """
+    table: dict[str, list[str]] = {}
+    for number, line in enumerate(read_word_list(path), 1):
+        word, *similar = line.split()
+        if not similar:
+            raise CorpusError(
+                found=f"近义词表 {path} 第 {number} 个词“{word}”后面没有近义词",
+                expected="一行一个词，空白之后是它的近义词，例如 天子 皇帝 官家",
+                remedy="补上近义词，或删去这一行",
+            )
+        table.setdefault(word, []).extend(similar)
+    if not table:
+        raise CorpusError(
+            found=f"近义词表 {path} 是空的",
+            expected="至少一行，例如 天子 皇帝 官家",
+            remedy="换一张表，或去掉 similar_words，由词嵌入去找",
+        )
+    return table

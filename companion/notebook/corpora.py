@@ -12,9 +12,8 @@ from companion.corpus import (
     plan_packing,
     split_documents,
 )
-from companion.corpus.dedup import content_key
-from companion.corpus.encoding import detect_encoding
-from companion.corpus.mojibake import find_garble
+from companion.corpus.document import content_key
+from companion.corpus.encoding import detect_encoding, find_garble
 from companion.notebook.tables import Table
 
 ENCODINGS = ("utf-8", "gb18030", "utf-16")

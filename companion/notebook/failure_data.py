@@ -4,7 +4,7 @@ from typing import Any
 
 from companion.checkpoints.loading import load_checkpoint, load_tokenizer
 from companion.checkpoints.tiny import tiny_model
-from companion.corpus.contamination import overlap
+from companion.corpus.dedup import overlap
 from companion.notebook.failure import Failure
 from companion.notebook.failure_loop import (
     Trace,

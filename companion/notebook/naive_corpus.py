@@ -10,7 +10,8 @@
 
 from collections.abc import Sequence
 
-from companion.corpus.dedup import SHINGLE_CHARS, content_letters
+from companion.corpus.dedup import SHINGLE_CHARS
+from companion.corpus.document import content_letters
 
 
 def first_of_each(texts: Sequence[str]) -> list[str]:

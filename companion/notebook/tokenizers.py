@@ -10,12 +10,7 @@ from typing import Any
 
 from companion.checkpoints.loading import load_tokenizer
 from companion.corpus.document import Document
-from companion.corpus.tokenization import (
-    TextBatch,
-    cut_texts,
-    encode_texts,
-    unknown_id,
-)
+from companion.corpus.tokenization import TextBatch, cut_texts, encode_texts, unknown_id
 from companion.errors import CorpusError
 from companion.notebook.naive_tokenizers import MAX_PIECE
 from companion.notebook.profiles import require_profile

@@ -17,12 +17,15 @@ from companion.checkpoints.running import (
 )
 from companion.config import TrainingConfig
 from companion.corpus.document import Document
-from companion.corpus.documents import Documents, open_corpus, open_dataset
-from companion.corpus.ledger import TokenLedger, ledger_of
-from companion.corpus.packing import BlockDataset, plan_packing
+from companion.corpus.documents import (
+    Documents,
+    open_corpus,
+    open_dataset,
+    split_corpus,
+)
+from companion.corpus.packing import BlockDataset, TokenLedger, ledger_of, plan_packing
 from companion.corpus.pairing import pair_rows, readable_sides
 from companion.corpus.sources import resolve
-from companion.corpus.splitting import split_corpus
 from companion.corpus.tokens import TokenStore, tokenize_documents
 from companion.errors import ConfigError, CorpusError
 from companion.objectives import Objective

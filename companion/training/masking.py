@@ -2,7 +2,7 @@
 
     设置   preset=macbert
     参数   granularity=ngram，一至四个词的词组，80% 换成近义词     objectives.presets
-    切词   jieba                                               corpus.segmenting
+    切词   jieba                                               corpus.words
     近义词 给的表；没有给，就在语料常见的词里按词嵌入去找      objectives.similar_words
 
 读的是明说了的几项，没有说的取各论文的缺省值。
@@ -13,8 +13,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from companion.corpus.segmenting import read_similar_words, segmenters_for
-from companion.corpus.words import Segmenter, jieba_segmenter
+from companion.corpus.words import (
+    Segmenter,
+    jieba_segmenter,
+    read_similar_words,
+    segmenters_for,
+)
 from companion.errors import ObjectiveError
 from companion.objectives.presets import get_preset, masking_options, word_source
 

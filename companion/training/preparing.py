@@ -26,7 +26,7 @@ from companion.checkpoints.vocabulary import (
 )
 from companion.config import TrainingConfig
 from companion.corpus.document import Document
-from companion.corpus.missing import MissingVocabulary, missing_vocabulary
+from companion.corpus.tokenization import MissingVocabulary, missing_vocabulary
 from companion.corpus.words import jieba_segmenter
 from companion.errors import ConfigError
 from companion.losses.distillation import (

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from companion.corpus.ledger import TokenLedger
+from companion.corpus.packing import TokenLedger
 from companion.evaluation.comparison import Sitting, assemble
 from companion.evaluation.report import HTML_FILE, write_report
 from companion.training.loop import LoopResult

@@ -18,7 +18,7 @@ from companion.checkpoints.saving import save_checkpoint
 from companion.config import TrainingConfig
 from companion.corpus.catalog import cache_folder
 from companion.corpus.cloze import read_cloze
-from companion.corpus.ledger import TokenLedger
+from companion.corpus.packing import TokenLedger
 from companion.errors import TrainingError
 from companion.evaluation.comparison import (
     Exam,

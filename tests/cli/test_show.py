@@ -149,10 +149,10 @@ def test_the_stages_of_ernie_follow_the_epochs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """第 0、1、2 轮是三个阶段：逐字，词典里的短语，专名；各自整个选中或整个不选。"""
-    from companion.corpus import segmenting, words
+    from companion.corpus import words
 
     monkeypatch.setattr(  # 载入 jieba 的词库要一秒
-        segmenting,
+        words,
         "jieba_segmenter",
         lambda path: words.dictionary_segmenter(words.read_word_list(path)),
     )

@@ -6,10 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.corpus.contamination import overlap
-from companion.corpus.dedup import content_key, content_letters, deduplicate
-from companion.corpus.document import Document
-from companion.corpus.statistics import corpus_stats
+from companion.corpus.dedup import corpus_stats, deduplicate, overlap
+from companion.corpus.document import Document, content_key, content_letters
 from companion.errors import CorpusError
 
 ALPHABET = [chr(code) for code in range(0x4E00, 0x4E00 + 2000)]

@@ -18,10 +18,10 @@ from companion.corpus.documents import (
     Documents,
     open_corpus,
     open_dataset,
+    split_corpus,
     store_documents,
 )
 from companion.corpus.sources import read_corpus
-from companion.corpus.splitting import split_corpus
 from companion.errors import CorpusError
 
 TEXTS = ["天子曰", "礼。", "天子，曰", "大于", "", "礼"]

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from companion.corpus import encoding
-from companion.corpus.encoding import decode_lines, detect_encoding
-from companion.corpus.mojibake import find_garble
+from companion.corpus.encoding import decode_lines, detect_encoding, find_garble
 from companion.corpus.reading import read_documents
 from companion.errors import CorpusError
 

@@ -8,8 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from companion.corpus.ledger import TokenLedger, ledger_of
-from companion.corpus.packing import BlockDataset, PackingPlan, plan_packing
+from companion.corpus.packing import (
+    BlockDataset,
+    PackingPlan,
+    TokenLedger,
+    ledger_of,
+    plan_packing,
+)
 from companion.corpus.tokens import Piece, TokenStore
 from companion.errors import CorpusError
 

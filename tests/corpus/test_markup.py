@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.corpus.markup import strip_markup
+from companion.corpus.cleaning import strip_markup
 
 
 @pytest.mark.parametrize(

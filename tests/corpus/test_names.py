@@ -6,8 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.corpus.names import names_first, read_names
-from companion.corpus.words import dictionary_segmenter, word_spans
+from companion.corpus.words import (
+    dictionary_segmenter,
+    names_first,
+    read_names,
+    word_spans,
+)
 from companion.errors import CorpusError
 
 PHRASES = dictionary_segmenter(["门下", "食客", "臣光"])

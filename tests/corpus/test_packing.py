@@ -10,14 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.corpus.packing import (
-    MIN_TAIL,
-    BlockDataset,
-    PackingPlan,
-    Piece,
-    plan_packing,
-)
-from companion.corpus.tokens import TokenStore
+from companion.corpus.packing import MIN_TAIL, BlockDataset, PackingPlan, plan_packing
+from companion.corpus.tokens import Piece, TokenStore
 from companion.errors import CorpusError
 
 LENGTHS = st.lists(st.integers(0, 70), max_size=30)

@@ -6,7 +6,7 @@ import pytest
 from companion.checkpoints.running import special_edges
 from companion.checkpoints.tiny import tiny_tokenizer
 from companion.corpus.document import Document
-from companion.corpus.ledger import ledger_of
+from companion.corpus.packing import ledger_of
 from companion.corpus.pairing import both_sides, form_of, pair_rows
 from companion.corpus.tokens import TokenStore
 from companion.errors import CorpusError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from companion.corpus.segmenting import read_similar_words, segmenters_for
+from companion.corpus.words import read_similar_words, segmenters_for
 from companion.errors import CorpusError
 
 TEXT = "赵平原君门下食客 OK"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from companion.corpus.document import Document
-from companion.corpus.splitting import (
+from companion.corpus.documents import (
     split_corpus,
     split_documents,
     split_point,

@@ -28,7 +28,7 @@ def _two_characters_a_word(monkeypatch):
     """两个字一词，代替 jieba：载入它的词库要一秒。"""
     pairs = [text[at : at + 2] for text in TINY_TEXT for at in range(0, len(text), 2)]
     monkeypatch.setattr(
-        "companion.corpus.segmenting.jieba_segmenter",
+        "companion.corpus.words.jieba_segmenter",
         lambda _dictionary=None: dictionary_segmenter(pairs),
     )
 
