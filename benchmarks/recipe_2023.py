@@ -41,8 +41,8 @@ from recording import record
 
 from companion.checkpoints.loading import load_checkpoint
 from companion.config import Precision, TrainingConfig
-from companion.corpus.document import Document, write_documents
-from companion.corpus.reading import read_documents
+from companion.corpus.document import Document
+from companion.corpus.reading import read_documents, write_documents
 from companion.evaluation.scoring import evaluate
 from companion.preflight.device import best_device
 from companion.training import train

@@ -118,7 +118,8 @@ def train_with_companion(
     """`companion train`；返回检查点与读进的字数。"""
     from companion.checkpoints.loading import load_checkpoint
     from companion.config import TrainingConfig
-    from companion.corpus.document import Document, write_documents
+    from companion.corpus.document import Document
+    from companion.corpus.reading import write_documents
     from companion.training import train
 
     documents = [

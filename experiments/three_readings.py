@@ -29,7 +29,7 @@ CONTINUATION, LONGEST_GAP = 8, 4
 
 def first_chars(corpus: str, number: int, path: Path) -> None:
     """语料开头的若干篇文档，至少 `number` 个字，写进 `path`。"""
-    from companion.corpus.document import write_documents
+    from companion.corpus.reading import write_documents
     from companion.corpus.sources import read_corpus
 
     taken, size = [], 0

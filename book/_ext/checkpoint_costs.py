@@ -160,7 +160,7 @@ def rows(profile: str) -> list[dict[str, Any]]:
 def _row(objective: str, profile: str, name: str) -> dict[str, Any]:
     import torch
 
-    from companion.corpus.catalog import NAMED
+    from companion.corpus.fetching import UPSTREAM
     from companion.notebook.planning import estimate, peak_teraflops
     from companion.notebook.profiles import profile_config
     from companion.objectives import get_objective
@@ -178,9 +178,8 @@ def _row(objective: str, profile: str, name: str) -> dict[str, Any]:
         precision = "fp32"
     device = Device("cuda", card, torch.float32, gigabytes * 2**30, "").at(precision)
     source, _, side = config.corpus.partition(":")
-    upstream = NAMED[source].upstream
-    assert upstream is not None
-    characters = getattr(upstream.expected["train"], side)
+    assert source == "tongjian"
+    characters = getattr(UPSTREAM.expected["train"], side)
     needed = estimate(
         config, hulls, device, round(characters * config.num_train_epochs)
     )

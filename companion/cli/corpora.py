@@ -120,7 +120,7 @@ def chapters(
     as_json: AsJson = False,
 ) -> None:
     """照“第三回”一类的标题分章，写成旁边的 chapters.tsv，此后一章一篇。"""
-    from companion.corpus.chapters import CHAPTERS, write_chapters
+    from companion.corpus.document import CHAPTERS, write_chapters
 
     headings = write_chapters(file, overwrite=overwrite)
     table = file.parent / CHAPTERS

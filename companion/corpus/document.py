@@ -1,29 +1,31 @@
-"""文档：语料的单位，一篇、一卷、一则，而不是一行；以及怎样把文档写成文件。
+"""文档：语料的单位，一篇、一卷、一则，而不是一行；与篇目表，即哪些行是一篇。
 
 连续的行合成一个文档，上下文才长，填充才少，打包才诚实。文档正文里没有换行符：
 换行只是排版，多数分词器会丢掉它，字节级分词器（BLOOM、GPT-2）却会当作一个词元
 学进去。因此读入时就把行接好，同一篇文章不论存成哪种格式，读出来都一样。
 
-写文件时先写在旁边的临时文件里，写完才换上去，中断不留半份。
+篇目表是放在语料旁边的 `chapters.tsv`，说出哪些连续的行是一篇。表头至少有
+`split`、`first_line`（从 1 起）、`n_lines` 三列，其余各列（卷号、书名……）多少随意。
+一份语料只看 `split` 与文件名开头相同的行：`train.classical.txt.gz` 看 `train` 的行。
+
+`sources.tsv` 是它的近亲：每一行是一个**来源**，来源之内一行一篇，互不相干
+（如维基段落），所以不接成一个文档。
+
+网上的小说多半段与段之间空一行，照空行分就一段一篇；也有一个空行都没有的，整部成了一篇。
+两种都靠标题分：自“第三回 ……”一类的标题起，到下一个标题之前，是一篇。
 """
 
-import gzip
 import hashlib
-import io
-import json
-import os
 import re
-import tempfile
 import unicodedata
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
 
 from rich.cells import cell_len
 
+from companion.corpus.encoding import read_lines
 from companion.errors import CorpusError
 
 _WIDE = re.compile(
@@ -167,179 +169,264 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     return "\n".join(lines)
 
 
-def write_documents(
-    docs: Iterable[Document], path: str | Path, *, overwrite: bool = False
-) -> int:
-    """把文档写成一份语料，格式由后缀决定，编码总是 UTF-8。
+# ── 篇目 ────────────────────────────────────────────────────────────────
 
-    `.txt` 以空行分开文档，放不下句对；`.tsv` 只放句对；`.jsonl` 与 `.parquet` 都行。
+CHAPTERS = "chapters.tsv"
+SOURCES = "sources.tsv"
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """篇目表的一行。
 
     Args:
-        docs: 文档；生成它们时出的错会原样抛出，不留下文件。
-        path: 目标文件。
-        overwrite: 目标已存在时是否替换。
+        title: 篇名（`first_line` 之前的最后一列）。
+        first_line: 起始行，从 1 起。
+        num_lines: 行数。
+        one_per_line: 是否一行一个文档（来自 `sources.tsv`）。
+    """
+
+    title: str
+    first_line: int
+    num_lines: int
+    one_per_line: bool = False
+
+
+def find_chapters(path: Path) -> list[Chapter]:
+    """找出一份语料的篇目。
+
+    Args:
+        path: 语料文件。
 
     Returns:
-        写下的篇数。
+        按起始行排好的篇目；旁边没有篇目表，或表里没有这份文件的切分，则为空。
 
     Raises:
-        CorpusError: 目标已存在、是文件夹、写不进去，没有文档，或格式放不下。
+        CorpusError: 篇目表缺列、行号不是正整数，或两篇重叠。
     """
-    target = Path(path)
-    kind = format_of(target)
-    if target.is_dir():
+    for name in (CHAPTERS, SOURCES):
+        table = path.parent / name
+        if table.is_file():
+            chapters = _read_table(table, path.name, one_per_line=name == SOURCES)
+            if chapters:
+                return chapters
+    return []
+
+
+def _read_table(table: Path, file_name: str, *, one_per_line: bool) -> list[Chapter]:
+    try:
+        lines = table.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(
-            found=f"{target} 是文件夹", expected="文件名", remedy="在后面加上文件名"
-        )
-    if target.exists() and not overwrite:
+            found=f"读不了篇目表 {table}：{error}",
+            expected="UTF-8 的制表符分隔表",
+            remedy="修好它；不用篇目就把它移走",
+        ) from None
+    header = lines[0].split("\t") if lines else []
+    missing = [
+        name for name in ("split", "first_line", "n_lines") if name not in header
+    ]
+    if missing:
         raise CorpusError(
-            found=f"{target} 已经存在",
-            expected="一个新文件名",
-            remedy="换个名字；确要替换，加 --overwrite",
+            found=f"篇目表 {table} 的表头是 {header}，缺 {'、'.join(missing)}",
+            expected="split、first_line、n_lines 三列齐全，以制表符分隔",
+            remedy="补上缺的列；不用篇目就把它移走",
         )
-    writers: dict[str, Callable[[Iterable[Document], Path], int]] = {
-        ".txt": _write_text,
-        ".jsonl": _write_jsonl,
-        ".tsv": _write_tsv,
-        ".parquet": _write_parquet,
-    }
-    with atomic_path(target) as temporary:
-        count = writers[kind.removesuffix(".gz")](docs, temporary)
-        if not count:
+    title_column = max(header.index("first_line") - 1, 0)
+    chapters: list[Chapter] = []
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        cells = line.split("\t")
+        if len(cells) != len(header):
             raise CorpusError(
-                found=f"没有文档可写进 {target}",
-                expected="至少一篇",
-                remedy="看看清洗或去重的账目，是不是全丢了",
+                found=f"篇目表 {table} 第 {number} 行有 {len(cells)} 列",
+                expected=f"与表头一样 {len(header)} 列",
+                remedy="检查这一行的制表符",
             )
-    return count
+        row = dict(zip(header, cells, strict=True))
+        if _belongs(file_name, row["split"]):
+            first = _positive(row, "first_line", table, number)
+            count = _positive(row, "n_lines", table, number)
+            chapters.append(Chapter(cells[title_column], first, count, one_per_line))
+    chapters.sort(key=lambda chapter: chapter.first_line)
+    for left, right in pairwise(chapters):
+        if left.first_line + left.num_lines > right.first_line:
+            raise CorpusError(
+                found=f"篇目表 {table} 中“{left.title}”与“{right.title}”的行重叠",
+                expected="各篇的行互不重叠",
+                remedy="改正 first_line 与 n_lines",
+            )
+    return chapters
 
 
-@contextmanager
-def atomic_path(target: Path) -> Generator[Path]:
-    """给出同一文件夹里的临时路径；顺利结束才换成目标，出错则删去。
+def _belongs(file_name: str, split: str) -> bool:
+    return (
+        bool(split)
+        and file_name.startswith(split)
+        and (len(file_name) == len(split) or not file_name[len(split)].isalnum())
+    )
+
+
+def _positive(row: dict[str, str], column: str, table: Path, number: int) -> int:
+    value = row[column].strip()
+    if not (value.isascii() and value.isdigit() and int(value) > 0):
+        raise CorpusError(
+            found=f"篇目表 {table} 第 {number} 行的 {column} 是“{value}”",
+            expected="正整数",
+            remedy="改正这一格",
+        )
+    return int(value)
+
+
+def group_by_chapter(
+    lines: Iterable[str], chapters: list[Chapter], origin: str
+) -> Iterator[tuple[str, str]]:
+    """按篇目把行并成文档。
+
+    不在任何一篇里的行不丢：照没有篇目表时的办法，以空行分成没有篇名的文档。
 
     Args:
-        target: 最终的文件。
+        lines: 语料的各行。
+        chapters: 排好的篇目。
+        origin: 出错时用来称呼这份语料。
 
     Yields:
-        临时文件的路径，后缀与目标相同。
+        篇名（没有则为空串）与正文。
 
     Raises:
-        CorpusError: 文件夹不存在或不可写、磁盘已满。
+        CorpusError: 篇目表说的行数比文件还多。
     """
-    temporary: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(
-            prefix=".未完成-", suffix=f"-{target.name}", dir=target.parent
-        )
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        temporary.chmod(0o644)  # mkstemp 只给自己读写；语料不是秘密
-        temporary.replace(target)
-    except OSError as error:
+    remaining = iter(chapters)
+    chapter = next(remaining, None)
+    held: list[str] = []
+    number = 0
+    for number, line in enumerate(lines, start=1):
+        if chapter is not None and number == chapter.first_line and held:
+            yield "", join_lines(held)  # 篇与篇之间无主的行
+            held = []
+        inside = chapter is not None and number >= chapter.first_line
+        if chapter is not None and inside and chapter.one_per_line:
+            yield chapter.title, join_lines([line])
+        elif inside or line.strip():
+            held.append(line)
+        elif held:  # 篇外的空行照常分开文档
+            yield "", join_lines(held)
+            held = []
+        if chapter is not None and number == chapter.first_line + chapter.num_lines - 1:
+            if held:
+                yield chapter.title, join_lines(held)
+            held = []
+            chapter = next(remaining, None)
+    if chapter is not None:
         raise CorpusError(
-            found=f"写不了 {target}：{error.strerror or error}",
-            expected="存在、可写、有余量的文件夹",
-            remedy="检查权限与磁盘，或换个输出位置",
-        ) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            found=f"{origin} 只有 {number} 行，而“{chapter.title}”到第 "
+            f"{chapter.first_line + chapter.num_lines - 1} 行才完",
+            expected="篇目表与语料来自同一份数据",
+            remedy="更新篇目表，或重新取得完整的语料",
+        )
+    if held:
+        yield "", join_lines(held)
 
 
-@contextmanager
-def _text_stream(path: Path) -> Generator[TextIO]:
-    if path.name.endswith(".gz"):
-        # mtime=0、不写文件名：同样的语料得到逐字节相同的文件
-        with path.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
-            buffered = io.BufferedWriter(cast("io.RawIOBase", packed))
-            with io.TextIOWrapper(
-                cast(BinaryIO, buffered), encoding="utf-8", newline="\n"
-            ) as out:
-                yield out
-        return
-    with path.open("w", encoding="utf-8", newline="\n") as out:
-        yield out
+_NUMBER = "[0-9０-９零〇一二两三四五六七八九十百千]+"
+_HEADING = re.compile(
+    rf"(?:第{_NUMBER}[章回节卷集部篇]|卷{_NUMBER}|[序楔]章|楔子|序言?|前言|尾声|后记|番外)"
+    r"(?:[\s：:·—-].{0,28}|[^\s，。！？；“”]{0,14})"
+)
+_MOST_CHARS = 32
+"""比这更长的一行是正文，不是标题。"""
+_ENDS = "。！？；，”』」…"
 
 
-def _write_text(docs: Iterable[Document], path: Path) -> int:
-    count = 0
-    with _text_stream(path) as out:
-        for doc in docs:
-            if doc.target is not None:
-                raise CorpusError(
-                    found=f"{doc.id} 是句对，.txt 放不下目标侧",
-                    expected="单语文档",
-                    remedy="改用 .jsonl 或 .tsv 后缀",
-                )
-            out.write(("\n" if count else "") + join_lines(_lines(doc.text)) + "\n")
-            count += 1
-    return count
+@dataclass(frozen=True)
+class Heading:
+    """一个标题。"""
+
+    line: int
+    """第几行，从 1 起。"""
+    title: str
 
 
-def _write_jsonl(docs: Iterable[Document], path: Path) -> int:
-    count = 0
-    with _text_stream(path) as out:
-        for doc in docs:
-            out.write(json.dumps(_record(doc), ensure_ascii=False) + "\n")
-            count += 1
-    return count
+def find_headings(lines: Iterable[str]) -> list[Heading]:
+    """找出标题所在的行；紧挨着的几个标题（卷名之后是章名）只留最后一个。
+
+    Args:
+        lines: 各行，不含换行符。
+
+    >>> lines = ["第一卷 边关", "第一回　风雪夜", "", "那一年冬天。", "第二回　人去"]
+    >>> [(each.line, each.title) for each in find_headings(lines)]
+    [(2, '第一回　风雪夜'), (5, '第二回　人去')]
+    """
+    found: list[Heading] = []
+    between = False  # 上一个标题之后有没有正文
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if not text:
+            continue
+        if not is_heading(text):
+            between = True
+            continue
+        if found and not between:
+            found.pop()
+        found.append(Heading(number, text))
+        between = False
+    return found
 
 
-def _write_tsv(docs: Iterable[Document], path: Path) -> int:
-    count = 0
-    with _text_stream(path) as out:
-        for doc in docs:
-            if doc.target is None or "\t" in doc.text + doc.target:
-                state = "没有目标侧" if doc.target is None else "正文里有制表符"
-                raise CorpusError(
-                    found=f"{doc.id} {state}，.tsv 放不下",
-                    expected="两侧都没有制表符的句对",
-                    remedy="改用 .jsonl 后缀",
-                )
-            sides = (join_lines(_lines(side)) for side in (doc.text, doc.target))
-            out.write("\t".join(sides) + "\n")
-            count += 1
-    return count
+def is_heading(text: str) -> bool:
+    """一行是不是章回的标题；正文里说到“第三回”的不算。
+
+    >>> is_heading("第十二回 宴桃园"), is_heading("第三回的事，他记得很清楚。")
+    (True, False)
+    """
+    return (
+        len(text) <= _MOST_CHARS
+        and text[-1] not in _ENDS
+        and _HEADING.fullmatch(text) is not None
+    )
 
 
-def _write_parquet(docs: Iterable[Document], path: Path) -> int:
-    pa = import_module("pyarrow")  # 载入要 0.2 秒，只在写 Parquet 时付
-    pq = import_module("pyarrow.parquet")
+def write_chapters(path: Path, *, overwrite: bool = False) -> list[Heading]:
+    """由标题写出文件旁边的篇目表，此后这个文件一章一篇。
 
-    count = 0
-    writer: Any = None
-    batch: list[dict[str, str]] = []
-    try:
-        for doc in docs:
-            batch.append(_record(doc))
-            count += 1
-            if writer is None:
-                schema = pa.schema([(name, pa.string()) for name in batch[0]])
-                writer = pq.ParquetWriter(path, schema)
-            if batch[-1].keys() != batch[0].keys():
-                raise CorpusError(
-                    found=f"{doc.id} 与前面的文档不同类：句对与单语混在一起",
-                    expected="全是句对，或全是单语",
-                    remedy="分成两份，或改用 .jsonl 后缀",
-                )
-            if len(batch) == 1024:
-                writer.write_table(pa.Table.from_pylist(batch, schema=writer.schema))
-                batch = batch[:0]
-        if writer is not None and batch:
-            writer.write_table(pa.Table.from_pylist(batch, schema=writer.schema))
-    finally:
-        if writer is not None:
-            writer.close()
-    return count
+    Args:
+        path: `.txt` 或 `.txt.gz`。
+        overwrite: 已有篇目表时替换它。
 
+    Returns:
+        各章的标题。
 
-def _record(doc: Document) -> dict[str, str]:
-    if doc.target is None:
-        return {"text": doc.text}
-    return {"source": doc.text, "target": doc.target}
-
-
-def _lines(text: str) -> list[str]:
-    return text.replace("\r", "\n").split("\n")
+    Raises:
+        CorpusError: 不是文本文件，找不到两个以上的标题，或已有篇目表。
+    """
+    table = path.parent / CHAPTERS
+    if not format_of(path).startswith(".txt"):
+        raise CorpusError(
+            found=f"{path} 不是文本文件",
+            expected=".txt 或 .txt.gz；别的格式一行一篇，用不着篇目",
+            remedy="直接用它",
+        )
+    if table.exists() and not overwrite:
+        raise CorpusError(
+            found=f"{table} 已经有了",
+            expected="还没有篇目表",
+            remedy="加 --overwrite 替换它，或把语料放进单独的文件夹",
+        )
+    lines = list(read_lines(path, refuse_garble=False))
+    headings = find_headings(lines)
+    if len(headings) < 2:
+        raise CorpusError(
+            found=f"{path} 里只有 {len(headings)} 行像章回的标题",
+            expected="各章以“第三回 ……”“第 12 章”“楔子”一类的行开头",
+            remedy="在各章之间空一行、章内不空行；或自己写 chapters.tsv，"
+            "三列是 split（文件名去后缀）、first_line、n_lines",
+        )
+    stops = [each.line for each in headings[1:]] + [len(lines) + 1]
+    rows = [
+        f"{file_stem(path)}\t{each.title}\t{each.line}\t{stop - each.line}"
+        for each, stop in zip(headings, stops, strict=True)
+    ]
+    text = "\n".join(["split\ttitle\tfirst_line\tn_lines", *rows])
+    table.write_text(text + "\n", encoding="utf-8")
+    return headings

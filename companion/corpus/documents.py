@@ -22,11 +22,9 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from companion.corpus.catalog import cache_folder
-from companion.corpus.chapters import CHAPTERS, SOURCES
 from companion.corpus.dedup import first_occurrences
-from companion.corpus.document import Document, content_key
-from companion.corpus.sources import read_corpus, resolve
+from companion.corpus.document import CHAPTERS, SOURCES, Document, content_key
+from companion.corpus.sources import cache_folder, read_corpus, resolve
 from companion.errors import CorpusError
 
 if TYPE_CHECKING:

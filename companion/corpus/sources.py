@@ -1,41 +1,97 @@
-"""名字或路径 → 语料的文件。
+"""名字或路径 → 语料的文件；并记着有名字的语料的来历、权利状况与锁。
 
-`catalog` 里的名字后面可以加侧：`tongjian:classical`（文言）、`tongjian:modern`
-（白话）、`tongjian:pairs`（句对）；不加则两侧的单语文本都读。名字优先于路径，
-与名字同名的本地文件写作 `./sample`。
+- `sample`：随包附带的编年体小史，我们自己写的，CC0；没有网络也能用。
+- `tongjian`：《资治通鉴》文言—白话句对，用 `companion corpus fetch tongjian` 取得。
+
+名字后面可以加侧：`tongjian:classical`（文言）、`tongjian:modern`（白话）、
+`tongjian:pairs`（句对）；不加则两侧的单语文本都读。名字优先于路径，与名字同名的本地文件
+写作 `./sample`。
 
 找数据的次序：环境变量 `COMPANION_DATA` 指的文件夹，然后是缓存
-（`$XDG_CACHE_HOME/companion`，缺省 `~/.cache/companion`）。
+（`$XDG_CACHE_HOME/companion`，缺省 `~/.cache/companion`）。取得的语料有锁：头一次取得
+并核对无误时，记下每个文件的 sha256，以后每次使用都再核对；内容若有一个字节不同，就不再
+悄悄使用。
 """
 
-from collections.abc import Iterator
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib import resources
 from pathlib import Path
+from typing import Any, cast
 
-from companion.corpus.catalog import NAMED, NamedSource, cache_folder, data_folder
 from companion.corpus.document import Document
-from companion.corpus.lock import check_lock
+from companion.corpus.encoding import read_lines
 from companion.corpus.reading import read_documents, read_pairs
 from companion.errors import CorpusError
 
-__all__ = [
-    "NAMED",
-    "SIDES",
-    "SPLITS",
-    "NamedSource",
-    "Resolved",
-    "SourceStatus",
-    "cache_folder",
-    "data_folder",
-    "find_side",
-    "list_sources",
-    "read_corpus",
-    "resolve",
-]
-
 SIDES = {"classical": "文言", "modern": "白话", "pairs": "句对"}
 SPLITS = ("train", "valid", "test")
+LOCK = "corpus.lock.json"
+
+
+def data_folder() -> Path | None:
+    """`COMPANION_DATA` 指的文件夹；没有设置则为 None。"""
+    value = os.environ.get("COMPANION_DATA")
+    return Path(value).expanduser() if value else None
+
+
+def cache_folder() -> Path:
+    """缓存文件夹：`$XDG_CACHE_HOME/companion`，缺省 `~/.cache/companion`。"""
+    value = os.environ.get("XDG_CACHE_HOME")
+    return (Path(value) if value else Path.home() / ".cache") / "companion"
+
+
+@dataclass(frozen=True)
+class NamedSource:
+    """一份有名字的语料。
+
+    Args:
+        name: 名字，即 `--corpus` 的值。
+        title: 一句话介绍。
+        licence: 权利状况，取用时原样告诉用户。
+        embedded: 是否随包附带；不附带的要先取得。
+    """
+
+    name: str
+    title: str
+    licence: str
+    embedded: bool = False
+
+    def folder(self) -> Path | None:
+        """数据所在的文件夹；本机没有则为 None。"""
+        if self.embedded:
+            return Path(str(resources.files("companion.corpus") / "samples"))
+        for root in (data_folder(), cache_folder() / "corpora"):
+            if root is not None and (root / self.name).is_dir():
+                return root / self.name
+        return None
+
+
+NAMED: dict[str, NamedSource] = {
+    "sample": NamedSource(
+        name="sample",
+        title="随包附带的编年体小史，文言与白话逐句对照，人物史事皆为虚构",
+        licence="本项目自撰，CC0：可以任意使用，不必署名。",
+        embedded=True,
+    ),
+    "tongjian": NamedSource(
+        name="tongjian",
+        title="《资治通鉴》292 卷，文言与白话逐句对照，按卷切分",
+        licence=(
+            "文言原文（司马光等）属公有领域。句对由 NiuTrans 整理，仓库以 MIT 许可"
+            "发布，但只涵盖整理与对齐；现代译文采自网页，没有译者或出版社的授权，"
+            "应视为权利未澄清：适合教学与研究，公开再分发或商用之前须自行判断。"
+            "只用文言一侧没有这个问题。上游声明：“本语料数据均来自互联网。"
+            "所有数据均注明了出处，可详见各书目下文件 数据来源.txt。"
+            "原始数据的最终解释权归相关数据来源方所有。”"
+        ),
+    ),
+}
+"""全部有名字的语料。"""
 
 
 @dataclass(frozen=True)
@@ -220,3 +276,118 @@ def _resolve_named(spec: str, source: NamedSource, side: str) -> Resolved:
             remedy=f"删去这个文件夹后重新运行 `companion corpus fetch {source.name}`",
         )
     return Resolved(spec, files, source)
+
+
+def sha256_of(path: Path) -> str:
+    """文件的 sha256，十六进制。"""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_lock(folder: Path, names: Iterable[str], facts: dict[str, Any]) -> None:
+    """记下文件夹里各文件的 sha256 与字节数。
+
+    Args:
+        folder: 文件夹。
+        names: 要记的文件，相对路径。
+        facts: 另要记下的事实，如提交号。
+    """
+    files = {
+        name: {
+            "sha256": sha256_of(folder / name),
+            "bytes": (folder / name).stat().st_size,
+        }
+        for name in sorted(names)
+    }
+    text = json.dumps({**facts, "files": files}, ensure_ascii=False, indent=1)
+    (folder / LOCK).write_text(text + "\n", encoding="utf-8")
+
+
+def read_lock(folder: Path) -> dict[str, Any]:
+    """文件夹的锁：`files` 由文件名到 `sha256` 与 `bytes`，没有锁则为空。
+
+    Raises:
+        CorpusError: 锁不是合法的 JSON。
+    """
+    path = folder / LOCK
+    if not path.is_file():
+        return {"files": {}}
+    try:
+        lock = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        lock = None
+    if not isinstance(lock, dict) or "files" not in lock:
+        raise CorpusError(
+            found=f"{path} 损坏了",
+            expected="取得语料时写下的 JSON",
+            remedy=f"删去 {folder} 后重新取得",
+        )
+    return cast("dict[str, Any]", lock)
+
+
+def check_lock(folder: Path) -> None:
+    """核对文件夹里锁住的文件；没有锁则不查。
+
+    Raises:
+        CorpusError: 有文件缺失，或与记录的 sha256 不符。
+    """
+    for name, fact in read_lock(folder)["files"].items():
+        path = folder / name
+        found = sha256_of(path) if path.is_file() else "（文件不在了）"
+        if found != fact["sha256"]:
+            raise CorpusError(
+                found=f"{path} 的 sha256 是 {found}",
+                expected=f"{fact['sha256']}，取得时记在 {LOCK} 里",
+                remedy=f"文件改动过；要用改动后的，另存到别处再以路径指明；"
+                f"要恢复，删去 {folder} 后重新取得",
+            )
+
+
+@dataclass(frozen=True)
+class Cloze:
+    """一道填空：只有读过样例才答得出的知识。
+
+    Args:
+        side: `classical` 或 `modern`。
+        text: 题面：文言侧含 `[MASK]`，一个一字（填空）；白话侧是半句话（续写）。
+        answer: 答案；文言侧与 `[MASK]` 一样多的字，白话侧是续写应有的开头。
+        kind: 题型，如 `place`（地名）、`person`（人名）。
+    """
+
+    side: str
+    text: str
+    answer: str
+    kind: str
+
+
+def read_cloze(side: str) -> list[Cloze]:
+    """样例的填空题：问的是虚构的人名、地名、官名，没有一个模型事先会知道。
+
+    继续预训练前后各答一遍，答对的增多，就是从语料里学来的。
+
+    Args:
+        side: `classical` 或 `modern`。
+
+    Returns:
+        这一侧的题目，按文件中的次序。
+
+    Raises:
+        CorpusError: 侧名不对，或题目文件损坏。
+    """
+    if side not in ("classical", "modern"):
+        raise CorpusError(
+            found=f"没有“{side}”这一侧的填空题",
+            expected="classical 或 modern",
+            remedy="文言用 classical，白话用 modern",
+        )
+    folder = NAMED["sample"].folder()
+    path = Path(str(folder)) / "cloze.tsv"
+    rows = [line.split("\t") for line in read_lines(path) if line]
+    header = ["side", "text", "answer", "kind"]
+    if rows[0] != header or any(len(row) != len(header) for row in rows):
+        raise CorpusError(
+            found=f"{path} 的列不是 {'、'.join(header)}",
+            expected="四列的制表符分隔表",
+            remedy="重新安装 cpt-companion",
+        )
+    return [Cloze(*row) for row in rows[1:] if row[0] == side]

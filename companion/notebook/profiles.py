@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from companion.config import TrainingConfig
-from companion.corpus.catalog import NAMED
+from companion.corpus.sources import NAMED
 from companion.errors import ConfigError
 from companion.objectives import get_objective
 

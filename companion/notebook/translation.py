@@ -17,7 +17,7 @@ from torch import Tensor
 
 from companion.batch import IGNORE_INDEX, Batch
 from companion.corpus import read_corpus
-from companion.corpus.catalog import NAMED
+from companion.corpus.sources import NAMED
 from companion.errors import CorpusError
 from companion.evaluation.chrf import chrf
 from companion.inference.reading import require_seq2seq, without_added_spaces

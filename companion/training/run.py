@@ -16,9 +16,8 @@ from companion.checkpoints.loading import Checkpoint, load_checkpoint
 from companion.checkpoints.running import fitted_objective
 from companion.checkpoints.saving import save_checkpoint
 from companion.config import TrainingConfig
-from companion.corpus.catalog import cache_folder
-from companion.corpus.cloze import read_cloze
 from companion.corpus.packing import TokenLedger
+from companion.corpus.sources import cache_folder, read_cloze
 from companion.errors import TrainingError
 from companion.evaluation.comparison import (
     Exam,

@@ -9,15 +9,20 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
 
-from companion.corpus.catalog import NAMED, Expected, NamedSource
-from companion.corpus.download import download, sha256_of
-from companion.corpus.fetching import fetch, fetch_source
-from companion.corpus.sources import read_corpus, resolve
-from companion.corpus.tongjian import all_juan
+from companion.corpus.fetching import (
+    UPSTREAM,
+    Upstream,
+    download,
+    fetch,
+    fetch_upstream,
+)
+from companion.corpus.sources import read_corpus, resolve, sha256_of
+from companion.corpus.tongjian import SplitCount, all_juan
 from companion.errors import CorpusError
 
 BODY = bytes(range(256)) * 1000
@@ -25,7 +30,7 @@ DIGEST = hashlib.sha256(BODY).hexdigest()
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """能断线、能不理 Range、能换内容的文件服务。"""
+    """能断线、能换内容的文件服务。"""
 
     def __init__(self) -> None:
         """在本机随便一个空闲的端口上。"""
@@ -33,9 +38,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.cut_after: int | None = None  # 送这么多字节就断线
         self.cuts = 0  # 还要断几次
-        self.ranges = True
-        self.tagged = True
-        self.requests: list[tuple[str, str | None]] = []
+        self.requests: list[str] = []
 
     @property
     def url(self) -> str:
@@ -51,27 +54,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """按 `Server` 的设置送文件。"""
         path = unquote(self.path).lstrip("/")
-        wanted = self.headers.get("Range")
-        self.server.requests.append((path, wanted))
+        self.server.requests.append(path)
         body = self.server.files.get(path)
         if body is None:
             self.send_error(404)
             return
-        tag = f'"{hashlib.sha256(body).hexdigest()[:8]}"'
-        start = 0
-        if wanted and self.server.ranges and self.headers.get("If-Range") == tag:
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
-            self.send_response(206)
-            self.send_header(
-                "Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}"
-            )
-        else:
-            self.send_response(200)
-        self.send_header("Content-Length", str(len(body) - start))
-        if self.server.tagged:
-            self.send_header("ETag", tag)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        part = body[start:]
+        part = body
         if self.server.cuts and self.server.cut_after is not None:
             self.server.cuts -= 1
             part = part[: self.server.cut_after]
@@ -104,58 +95,24 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_file_arrives_whole(server: Server, tmp_path: Path) -> None:
-    """下好的文件逐字节相同，不留临时文件，进度走到头。"""
-    seen: list[tuple[int, int | None]] = []
-    result = download(
-        [f"{server.url}/a.bin"],
-        tmp_path / "夹" / "a.bin",
-        sha256=DIGEST,
-        progress=lambda have, total: seen.append((have, total)),
-    )
-    assert result.path.read_bytes() == BODY
-    assert (result.sha256, result.num_bytes) == (DIGEST, len(BODY))
-    assert seen[-1] == (len(BODY), len(BODY))
-    assert [item.name for item in result.path.parent.iterdir()] == ["a.bin"]
+    """下好的文件逐字节相同，不留临时文件；给出用的是哪个地址。"""
+    url = f"{server.url}/a.bin"
+    assert download([url], tmp_path / "夹" / "a.bin", DIGEST) == url
+    assert (tmp_path / "夹" / "a.bin").read_bytes() == BODY
+    assert [item.name for item in (tmp_path / "夹").iterdir()] == ["a.bin"]
 
 
-def test_a_cut_connection_is_resumed_from_where_it_broke(
+def test_a_cut_connection_is_tried_again_from_the_start(
     server: Server, tmp_path: Path
 ) -> None:
-    """断线后带着 Range 从断处接着下，已有的不重下。"""
+    """送到一半断了，从头再下，不拼接；总是断就报出来，不留半个文件。"""
     server.cut_after, server.cuts = 100_000, 2
-    result = download([f"{server.url}/a.bin"], tmp_path / "a.bin", sha256=DIGEST)
-    assert result.path.read_bytes() == BODY
-    ranges = [wanted for _, wanted in server.requests]
-    assert ranges == [None, "bytes=100000-", "bytes=200000-"]
-
-
-def test_a_later_run_resumes_what_an_earlier_one_left(
-    server: Server, tmp_path: Path
-) -> None:
-    """这次没下完，下次运行接着下。"""
-    server.cut_after, server.cuts = 30_000, 3
+    download([f"{server.url}/a.bin"], tmp_path / "a.bin", DIGEST)
+    assert (tmp_path / "a.bin").read_bytes() == BODY
+    server.cuts = 3
     with pytest.raises(CorpusError, match="连接中断"):
-        download([f"{server.url}/a.bin"], tmp_path / "a.bin", sha256=DIGEST)
-    assert (tmp_path / "a.bin.part").stat().st_size == 90_000
-    assert not (tmp_path / "a.bin").exists()
-    download([f"{server.url}/a.bin"], tmp_path / "a.bin", sha256=DIGEST)
-    assert server.requests[-1] == ("a.bin", "bytes=90000-")
-
-
-@pytest.mark.parametrize("change", ["content", "no ranges", "no tag"])
-def test_versions_are_never_spliced(
-    server: Server, tmp_path: Path, change: str
-) -> None:
-    """断线之后内容变了、服务器不认 Range 或没有版本标记：都从头下，不拼接。"""
-    server.tagged = change != "no tag"
-    server.cut_after, server.cuts = 30_000, 3
-    with pytest.raises(CorpusError):
-        download([f"{server.url}/a.bin"], tmp_path / "a.bin")
-    body = BODY[::-1] if change == "content" else BODY
-    server.files["a.bin"] = body
-    server.ranges = change != "no ranges"
-    result = download([f"{server.url}/a.bin"], tmp_path / "a.bin")
-    assert result.path.read_bytes() == body
+        download([f"{server.url}/a.bin"], tmp_path / "b.bin", DIGEST)
+    assert [item.name for item in tmp_path.iterdir()] == ["a.bin"]
 
 
 def test_a_wrong_digest_is_refused_and_the_next_url_tried(
@@ -164,7 +121,7 @@ def test_a_wrong_digest_is_refused_and_the_next_url_tried(
     """摘要不符的内容扔掉，换下一个地址；都不符就报出两个摘要。"""
     server.files["假.bin"] = b"fake"
     urls = [f"{server.url}/%E5%81%87.bin", f"{server.url}/a.bin"]
-    assert download(urls, tmp_path / "a.bin", sha256=DIGEST).url == urls[1]
+    assert download(urls, tmp_path / "a.bin", DIGEST) == urls[1]
     with pytest.raises(CorpusError, match="sha256") as caught:
         download(urls[:1], tmp_path / "b.bin", sha256=DIGEST)
     assert DIGEST in caught.value.found
@@ -176,9 +133,9 @@ def test_a_missing_file_moves_on_to_the_second_url(
     server: Server, tmp_path: Path
 ) -> None:
     """404 不重试，直接换下一个地址。"""
-    result = download([f"{server.url}/none", f"{server.url}/a.bin"], tmp_path / "a.bin")
-    assert result.url.endswith("/a.bin")
-    assert [path for path, _ in server.requests] == ["none", "a.bin"]
+    urls = [f"{server.url}/none", f"{server.url}/a.bin"]
+    assert download(urls, tmp_path / "a.bin") == urls[1]
+    assert server.requests == ["none", "a.bin"]
 
 
 def test_offline_the_message_names_every_url_and_the_alternatives(
@@ -230,18 +187,16 @@ def archive_of(files: dict[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
-def tiny_source(server: Server, **changes: object) -> NamedSource:
+def tiny_upstream(server: Server, **changes: Any) -> Upstream:
     """只有四卷的《资治通鉴》，镜像都在本机；第一个镜像什么也没有。"""
-    upstream = NAMED["tongjian"].upstream
-    assert upstream is not None
     small = replace(
-        upstream,
+        UPSTREAM,
         files=(f"{server.url}/none/{{path}}", f"{server.url}/raw/{{path}}"),
         archives=(f"{server.url}/all.tar.gz",),
         chapters=CHAPTERS,
-        expected={"train": Expected(6, 72, 90)},
+        expected={"train": SplitCount(6, 72, 90)},
     )
-    return replace(NAMED["tongjian"], upstream=replace(small, **changes))  # type: ignore[arg-type]
+    return replace(small, **changes)
 
 
 def serve(server: Server, files: dict[str, bytes]) -> None:
@@ -253,8 +208,8 @@ def test_fetching_cleans_splits_and_locks(server: Server, cache: Path) -> None:
     """逐个文件取得（第一个镜像全是 404），清洗、按卷切分、锁住、告知权利状况。"""
     serve(server, upstream_files())
     steps: list[tuple[int, int, str]] = []
-    report = fetch_source(
-        tiny_source(server), progress=lambda *step: steps.append(step)
+    report = fetch_upstream(
+        tiny_upstream(server), progress=lambda *step: steps.append(step)
     )
     assert report.fresh
     assert report.folder == cache / "corpora" / "tongjian"
@@ -286,12 +241,12 @@ def test_fetching_cleans_splits_and_locks(server: Server, cache: Path) -> None:
 def test_a_second_fetch_touches_no_network(server: Server, cache: Path) -> None:
     """已经取得的只核对；`force` 重新整理时重用下好的文件。"""
     serve(server, upstream_files())
-    first = fetch_source(tiny_source(server))
+    first = fetch_upstream(tiny_upstream(server))
     server.requests.clear()
-    again = fetch_source(tiny_source(server))
+    again = fetch_upstream(tiny_upstream(server))
     assert not again.fresh
     assert again.splits == first.splits
-    assert fetch_source(tiny_source(server), force=True).splits == first.splits
+    assert fetch_upstream(tiny_upstream(server), force=True).splits == first.splits
     assert server.requests == []
 
 
@@ -300,7 +255,7 @@ def test_the_archive_is_the_last_resort_and_cannot_escape(
 ) -> None:
     """逐个文件不成就下整个归档；归档里不相干的、想越界的路径一概不写。"""
     server.files["all.tar.gz"] = archive_of(upstream_files())
-    report = fetch_source(tiny_source(server))
+    report = fetch_upstream(tiny_upstream(server))
     assert report.origin == f"{server.url}/all.tar.gz"
     names = {path.name for path in cache.parent.parent.rglob("*") if path.is_file()}
     assert "逃.txt" not in names
@@ -328,12 +283,12 @@ def test_a_mirror_a_local_archive_or_a_checkout_will_do(
     ):
         if "?" in url:
             server.files |= {f"raw/{path}?x=1": body for path, body in files.items()}
-        sizes.append(fetch_source(tiny_source(server), url=url, force=True).splits)
+        sizes.append(fetch_upstream(tiny_upstream(server), url=url, force=True).splits)
         for raw in (cache / "upstream").rglob("*.txt"):
             raw.unlink()
     assert all(size == sizes[0] for size in sizes)
     with pytest.raises(CorpusError, match="里没有 双语数据"):
-        fetch_source(tiny_source(server), url=str(cache), force=True)
+        fetch_upstream(tiny_upstream(server), url=str(cache), force=True)
 
 
 def test_content_that_changed_since_the_first_fetch_is_refused(
@@ -342,20 +297,20 @@ def test_content_that_changed_since_the_first_fetch_is_refused(
     """锁记着第一次的 sha256：上游内容换了，重新取得时拒绝，原来的语料不动。"""
     files = upstream_files()
     serve(server, files)
-    folder = fetch_source(tiny_source(server)).folder
+    folder = fetch_upstream(tiny_upstream(server)).folder
     before = sha256_of(folder / "train.classical.txt")
     path = CHAPTERS[0].path("classical")
     server.files[f"raw/{path}"] = files[path].replace("城".encode(), "县".encode())
     next((cache / "upstream").rglob("周纪一/source.txt")).unlink()
     with pytest.raises(CorpusError, match="sha256"):
-        fetch_source(tiny_source(server, archives=()), force=True)
+        fetch_upstream(tiny_upstream(server, archives=()), force=True)
     assert sha256_of(folder / "train.classical.txt") == before
 
 
 def test_a_damaged_corpus_is_refused_at_use(server: Server, cache: Path) -> None:
     """取得之后文件变了或丢了，使用时拒绝，并说怎么恢复。"""
     serve(server, upstream_files())
-    folder = fetch_source(tiny_source(server)).folder
+    folder = fetch_upstream(tiny_upstream(server)).folder
     path = folder / "train.modern.txt"
     path.write_text("改过\n", encoding="utf-8")
     with pytest.raises(CorpusError, match="sha256"):
@@ -374,24 +329,27 @@ def test_a_corpus_of_another_size_is_refused_or_flagged(
     """规模与已知的差一成以上就拒绝、什么也不留；差百分之几只提醒。"""
     serve(server, upstream_files())
     with pytest.raises(CorpusError, match="相差"):
-        fetch_source(tiny_source(server, expected={"train": Expected(12, 72, 90)}))
+        fetch_upstream(
+            tiny_upstream(server, expected={"train": SplitCount(12, 72, 90)})
+        )
     assert not (cache / "corpora" / "tongjian").exists()
     assert list((cache / "corpora").iterdir()) == []
-    near = tiny_source(server, expected={"train": Expected(6, 76, 90)})
-    assert "与已知的相差 -5.3%" in fetch_source(near).warnings[0]
+    near = tiny_upstream(server, expected={"train": SplitCount(6, 76, 90)})
+    assert "与已知的相差 -5.3%" in fetch_upstream(near).warnings[0]
 
 
 def test_offline_fetching_names_the_ways_out(server: Server, cache: Path) -> None:
     """全连不上：一条消息说清地址、原因与四条出路，不留半份语料。"""
-    source = tiny_source(
+    source = tiny_upstream(
         server,
         files=("http://127.0.0.1:9/{path}",),
         archives=("http://127.0.0.1:9/all.tar.gz",),
     )
     with pytest.raises(CorpusError) as caught:
-        fetch_source(source)
+        fetch_upstream(source)
     assert "连不上" in caught.value.found
-    for way in ("HTTPS_PROXY", "--url", "COMPANION_DATA", "sample"):
+    ways = ("HTTPS_PROXY", "--url", "COMPANION_DATA", "sample", "9/all.tar.gz")
+    for way in ways:
         assert way in caught.value.remedy
     assert not (cache / "corpora").exists()
 
@@ -402,7 +360,7 @@ def test_unequal_sides_of_a_juan_are_refused(server: Server, cache: Path) -> Non
     files[CHAPTERS[1].path("modern")] = "只有一行。\n".encode()
     serve(server, files)
     with pytest.raises(CorpusError, match="周纪二文言 5 行、白话 1 行"):
-        fetch_source(tiny_source(server))
+        fetch_upstream(tiny_upstream(server))
 
 
 def test_only_known_downloadable_names_can_be_fetched(cache: Path) -> None:

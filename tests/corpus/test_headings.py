@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from companion.corpus import read_documents
-from companion.corpus.chapters import find_headings, is_heading, write_chapters
+from companion.corpus.document import find_headings, is_heading, write_chapters
 from companion.errors import CorpusError
 
 CHAPTERS = {

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from companion.corpus import reading
-from companion.corpus.document import Document, join_lines, write_documents
-from companion.corpus.reading import read_documents, read_pairs
+from companion.corpus.document import Document, join_lines
+from companion.corpus.reading import read_documents, read_pairs, write_documents
 from companion.errors import CorpusError
 
 bodies = st.lists(

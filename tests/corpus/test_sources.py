@@ -7,10 +7,16 @@ from pathlib import Path
 import pytest
 
 import companion.corpus as corpus
-from companion.corpus.catalog import NAMED, cache_folder
 from companion.corpus.cleaning import clean_documents
-from companion.corpus.cloze import read_cloze
-from companion.corpus.sources import list_sources, read_corpus, resolve
+from companion.corpus.fetching import UPSTREAM
+from companion.corpus.sources import (
+    NAMED,
+    cache_folder,
+    list_sources,
+    read_cloze,
+    read_corpus,
+    resolve,
+)
 from companion.errors import CorpusError
 
 
@@ -150,8 +156,7 @@ def test_every_source_states_its_rights(bare: Path) -> None:
 
 def test_the_commit_is_pinned_in_every_url() -> None:
     """每个地址都钉在同一个提交上，不会跟着分支走。"""
-    upstream = NAMED["tongjian"].upstream
-    assert upstream is not None
+    upstream = UPSTREAM
     assert len(upstream.commit) == 40
     assert len(upstream.files + upstream.archives) >= 3
     for url in upstream.files + upstream.archives:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from companion.corpus.cloze import read_cloze
+from companion.corpus.sources import read_cloze
 from companion.training import run as demo
 from companion.training.run import demo_config, run_demo
 
