@@ -8,8 +8,6 @@ from typing import Any
 import checkpoint_costs
 from measured import read_result
 
-from companion.notebook import FAILURES
-
 WIDTH = 5.0
 """英寸；比正文窄一些，手机上缩得不多，字还读得清。"""
 
@@ -116,26 +114,22 @@ def memory() -> list[dict[str, Any]]:
 
 
 def failure(key: str) -> Any:
-    """失败目录的一条：第一个种子，做错与做对的曲线。"""
-    from companion.plots.curves import Line, plot_contrast
+    """失败目录的一条：第一个种子，做错与做对的第一条曲线。"""
+    from companion.notebook.contrast import Contrast
 
     first = read_result("failures")["runs"][key][0]
-    lines = [
-        Line(
-            name=line["name"],
-            x=line["x"],
-            y=[math.nan if y is None else y for y in line["y"]],
-            right=line["right"],
-        )
-        for line in first["lines"]
+    sides = [
+        {name: _curve(value) for name, value in first[side].items()}
+        for side in ("wrong", "right")
     ]
-    return plot_contrast(
-        lines,
-        title=first["title"],
-        xlabel=first["xlabel"],
-        ylabel=first["ylabel"],
-        width=WIDTH,
-    )
+    return Contrast(first["title"], *sides, "higher", first["x"]).plot(width=WIDTH)
+
+
+def _curve(value: Any) -> Any:
+    """记下的曲线读回来：横轴 → 纵轴，None 是非数；单个的数原样。"""
+    if not isinstance(value, list):
+        return value
+    return {x: math.nan if y is None else y for x, y in value}
 
 
 TABLES: dict[str, Callable[[], list[dict[str, Any]]]] = {
@@ -148,5 +142,8 @@ FIGURES: dict[str, Callable[[], Any]] = {
     "replay_tradeoff": replay_tradeoff,
     "packing": packing,
     "schedules": schedules,
-    **{f"failures_{key}": partial(failure, key) for key in FAILURES},
+    **{
+        f"failures_{key}": partial(failure, key)
+        for key in read_result("failures")["cases"]
+    },
 }

@@ -10,6 +10,13 @@ from companion.lazy import on_first_use
 
 if TYPE_CHECKING:
     from companion.notebook.conditional import finetune_blank, write_after
+    from companion.notebook.contrast import (
+        contrast,
+        draw,
+        fit,
+        mean_loss,
+        rows_of,
+    )
     from companion.notebook.corpora import (
         encodings_table,
         mojibake_table,
@@ -19,7 +26,6 @@ if TYPE_CHECKING:
     )
     from companion.notebook.decoding import decoding_table
     from companion.notebook.exercises import EXERCISES, check
-    from companion.notebook.failures import FAILURES, failures_table, reproduce
     from companion.notebook.families import (
         attention_table,
         claimed_masks,
@@ -101,7 +107,6 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "EXERCISES": "exercises",
-    "FAILURES": "failures",
     "PROFILES": "profiles",
     "STUDY": "tradeoff",
     "TRANSLATION": "translation",
@@ -113,12 +118,14 @@ _HOMES = {
     "check": "exercises",
     "claimed_masks": "families",
     "completions_table": "results",
+    "contrast": "contrast",
     "decoding_table": "decoding",
+    "draw": "contrast",
     "encodings_table": "corpora",
-    "failures_table": "failures",
     "family_examples": "families",
     "fills_table": "results",
     "finetune": "translation",
+    "fit": "contrast",
     "finetune_blank": "conditional",
     "fresh": "profiles",
     "get_corpus": "profiles",
@@ -131,6 +138,7 @@ _HOMES = {
     "masked_counts": "masking",
     "masks_table": "families",
     "measured_masks": "families",
+    "mean_loss": "contrast",
     "merge_bytes": "naive_tokenizers",
     "mojibake_table": "corpora",
     "most_likely": "naive_tokenizers",
@@ -146,7 +154,7 @@ _HOMES = {
     "profile_config": "profiles",
     "public_tokenizers": "tokenizers",
     "replaced_table": "masked_family",
-    "reproduce": "failures",
+    "rows_of": "contrast",
     "run_lengths": "masked_family",
     "scores_table": "results",
     "seen_without_mask": "prefixes",
@@ -171,7 +179,6 @@ _HOMES = {
 
 __all__ = [
     "EXERCISES",
-    "FAILURES",
     "PROFILES",
     "STUDY",
     "TRANSLATION",
@@ -183,13 +190,15 @@ __all__ = [
     "check",
     "claimed_masks",
     "completions_table",
+    "contrast",
     "decoding_table",
+    "draw",
     "encodings_table",
-    "failures_table",
     "family_examples",
     "fills_table",
     "finetune",
     "finetune_blank",
+    "fit",
     "fresh",
     "get_corpus",
     "granularity_table",
@@ -200,6 +209,7 @@ __all__ = [
     "mask_panels",
     "masked_counts",
     "masks_table",
+    "mean_loss",
     "measured_masks",
     "merge_bytes",
     "mojibake_table",
@@ -216,7 +226,7 @@ __all__ = [
     "profile_config",
     "public_tokenizers",
     "replaced_table",
-    "reproduce",
+    "rows_of",
     "run_lengths",
     "scores_table",
     "seen_without_mask",

@@ -13,7 +13,7 @@ FAILURE_EXERCISES: dict[str, Exercise] = {
             ("wrong_tokenizer", "分词器换错时，第一步的损失比 ln V ≈ 9 还高"),
             ("high_learning_rate", "第一步还没有更新，学习率影响不到它"),
         ],
-        hint="写 FAILURES 的一个键，加引号；比一比各自第一步的损失",
+        hint="写 found 的一个键，加引号；比一比各自第一步的损失",
     ),
     "failures-accumulated": Exercise(
         right=36.0,
