@@ -4,7 +4,6 @@ import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -39,7 +38,7 @@ from companion.notebook import (
     targets_table,
     verdict,
 )
-from companion.notebook.exercises import UNANSWERED, judge
+from companion.notebook.exercises import UNANSWERED, judge, value_of
 from companion.notebook.tables import fixed
 from companion.objectives import OBJECTIVES
 from companion.objectives.masked_lm import MaskedLMCollator
@@ -365,23 +364,16 @@ def test_answers_are_counted_and_the_impossible_are_said(bert: Checkpoint) -> No
     assert list(table.rows[-1][:2]) == ["答对", "共 2 题"]
 
 
-def _given(name: str) -> dict[str, Any]:
-    return {"metrics": METRICS} if callable(EXERCISES[name].right) else {}
-
-
-def _resolved(value: Any, given: dict[str, Any]) -> Any:
-    return value(**given) if callable(value) else value
-
-
 @pytest.mark.parametrize("name", EXERCISES)
 def test_every_exercise_accepts_its_answer_and_explains_the_rest(name: str) -> None:
     """正确答案通过；每个常见错误得到自己的理由；别的得到提示；没答就说没答。"""
-    exercise, given = EXERCISES[name], _given(name)
-    assert judge(name, _resolved(exercise.right, given), **given).startswith("通过")
-    for wrong, reason in exercise.wrong:
-        assert reason in judge(name, _resolved(wrong, given), **given)
-    assert exercise.hint in judge(name, "不知道", **given)
-    assert judge(name, ..., **given) == judge(name, None, **given) == UNANSWERED
+    exercise = EXERCISES[name]
+    right = value_of(exercise["right"], METRICS)
+    assert judge(name, right, METRICS).startswith("通过")
+    for wrong, reason in exercise["wrong"]:
+        assert reason in judge(name, value_of(wrong, METRICS), METRICS)
+    assert exercise["hint"] in judge(name, "不知道", METRICS)
+    assert judge(name, ..., METRICS) == judge(name, None) == UNANSWERED
 
 
 def test_answers_may_be_tensors_tuples_or_nearly_right() -> None:
