@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 
     from companion.corpus.document import Document
 
+RulerText = Annotated[
+    str | None,
+    typer.Option(
+        metavar="语料",
+        help="数这份文字的一元、二元、三元，答同样的目标，作模型的尺子；"
+        f"不要用留出集自己。{CORPUS_HELP}",
+    ),
+]
 MaxChars = Annotated[int, typer.Option(metavar="整数", help="每个留出集至多用多少字")]
 
 
@@ -101,6 +109,7 @@ def evaluate(
         typer.Option(metavar="整数", help="一行至多多少词元；缺省 512 或模型上限"),
     ] = None,
     seed: Seed = 0,
+    ruler: RulerText = None,
     as_json: AsJson = False,
 ) -> None:
     """在一份留出集上打分：每字比特数、准确率、UNK 率。"""
@@ -109,6 +118,7 @@ def evaluate(
 
     goal = get_objective(objective)
     documents = held_out(corpus, split)
+    counted = None if ruler is None else held_out(ruler, "train")
     checkpoint = load_checkpoint(checkpoint_folder(model), goal)
     note(*checkpoint.notices)
     from companion.evaluation import evaluate as run
@@ -120,6 +130,7 @@ def evaluate(
         max_chars=max_chars,
         block_size=block_size,
         seed=seed,
+        ruler=counted,
     ).scores
     emit(
         {"model": model, "objective": objective, "corpus": corpus, **scores.as_dict()},
@@ -155,6 +166,7 @@ def compare(
     ] = None,
     max_chars: MaxChars = 50_000,
     seed: Seed = 0,
+    ruler: RulerText = None,
     as_json: AsJson = False,
 ) -> None:
     """报告卡：领域上学到了多少，通用上忘了多少，附前后的样例与结论。"""
@@ -172,12 +184,13 @@ def compare(
     texts = {"domain": held_out(corpus)}
     if general is not None:
         texts["general"] = held_out(general)
+    counted = None if ruler is None else held_out(ruler, "train")
     pair = [load_checkpoint(name, goal) for name in names]
     note(*(notice for checkpoint in pair for notice in checkpoint.notices))
     from companion.evaluation import compare as run
     from companion.evaluation import write_report
 
-    card = run(*pair, goal, **texts, max_chars=max_chars, seed=seed)
+    card = run(*pair, goal, **texts, max_chars=max_chars, seed=seed, ruler=counted)
     written = [] if output is None else write_report(card, output)
     emit(
         {**card.as_dict(), "files": [str(path) for path in written]},
@@ -206,6 +219,11 @@ def scores_table(scores: Any) -> "Table":
     if scores.replaced_rate is not None:
         lazy = 1 - scores.replaced_rate
         table.add_row("总答“原文”的准确率", f"{lazy:.2%}")
+    from companion.evaluation.ruler import NAMES
+
+    for name, value in (scores.ruler or {}).items():
+        unit = "" if name == "copy_chrf" else "，每字比特数"
+        table.add_row(f"尺子：{NAMES[name]}{unit}", f"{value:.4f}")
     return table
 
 

@@ -27,6 +27,7 @@ from companion.evaluation.answers import (
     pair_samples,
 )
 from companion.evaluation.report import ReportCard
+from companion.evaluation.ruler import measure
 from companion.evaluation.scoring import (
     BATCH_TOKENS,
     Evaluation,
@@ -213,6 +214,7 @@ def compare(
     say: Say | None = None,
     batch_tokens: int = BATCH_TOKENS,
     details: Mapping[str, Any] | None = None,
+    ruler: Documents | None = None,
     **options: Any,
 ) -> ReportCard:
     """已有的两个检查点，前后对照。
@@ -226,6 +228,7 @@ def compare(
         say: 每做一步说一声。
         batch_tokens: 一批至多多少词元。
         details: `ReportCard` 的其余各项。
+        ruler: 拟合尺子的文字；给了，报告里就画出领域留出集上的刻度。
         **options: `prepare_exam` 的其余参数。
 
     Raises:
@@ -236,12 +239,13 @@ def compare(
         sizes = [exam_block_size(each.model, None) for each in (before, after)]
         options["block_size"] = min(sizes)
     exam = prepare_exam(before, objective, domain, general, **options)
+    scale = {} if ruler is None else measure(exam.domain, before.tokenizer, ruler)
     sittings = [sit_exam(before, exam, batch_tokens=batch_tokens, say=say)]
     # 分词器可能换了，考题要重出；样张的题面沿用，人才好对照
     options["texts"] = exam.texts
     exam = prepare_exam(after, objective, domain, general, **options)
     sittings.append(sit_exam(after, exam, batch_tokens=batch_tokens, say=say))
-    return assemble(*sittings, **dict(details or {}))
+    return assemble(*sittings, **{"ruler": scale, **(details or {})})
 
 
 def pick_texts(

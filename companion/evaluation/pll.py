@@ -33,7 +33,7 @@ from companion.corpus.tokens import tokenize_documents
 from companion.corpus.words import Segmenter, dictionary_segmenter
 from companion.errors import EvaluationError
 from companion.evaluation.scoring import BATCH_TOKENS, exam_block_size, row_losses
-from companion.evaluation.targets import TargetRow
+from companion.evaluation.targets import TargetRow, left_of
 from companion.inference.reading import require_masked
 from companion.losses.parts import WordLoss, word_model
 from companion.objectives import get_objective
@@ -157,6 +157,7 @@ def one_mask_rows(feature: Feature, tokenizer: Any, document: int) -> list[Targe
             num_chars,
             num_chars.cumsum(0) - num_chars,
             document,
+            left_of(ids, feature["special_tokens_mask"]),
         )
         for row, label in zip(inputs, labels, strict=True)
     ]

@@ -19,6 +19,7 @@ from typing import Any
 
 from companion.errors import EvaluationError
 from companion.evaluation.answers import Answer, ClozePair, SamplePair
+from companion.evaluation.ruler import NAMES
 from companion.evaluation.verdict import Comparison, Verdict, judge, signed_percent
 from companion.inference.reading import MASK
 from companion.objectives import get_objective
@@ -54,6 +55,8 @@ class ReportCard:
     """词元账的各行：项目与数目。"""
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """训练设置。"""
+    ruler: Mapping[str, float] = field(default_factory=dict[str, float])
+    """领域留出集上，只会数字频的办法的每字比特数（`companion.evaluation.ruler`）。"""
     facts: Sequence[tuple[str, str]] = ()
     """这次运行的要点：步数、耗时、速度……"""
     environment: Mapping[str, str] = field(default_factory=lambda: environment_facts())
@@ -86,6 +89,8 @@ class ReportCard:
                 "paired": pair.difference.paired,
                 "note": pair.note,
             }
+        if self.ruler:
+            content["ruler"] = dict(self.ruler)
         if self.clozes:
             content["cloze"] = {
                 "num_questions": len(self.clozes),
@@ -96,7 +101,10 @@ class ReportCard:
 
     def __str__(self) -> str:
         verdict = self.verdict
-        return "\n".join([verdict.headline, *verdict.sentences, *verdict.advice])
+        ruled = [ruler_sentence(self)] if self.ruler else []
+        return "\n".join(
+            [verdict.headline, *verdict.sentences, *ruled, *verdict.advice]
+        )
 
 
 def environment_facts() -> dict[str, str]:
@@ -197,6 +205,7 @@ def _context(card: ReportCard) -> dict[str, Any]:
         "seal": SEALS[card.domain.direction],
         "sets": [_set_view(*each) for each in sets],
         "chart": chart([(name, pair) for name, _, pair in sets]),
+        "ruler": ruler_bars(card) if card.ruler else None,
         "clozes": [_cloze_view(pair) for pair in card.clozes],
         "clozes_shown": CLOZES_SHOWN,
         "cloze_summary": cloze_summary(card.clozes),
@@ -291,6 +300,49 @@ def chart(sets: Sequence[tuple[str, Comparison]]) -> dict[str, Any]:
         ],
         "alt": f"相对变化与 95% 区间：{'；'.join(spoken)}",
     }
+
+
+def ruler_bars(card: ReportCard) -> dict[str, Any]:
+    """尺子的图：四个刻度与前后两个成绩各一条，越短越好。
+
+    Returns:
+        SVG 的各个坐标与文字，连同一句话。
+    """
+    bars = [(NAMES[name], bits, "") for name, bits in card.ruler.items()]
+    for label, scores in (("之前", card.domain.before), ("之后", card.domain.after)):
+        bars.append((label, scores.bits_per_char, "model"))
+    full = max(bits for _, bits, _ in bars)
+    room = CHART_RIGHT - CHART_LEFT - 40  # 右边写数字
+    rows = [
+        {
+            "label": label,
+            "kind": kind,
+            "y": 4 + number * 22,
+            "length": round(bits / full * room, 1),
+            "bits": f"{bits:.3f}",
+        }
+        for number, (label, bits, kind) in enumerate(bars)
+    ]
+    spoken = "；".join(f"{row['label']} {row['bits']}" for row in rows)
+    return {
+        "height": 8 + len(rows) * 22,
+        "rows": rows,
+        "sentence": ruler_sentence(card),
+        "alt": f"每字比特数与尺子：{spoken}",
+    }
+
+
+def ruler_sentence(card: ReportCard) -> str:
+    """模型在尺子上的位置，一句话。"""
+    after = card.domain.after.bits_per_char
+    name, best = min(card.ruler.items(), key=lambda item: item[1])
+    mark = f"数出来的{NAMES[name]}（{best:.3f}）"
+    if after < best:
+        return f"之后比{mark}每字省 {best - after:.3f} 比特。"
+    return (
+        f"之后每字 {after:.3f} 比特，还不如{mark}：模型知道的没有字频表多，"
+        "上面的变化要打折扣看。"
+    )
 
 
 def _round_up(value: float) -> float:

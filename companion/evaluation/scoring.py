@@ -15,8 +15,8 @@
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,16 @@ from companion.checkpoints.running import (
     model_options,
     position_limit,
 )
+from companion.corpus.document import Document
 from companion.errors import EvaluationError
 from companion.evaluation.bootstrap import bootstrap_ratio
+from companion.evaluation.ruler import measure
 from companion.evaluation.targets import (
     Documents,
     FrozenTargets,
     TargetRow,
     build_targets,
+    sample_documents,
 )
 from companion.losses.parts import Loss
 from companion.losses.target_head import inner_model
@@ -74,12 +77,15 @@ class Scores:
     """sentence_order：句序判对的比例，瞎猜是一半；没有两句以上的行时为 None。"""
     replaced_rate: float | None = None
     """replaced_token：换掉的比例；总答“原文”的准确率是 1 减它。"""
+    ruler: Mapping[str, float] | None = None
+    """只会数字频的办法在同一份目标上的每字比特数（`companion.evaluation.ruler`）。"""
 
     def as_dict(self) -> dict[str, Any]:
-        """可写成 JSON 的字典，键名与命令行的输出一致；目标没有的两项不写。"""
+        """可写成 JSON 的字典，键名与命令行的输出一致；没有的三项不写。"""
         extra = {
             "order_accuracy": self.order_accuracy,
             "replaced_rate": self.replaced_rate,
+            "ruler": self.ruler and dict(self.ruler),
         }
         return {
             "bits_per_char": self.bits_per_char,
@@ -126,6 +132,7 @@ def evaluate(
     batch_tokens: int = BATCH_TOKENS,
     cache_dir: str | Path | None = None,
     on_progress: Progress | None = None,
+    ruler: Documents | None = None,
 ) -> Evaluation:
     """给检查点打分。
 
@@ -140,14 +147,18 @@ def evaluate(
         batch_tokens: 一批至多多少词元，含填充；只影响速度，不影响分数。
         cache_dir: 分词的缓存。
         on_progress: 每批之后得到 (已考的行数, 总行数)。
+        ruler: 拟合尺子的文字；给了，成绩里就有 `ruler` 一项，留出集是句对的另有照抄源侧
+            的 chrF。
 
     Raises:
-        EvaluationError: `block_size` 超过模型的位置上限，或没有可考的词元。
+        EvaluationError: `block_size` 超过模型的位置上限，或没有可考的词元；尺子用不得。
         ModelError: 不认识这个架构的输出头，或它用不得这个目标的掩码。
     """
     goal = fitted_objective(checkpoint.model, objective)
     size = exam_block_size(checkpoint.model, block_size)
     require_mask(checkpoint.model, *goal.masks, block_size=size)
+    if isinstance(documents, Iterator):
+        documents = list(documents)
     targets = build_targets(
         checkpoint.tokenizer,
         goal,
@@ -158,9 +169,20 @@ def evaluate(
         cache_dir=cache_dir,
         model_options=model_options(checkpoint.model, goal),
     )
-    return score_targets(
+    found = score_targets(
         checkpoint.model, targets, batch_tokens=batch_tokens, on_progress=on_progress
     )
+    if ruler is None:
+        return found
+    pairs: Sequence[Document] = ()
+    if goal.pairs is not None:
+        whole = documents() if callable(documents) else documents
+        chosen = whole if max_chars is None else sample_documents(whole, max_chars)
+        pairs = [each for each in chosen if each.target]
+    scale = measure(
+        targets, checkpoint.tokenizer, ruler, pairs=pairs, cache_dir=cache_dir
+    )
+    return replace(found, scores=replace(found.scores, ruler=scale))
 
 
 def exam_block_size(model: Any, block_size: int | None) -> int:

@@ -60,6 +60,8 @@ class TargetRow(NamedTuple):
     """每个标签在文档里从第几个字起，(K,) int64（分词器丢掉的空白不算）。"""
     document: int
     """出自第几个文档。"""
+    left: Tensor
+    """每个标签在原文里左边的两个词元，由远到近，(K, 2) int64；行内没有的为 −1。"""
 
     @property
     def input_ids(self) -> Tensor:
@@ -136,7 +138,7 @@ def build_targets(
         source, form = readable_sides(
             documents, goal.pairs, required=goal.pairs_required, objective=goal.key
         )
-    with _folder(cache_dir) as folder:
+    with temporary_folder(cache_dir) as folder:
         store = tokenize_documents(source, tokenizer, cache_dir=folder)
         make_rows = causal_rows if goal.left_to_right else denoising_rows
         rows = [
@@ -224,7 +226,8 @@ def denoising_rows(
         [example] = collator.examples([{**feature, "epoch": 0}])
         origin = example.origin.clamp(min=0)
         edge = torch.from_numpy(feature["special_tokens_mask"])[origin]
-        words = torch.from_numpy(feature["input_ids"])[origin]
+        ids = torch.from_numpy(feature["input_ids"])
+        words = ids[origin]
         scored = example.hidden & (words != unk) & (example.origin >= 0)
         scored &= ~edge.bool()  # 前缀语言模型连末尾的 [SEP] 也预测，它不是字
         piece = dataset.plan[number][0]
@@ -237,6 +240,7 @@ def denoising_rows(
             chars[origin].masked_fill(example.origin < 0, 0),
             starts[origin],
             piece.document,
+            left_of(ids, feature["special_tokens_mask"])[origin],
         )
 
 
@@ -271,14 +275,31 @@ def causal_rows(
             labels[: scored - start] = IGNORE_INDEX
             chars = torch.from_numpy(store.num_chars[span].astype(np.int64))
             chars = torch.cat([torch.zeros_like(prefix), chars])
-            [example] = collator.examples([{"input_ids": torch.cat([prefix, ids])}])
+            whole = torch.cat([prefix, ids])
+            [example] = collator.examples([{"input_ids": whole}])
             yield TargetRow(
                 example,
                 torch.cat([torch.full_like(prefix, IGNORE_INDEX), labels]),
                 chars,
                 _characters_before(store, document, start) + chars.cumsum(0) - chars,
                 document,
+                left_of(whole, torch.arange(len(whole)) < len(prefix)),
             )
+
+
+def left_of(ids: Tensor, edges: Any) -> Tensor:
+    """每个词元左边的两个，由远到近，(T, 2) int64；没有的、特殊词元处为 −1。
+
+    Args:
+        ids: 原文的一行，(T,) int64。
+        edges: 特殊词元处为真，(T,) bool。
+
+    >>> left_of(torch.tensor([2, 7, 8]), [True, False, False]).tolist()
+    [[-1, -1], [-1, -1], [-1, 7]]
+    """
+    bare = ids.masked_fill(torch.as_tensor(edges).bool(), -1)
+    padded = torch.cat([bare.new_full((2,), -1), bare])
+    return torch.stack([padded[:-2], padded[1:-1]], dim=1)
 
 
 def windows(length: int, window: int) -> Iterator[tuple[int, int, int]]:
@@ -336,7 +357,8 @@ def _bytes(document: Document) -> bytes:
 
 
 @contextmanager
-def _folder(cache_dir: str | Path | None) -> Generator[Path]:
+def temporary_folder(cache_dir: str | Path | None) -> Generator[Path]:
+    """给了就用它；没有给就用一个临时的，用完即删。"""
     if cache_dir is not None:
         yield Path(cache_dir)
         return

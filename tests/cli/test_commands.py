@@ -290,6 +290,21 @@ def test_compare_gives_a_report_card(
     assert "report.html" in result.stderr
 
 
+def test_the_ruler_stands_beside_the_scores(
+    run: Callable[..., Any], checkpoints: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """`--ruler` 数一份文字：evaluate 的 JSON 与表、compare 的报告里都有它的刻度。"""
+    words = ("--corpus", corpus, "--objective", "masked_lm", "--ruler", corpus)
+    model = checkpoints / "bert"
+    found = _json(run("evaluate", "--model", model, *words, "--json"))
+    assert list(found["ruler"]) == ["uniform", "unigram", "bigram", "trigram"]
+    assert "尺子：三元" in run("evaluate", "--model", model, *words).stdout
+    output = tmp_path / "卡"
+    run("compare", model, model, *words, "--output", output)
+    report = (output / "report.md").read_text("utf-8")
+    assert f"| 三元 | {found['ruler']['trigram']:.3f} |" in report
+
+
 # ── 推理 ────────────────────────────────────────────────────────────────
 
 

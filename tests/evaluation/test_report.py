@@ -19,7 +19,8 @@ from companion.evaluation.report import (
 from companion.evaluation.scoring import Scores
 from companion.evaluation.verdict import Comparison
 
-VOID = {"meta", "img", "br", "line", "circle"}
+VOID = {"meta", "img", "br", "line", "circle", "rect"}
+RULER = {"uniform": 12.97, "unigram": 9.2, "bigram": 7.6, "trigram": 6.96}
 EVIL = '<script>alert("坏")</script>|[MASK]'
 
 
@@ -207,3 +208,31 @@ def test_filled_blanks_are_marked_and_the_rest_is_escaped():
 def test_a_markdown_cell_has_no_bare_bar():
     """竖线与换行在表格里有别的意思。"""
     assert markdown_cell("a|b\nc") == r"a\|b c"
+
+
+def test_the_ruler_is_drawn_to_scale_beside_both_scores(tmp_path):
+    """四个刻度与前后两个成绩各一条，长短与比特数成正比；Markdown 里是同样的数。"""
+    write_report(make_card(ruler=RULER), tmp_path)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    bars = [attrs for tag, attrs in outline(page).tags if tag == "rect"]
+    assert len(bars) == 6
+    lengths = [float(each["width"]) for each in bars]
+    bits = [*RULER.values(), 6.52, 6.11]
+    assert lengths == pytest.approx([lengths[0] * b / bits[0] for b in bits], abs=0.1)
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert "| 三元 | 6.960 |" in text
+    assert "之后比数出来的三元（6.960）每字省 0.850 比特。" in page
+    assert "之后比数出来的三元（6.960）每字省 0.850 比特。" in text
+
+
+def test_a_model_below_the_ruler_is_told_so():
+    """比不过字频表的，报告卡明说。"""
+    card = make_card(ruler={**RULER, "trigram": 6.0})
+    assert "还不如数出来的三元（6.000）" in str(card)
+    assert card.as_dict()["ruler"]["trigram"] == 6.0
+
+
+def test_without_a_ruler_the_report_shows_none(page):
+    """没有给文字，就没有这张图。"""
+    assert "尺子" not in page
+    assert "ruler" not in make_card().as_dict()
