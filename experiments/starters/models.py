@@ -15,6 +15,8 @@ from transformers import (
     ElectraForMaskedLM,
     ElectraForPreTraining,
     PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -70,6 +72,26 @@ def build_bloom(**common: Any) -> PreTrainedModel:
     sizes = {"hidden_size": WIDTH, "n_layer": 4, "n_head": 4}
     return BloomForCausalLM(
         BloomConfig(**sizes, bos_token_id=BOS, eos_token_id=EOS, **common)
+    )
+
+
+def build_qwen3(**common: Any) -> PreTrainedModel:
+    """四层，随机初始化：旋转位置，查询与键各自归一化，三个头共用一份键值。"""
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            hidden_size=WIDTH,
+            num_hidden_layers=4,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            head_dim=32,
+            intermediate_size=576,
+            max_position_embeddings=POSITIONS,
+            rope_theta=10_000.0,
+            tie_word_embeddings=True,
+            bos_token_id=BOS,
+            eos_token_id=EOS,
+            **common,
+        )
     )
 
 
@@ -195,6 +217,7 @@ def copy_encoder_from_bert(model: BartForConditionalGeneration) -> None:
 BUILDERS: dict[str, Callable[..., PreTrainedModel | ElectraPair]] = {
     "bert": build_bert,
     "bloom": build_bloom,
+    "qwen3": build_qwen3,
     "t5": build_t5,
     "bart": build_bart,
     "glm": build_glm,
