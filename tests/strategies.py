@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import accumulate
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from companion.batch import Feature
 from companion.checkpoints.tiny import tiny_tokenizer
@@ -57,9 +58,22 @@ def starts_of(lengths: list[int]) -> list[int]:
     return [0, *accumulate(lengths)][: len(lengths)]
 
 
-def word_ids_of(lengths: list[int]) -> torch.Tensor:
+def word_ids_of(lengths: list[int]) -> NDArray[np.int64]:
     """各词的词元数 → 每个词元的词编号，(T,) int64，不含特殊词元。"""
-    return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    return np.repeat(np.arange(len(lengths)), lengths)
+
+
+def rng_of(seed: int, example: int = 0) -> np.random.Generator:
+    """第 0 轮第 `example` 个样本的随机数，同 `Row.rng`。"""
+    return np.random.default_rng((seed, 0, example, 0))
+
+
+def corrupted(collator: Any, texts: Sequence[Any], seed: int = 0) -> list[Any]:
+    """逐篇破坏；第 i 篇是第 i 个样本。"""
+    return [
+        collator.corrupt(np.asarray(text, np.int64), rng_of(seed, number))
+        for number, text in enumerate(texts)
+    ]
 
 
 def bodies(

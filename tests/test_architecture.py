@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from companion.objectives import OBJECTIVES
+
 PACKAGE = Path(__file__).resolve().parents[1] / "companion"
 
 # 每一层可以导入的层；自己总可以导入自己
@@ -118,7 +120,7 @@ def test_the_corpus_layer_never_touches_torch_or_the_trainer() -> None:
 
 
 def test_objectives_know_torch_but_not_transformers() -> None:
-    """训练目标是张量的函数，可以单独拿走读；它不导入 transformers。"""
+    """训练目标可以单独拿走读；它不导入 transformers。"""
     found = [
         f"{path.name}:{line} {name}"
         for path in (PACKAGE / "objectives").rglob("*.py")
@@ -126,6 +128,39 @@ def test_objectives_know_torch_but_not_transformers() -> None:
         if name.split(".")[0] in ("transformers", "accelerate", "datasets")
     ]
     assert not found, found
+
+
+@pytest.mark.parametrize("key", OBJECTIVES)
+def test_an_objective_is_read_in_a_few_files(key: str) -> None:
+    """读懂一个目标，至多打开它自己、基类与共用的几个文件；代码不到一千行。"""
+    module = OBJECTIVES[key].collator.partition(":")[0]
+    files = {PACKAGE / "objectives" / f"{module.rpartition('.')[2]}.py"}
+    while True:
+        more = {
+            PACKAGE / "objectives" / f"{name.split('.')[2]}.py"
+            for path in files
+            for _, name, _ in imports_of(path)
+            if name.startswith("companion.objectives.")
+        }
+        if more <= files:
+            break
+        files |= more
+    assert len(files) <= 8, sorted(path.name for path in files)
+    assert sum(map(lines_of_code, files)) < 1000
+
+
+def lines_of_code(path: Path) -> int:
+    """不数空行、注释与说明文字。"""
+    source = path.read_text(encoding="utf-8")
+    texts: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            texts |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    lines = enumerate(source.splitlines(), 1)
+    return sum(
+        number not in texts and line.strip() != "" and line.strip()[0] != "#"
+        for number, line in lines
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

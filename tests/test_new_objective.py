@@ -10,8 +10,7 @@ from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.cli import app
 from companion.objectives import OBJECTIVES, Objective
 from companion.objectives.attention import PADDING, additive_mask, visible_pairs
-from companion.objectives.example import Example
-from companion.objectives.padding import pad_rows
+from companion.objectives.collate import Example, pad_rows
 
 
 class QuarterPrefixCollator:

@@ -37,7 +37,7 @@ from companion.evaluation.targets import TargetRow, left_of
 from companion.inference.reading import require_masked
 from companion.losses.parts import WordLoss, word_model
 from companion.objectives import get_objective
-from companion.objectives.example import Example
+from companion.objectives.collate import Example
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,7 @@ from companion.evaluation.targets import (
 from companion.losses.parts import Loss
 from companion.losses.target_head import inner_model
 from companion.objectives import Objective, get_objective
-from companion.objectives.example import Example
-from companion.objectives.padding import pad_rows
+from companion.objectives.collate import Example, pad_rows
 from companion.preflight.mask_support import require_mask
 from companion.preflight.probing import evaluation_mode, takes
 

@@ -41,7 +41,7 @@ from companion.corpus.tokenization import unknown_id
 from companion.corpus.tokens import TokenStore, tokenize_documents
 from companion.errors import EvaluationError
 from companion.objectives import Objective, get_objective
-from companion.objectives.example import Example
+from companion.objectives.collate import Example
 
 Documents = Iterable[Document] | Callable[[], Iterable[Document]]
 """文档的列表；大语料给一个无参数的函数，每次调用从头产出文档。"""

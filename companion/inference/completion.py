@@ -55,7 +55,7 @@ from companion.inference.writers import (
 )
 from companion.losses.target_head import inner_model
 from companion.objectives import OBJECTIVES, Objective, pretrained_by
-from companion.objectives.blanks import find_blank_tokens
+from companion.objectives.blank_infilling import find_blank_tokens
 from companion.objectives.unified_lm import SEGMENTS
 from companion.preflight.mask_support import require_mask
 from companion.preflight.probing import evaluation_mode

@@ -40,7 +40,7 @@ from companion.inference.reading import (
 from companion.inference.writers import EncodedWriter, write_blanks
 from companion.losses.target_head import inner_model
 from companion.objectives import get_objective
-from companion.objectives.blanks import START_NAMES, find_blank_tokens
+from companion.objectives.blank_infilling import START_NAMES, find_blank_tokens
 from companion.preflight.mask_support import require_mask
 from companion.preflight.probing import evaluation_mode, is_causal
 

@@ -177,7 +177,7 @@ def never_written(tokenizer: Any, vocabulary: int) -> Tensor:
 
 def sentinels(tokenizer: Any) -> list[int]:
     """哨兵，按使用的次序；词表里没有时为空。"""
-    from companion.objectives.span_corruption import sentinel_ids_of
+    from companion.objectives.seq2seq import sentinel_ids_of
 
     try:
         return sentinel_ids_of(tokenizer).tolist()

@@ -5,9 +5,9 @@
     y  = LayerNorm(GeLU(W₂ h₁))，再过词嵌入与一个自己的偏置
     损失 = 掩码语言建模 + 片段边界，各自平均                   （Joshi 等，2020，§3.2）
 
-位置嵌入宽 200，共 `MAX_TARGETS` 个；初值与 BERT 的一样，正态，标准差 0.02，都照发布的代
-码（`pair_bert.py`）。输出的词嵌入就是模型输出头的那一份，宽度随它（ALBERT 的比隐藏层
-窄）。
+位置嵌入宽 200，共 `MAX_BORDER_TARGETS` 个；初值与 BERT 的一样，正态，标准差 0.02，都
+照发布的代码（`pair_bert.py`）。输出的词嵌入就是模型输出头的那一份，宽度随它（ALBERT
+的比隐藏层窄）。
 
 标准的类里没有这个头。训练时它挂在模型上（DDP、优化器、梯度裁剪因此都认得它），存盘时摘
 下，另存成 `span_boundary.safetensors`：检查点照旧由 `AutoModelForMaskedLM` 打开，不多一
@@ -31,7 +31,7 @@ from companion.batch import IGNORE_INDEX, Batch
 from companion.checkpoints.locating import BOUNDARY_FILE
 from companion.errors import ModelError
 from companion.losses.target_head import LastLayer, TargetLosses, inner_model
-from companion.objectives.span_borders import MAX_TARGETS
+from companion.objectives.masked_lm import MAX_BORDER_TARGETS
 
 BORDERS = "span_borders"
 """边界在批量里的名字。"""
@@ -52,7 +52,7 @@ class SpanBoundaryHead(nn.Module):
 
     def __init__(self, hidden_width: int, word_width: int, vocab_size: int) -> None:
         super().__init__()
-        self.positions = nn.Embedding(MAX_TARGETS, POSITION_WIDTH)
+        self.positions = nn.Embedding(MAX_BORDER_TARGETS, POSITION_WIDTH)
         self.first = nn.Linear(2 * hidden_width + POSITION_WIDTH, hidden_width)
         self.first_norm = nn.LayerNorm(hidden_width, eps=_EPSILON)
         self.second = nn.Linear(hidden_width, word_width)

@@ -25,8 +25,10 @@ from companion.inference.writers import (
 )
 from companion.notebook.tables import Table, fixed
 from companion.objectives.attention import additive_mask, mask_rule, visible_pairs
-from companion.objectives.blank_infilling import BlankInfillingCollator
-from companion.objectives.blanks import find_blank_tokens
+from companion.objectives.blank_infilling import (
+    BlankInfillingCollator,
+    find_blank_tokens,
+)
 from companion.objectives.prefix_lm import PrefixLMCollator
 from companion.preflight.probing import adapt_batch, evaluation_mode
 

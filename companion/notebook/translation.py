@@ -23,7 +23,7 @@ from companion.evaluation.chrf import chrf
 from companion.inference.reading import require_seq2seq, without_added_spaces
 from companion.losses.target_head import target_losses
 from companion.notebook.tables import Table
-from companion.objectives.padding import pad_rows
+from companion.objectives.collate import pad_rows
 from companion.preflight.device import best_device
 
 Pair = tuple[str, str]

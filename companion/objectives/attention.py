@@ -15,33 +15,12 @@ from torch import Tensor
 from companion.errors import ObjectiveError
 
 PADDING = -1
-"""`document_index` 中填充位置的编号。"""
+"""文档编号里填充位置的编号。"""
 
 MaskKind = Literal[
     "bidirectional", "left_to_right", "right_to_left", "prefix", "seq2seq"
 ]
 """五种掩码的名字。prefix（T5）与 seq2seq（UniLM）是同一张矩阵，两边的论文各叫各的。"""
-
-
-def document_index(document_starts: Tensor, num_tokens: int, length: int) -> Tensor:
-    """每个位置属于行内第几个文档。
-
-    Args:
-        document_starts: 各文档的起点，(R,) int64，升序，首项为 0。
-        num_tokens: 这一行的真实词元数。
-        length: 补齐后的行长。
-
-    Returns:
-        (length,) int64，填充处为 −1。
-
-    >>> document_index(torch.tensor([0, 2]), 3, 4).tolist()
-    [0, 0, 1, -1]
-    """
-    index = torch.zeros(length, dtype=torch.int64)
-    index[document_starts] = 1
-    index = index.cumsum(0) - 1
-    index[num_tokens:] = PADDING
-    return index
 
 
 def restarting_positions(documents: Tensor) -> Tensor:

@@ -19,42 +19,39 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from companion.batch import IGNORE_INDEX, Batch, Feature
-from companion.objectives.example import Example
-from companion.objectives.rows import (
-    assemble,
-    make_example,
-    read_row,
-    special_ids_of,
-)
+from companion.batch import IGNORE_INDEX
+from companion.objectives.collate import Collator, Example, make_example
+from companion.objectives.rows import Row
 
 
-def causal_labels(input_ids: Tensor, document_starts: Tensor) -> Tensor:
+def causal_labels(
+    input_ids: NDArray[np.int64], document_starts: Sequence[int]
+) -> NDArray[np.int64]:
     """一行的标签：照抄输入，只有各文档的首个词元为 −100。
 
     Args:
         input_ids: (T,) int64。
-        document_starts: 各文档的起点，(R,) int64。
+        document_starts: 各文档的起点，R 项。
 
     Returns:
         (T,) int64；恰有 T − R 个目标。
 
-    >>> import torch
-    >>> causal_labels(torch.tensor([5, 6, 2, 7, 2]), torch.tensor([0, 3])).tolist()
+    >>> causal_labels(np.array([5, 6, 2, 7, 2]), [0, 3]).tolist()
     [-100, 6, 2, -100, 2]
     """
-    labels = input_ids.clone()
-    labels[document_starts] = IGNORE_INDEX
+    labels = input_ids.copy()
+    labels[list(document_starts)] = IGNORE_INDEX
     return labels
 
 
 @dataclass
-class CausalLMCollator:
-    """因果语言建模的数据整理器，可单独用在 `transformers.Trainer` 里。
+class CausalLMCollator(Collator):
+    """因果语言建模的数据整理器，可单独用在 `transformers.Trainer` 里；没有噪声。
 
     输入样本见 `companion.batch`。输出 `input_ids`、`labels` (B, L) int64 与
     `attention_mask`；一行装有多个文档时，掩码是四维的，另有 `position_ids`。
@@ -68,33 +65,9 @@ class CausalLMCollator:
     ...                   data_collator=collator)
     """
 
-    tokenizer: Any
-    """任何 transformers 分词器；只读它的特殊词元。"""
-    pad_to_multiple_of: int | None = None
-    """把行长补到它的倍数；GPU 上取 8 或 64 会更快。"""
+    causal: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        self._special_ids = special_ids_of(self.tokenizer)
-
-    def __call__(self, features: Sequence[Feature]) -> Batch:
-        """样本 → 批量；不改动样本。"""
-        return self.collate(self.examples(features))
-
-    def examples(self, features: Sequence[Feature]) -> list[Example]:
-        """样本 → 补齐之前的样子；没有噪声。"""
-        rows = [read_row(feature, self._special_ids) for feature in features]
-        return [
-            make_example(
-                row, row.input_ids, causal_labels(row.input_ids, row.document_starts)
-            )
-            for row in rows
-        ]
-
-    def collate(self, examples: Sequence[Example]) -> Batch:
-        """补齐并配上掩码。"""
-        return assemble(
-            examples,
-            pad_token_id=self.tokenizer.pad_token_id,
-            causal=True,
-            pad_to_multiple_of=self.pad_to_multiple_of,
-        )
+    def example(self, row: Row) -> Example:
+        """标签照抄，词元一个不动。"""
+        labels = causal_labels(row.input_ids, row.document_starts)
+        return make_example(row.input_ids, labels, documents=row.document_index)

@@ -22,59 +22,46 @@
 （MacBERT）。各论文的整套选法见 `companion.objectives.presets`。
 
 SpanBERT 的第二个损失（`span_boundary`）由片段两侧的词元猜片段里的，要另加一个头，见
-`companion.losses.span_boundary`；这里只给出边界在哪里。
+`companion.losses.span_boundary`；这里只给出边界在哪里（`span_borders`）。
 
-形状字母：B 行数，L 行长，T 一行的词元数。
+形状字母：B 行数，L 补齐后的行长，T 一行的词元数。
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from companion.batch import IGNORE_INDEX, Batch, Feature
+from companion.batch import IGNORE_INDEX, Batch
 from companion.errors import ObjectiveError
-from companion.objectives.attention import document_index
-from companion.objectives.example import Example
+from companion.objectives.collate import Collator, Example, make_example, pad_rows
 from companion.objectives.noise import (
-    choose_bernoulli,
-    choose_tokens,
-    choose_words,
-    corrupt_tokens,
-    derive_generator,
-    masking_budget,
-    require_probability,
-    stochastic_budget,
-)
-from companion.objectives.padding import pad_rows
-from companion.objectives.rows import (
-    Row,
-    assemble,
-    edge_ids_of,
-    make_example,
-    read_row,
-    special_ids_of,
-)
-from companion.objectives.similar_words import SimilarWords, replace_words
-from companion.objectives.span_borders import pad_borders, span_borders
-from companion.objectives.word_runs import (
     ALBERT_SHARES,
     SPAN_SHARES,
-    adjoining_units,
+    Rounding,
+    choose_bernoulli,
     choose_ngrams,
     choose_spans,
+    choose_tokens,
+    masking_budget,
     read_words,
+    replace_tokens,
 )
+from companion.objectives.rows import Row, ordinary_ids_of, require_probability, runs_of
+from companion.objectives.similar_words import SimilarWords, replace_words
 
 Granularity = Literal["token", "whole_word", "ngram", "span"]
 Selection = Literal["exact", "bernoulli"]
-BudgetRounding = Literal["nearest", "up", "down", "stochastic"]
+
+MAX_BORDER_TARGETS = 15
+"""片段边界目标一段至多猜几个词元（SpanBERT 发布的训练命令：`max_pair_targets` 15）。"""
 
 
 @dataclass
-class MaskedLMCollator:
+class MaskedLMCollator(Collator):
     """掩码语言建模的数据整理器，可单独用在 `transformers.Trainer` 里。
 
     输入样本见 `companion.batch`。输出 `input_ids`、`labels` (B, L) int64 与
@@ -91,14 +78,12 @@ class MaskedLMCollator:
         ObjectiveError: 分词器没有掩码词元，概率越界，或以词选而样本缺少 `word_ids`。
     """
 
-    tokenizer: Any
-    """有 `mask_token` 的 transformers 分词器。"""
     mlm_probability: float = 0.15
     """选中的比例（Devlin 等，2019，§3.1）；T 个词元选 max(1, round(0.15·T)) 个。"""
     granularity: Granularity = "token"
     selection: Selection = "exact"
     """`exact` 个数恰好；`bernoulli` 逐个独立，与库的整理器同一规律，只用于 `token`。"""
-    rounding: BudgetRounding = "nearest"
+    rounding: Rounding = "nearest"
     """p·T 怎样取整：舍入、`up`、`down`，或 `stochastic`（⌊p·T + u⌋，平均恰是 p·T）。"""
     ngram_shares: tuple[float, ...] = ALBERT_SHARES
     """`ngram`：一个词、两个词……的词组各占多少。"""
@@ -112,107 +97,40 @@ class MaskedLMCollator:
     mark_attended: bool = False
     """另给 `attended` (B, L) bool：真有词元处，蒸馏在这些位置上学教师。"""
     seed: int = 0
-    pad_to_multiple_of: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._check()
-        self._special_ids = special_ids_of(self.tokenizer)
-        ids = torch.arange(len(self.tokenizer))
-        self._random_ids = ids[~torch.isin(ids, self._special_ids)]
-        self._edge_ids = edge_ids_of(self.tokenizer)
+        self._random_ids = ordinary_ids_of(self.tokenizer)
 
-    def __call__(self, features: Sequence[Feature]) -> Batch:
-        """样本 → 批量；不改动样本。"""
-        return self.collate(self.examples(features))
-
-    def examples(self, features: Sequence[Feature]) -> list[Example]:
-        """样本 → 破坏之后、补齐之前的样子。"""
-        rows = [read_row(feature, self._special_ids) for feature in features]
-        masked = [make_example(row, *self._corrupt(row)) for row in rows]
-        if not self.span_boundary:
-            return masked
-        return [
-            replace(each, span_borders=self._borders(row, each))
-            for row, each in zip(rows, masked, strict=True)
-        ]
-
-    def collate(self, examples: Sequence[Example]) -> Batch:
-        """补齐并配上掩码。"""
-        batch = assemble(
-            examples,
-            pad_token_id=self.tokenizer.pad_token_id,
-            causal=False,
-            pad_to_multiple_of=self.pad_to_multiple_of,
-        )
-        length = batch["input_ids"].shape[1]
+    def example(self, row: Row) -> Example:
+        """选出、换掉；标签是选中处的原文。"""
+        inputs, labels = self.corrupt(row, row.rng(self.seed))
+        extra: dict[str, torch.Tensor] = {}
         if self.span_boundary:
-            batch["span_borders"] = pad_borders(
-                [each.span_borders for each in examples], length
-            )
-        if self.mark_attended:
-            batch["attended"] = pad_rows(
-                [torch.ones_like(each.input_ids).bool() for each in examples],
-                False,
-                length,
-            )
-        return batch
+            chosen = labels != IGNORE_INDEX
+            borders = span_borders(chosen, row.document_index, ~row.plain)
+            extra["span_borders"] = torch.from_numpy(borders)
+        return make_example(inputs, labels, documents=row.document_index, extra=extra)
 
-    def _borders(self, row: Row, masked: Example) -> Tensor:
-        """片段边界目标：每个标签左右的边界，(T, 2) int64。"""
-        return span_borders(
-            masked.labels != IGNORE_INDEX,
-            masked.documents,
-            torch.isin(row.input_ids, self._edge_ids),
-        )
-
-    def _corrupt(self, row: Row) -> tuple[Tensor, Tensor]:
+    def corrupt(
+        self, row: Row, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """一行的输入与标签，各 (T,) int64。"""
-        if row.example_id is None:
-            generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        else:
-            generator = derive_generator(self.seed, row.epoch, row.example_id)
-        chosen = self._choose(row, generator)
-        inputs = self._replace(row, chosen, generator)
-        return inputs, row.input_ids.masked_fill(~chosen, IGNORE_INDEX)
+        chosen = self.choose(row, rng)
+        inputs = self._replace(row, chosen, rng)
+        return inputs, np.where(chosen, row.input_ids, IGNORE_INDEX)
 
-    def _replace(self, row: Row, chosen: Tensor, generator: torch.Generator) -> Tensor:
-        """选中的换成什么，(T,) int64。"""
-        length = len(chosen)
-        if self.similar_words is not None:
-            words = row.word_ids
-            if words is None or self.granularity == "token":
-                words = torch.arange(length)  # 一个词元算一个词
-            return replace_words(
-                row.input_ids,
-                adjoining_units(chosen, words),
-                self.similar_words,
-                random_ids=self._random_ids,
-                similar_prob=self.mask_replace_prob,
-                random_prob=self.random_replace_prob,
-                generator=generator,
-            )
-        units = None
-        if self.granularity == "span":
-            documents = document_index(row.document_starts, length, length)
-            units = adjoining_units(chosen, documents)
-        return corrupt_tokens(
-            row.input_ids,
-            chosen,
-            mask_token_id=self.tokenizer.mask_token_id,
-            random_ids=self._random_ids,
-            mask_replace_prob=self.mask_replace_prob,
-            random_replace_prob=self.random_replace_prob,
-            generator=generator,
-            units=units,
-        )
-
-    def _choose(self, row: Row, generator: torch.Generator) -> Tensor:
+    def choose(self, row: Row, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """选哪些词元，(T,) bool。"""
         candidates = ~row.special
         if self.selection == "bernoulli":
-            return choose_bernoulli(candidates, self.mlm_probability, generator)
-        budget = self._budget(len(candidates), int(candidates.sum()), generator)
+            return choose_bernoulli(candidates, self.mlm_probability, rng)
+        budget = masking_budget(
+            len(row), int(candidates.sum()), self.mlm_probability, self.rounding, rng
+        )
         if self.granularity == "token":
-            return choose_tokens(candidates, budget, generator)
+            return choose_tokens(candidates, budget, rng)
         if row.word_ids is None:
             raise ObjectiveError(
                 found="样本里没有 word_ids",
@@ -221,25 +139,53 @@ class MaskedLMCollator:
                 "（在 Trainer 里还要设 remove_unused_columns=False），"
                 "或改用 granularity=token",
             )
-        if self.granularity == "whole_word":
-            return choose_words(row.word_ids, candidates, budget, generator)
         words = read_words(row.word_ids, candidates, row.document_starts)
-        if self.granularity == "ngram":
-            return choose_ngrams(
-                words, len(candidates), budget, self.ngram_shares, generator
-            )
-        return choose_spans(words, len(candidates), budget, SPAN_SHARES, generator)
+        documents = row.document_index
+        if self.granularity == "span":
+            return choose_spans(words, documents, budget, SPAN_SHARES, rng)
+        shares = self.ngram_shares if self.granularity == "ngram" else (1.0,)
+        return choose_ngrams(words, documents, budget, shares, rng)
 
-    def _budget(
-        self, num_tokens: int, num_candidates: int, generator: torch.Generator
-    ) -> int:
-        if self.rounding == "stochastic":
-            return stochastic_budget(
-                num_tokens, num_candidates, self.mlm_probability, generator
+    def _replace(
+        self, row: Row, chosen: NDArray[np.bool_], rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """选中的换成什么，(T,) int64。"""
+        if self.similar_words is not None:
+            words = row.word_ids
+            if words is None or self.granularity == "token":
+                words = np.arange(len(row))  # 一个词元算一个词
+            return replace_words(
+                row.input_ids,
+                runs_of(chosen, words),
+                self.similar_words,
+                random_ids=self._random_ids,
+                similar_prob=self.mask_replace_prob,
+                random_prob=self.random_replace_prob,
+                rng=rng,
             )
-        return masking_budget(
-            num_tokens, num_candidates, self.mlm_probability, self.rounding
+        by_span = self.granularity == "span"
+        return replace_tokens(
+            row.input_ids,
+            chosen,
+            mask_token_id=self.tokenizer.mask_token_id,
+            random_ids=self._random_ids,
+            mask_replace_prob=self.mask_replace_prob,
+            random_replace_prob=self.random_replace_prob,
+            rng=rng,
+            units=runs_of(chosen, row.document_index) if by_span else None,
         )
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """补齐并配上掩码；要的话另给片段的边界与真有词元处。"""
+        batch = super().collate(examples)
+        length = batch["input_ids"].shape[1]
+        if self.span_boundary:
+            borders = [each.extra["span_borders"].T for each in examples]
+            batch["span_borders"] = pad_rows(borders, IGNORE_INDEX, length).mT
+        if self.mark_attended:
+            ones = [torch.ones_like(each.input_ids).bool() for each in examples]
+            batch["attended"] = pad_rows(ones, False, length)
+        return batch
 
     def _check(self) -> None:
         for name in ("mlm_probability", "mask_replace_prob", "random_replace_prob"):
@@ -251,7 +197,7 @@ class MaskedLMCollator:
         for name, kind in (
             ("granularity", Granularity),
             ("selection", Selection),
-            ("rounding", BudgetRounding),
+            ("rounding", Rounding),
         ):
             if getattr(self, name) not in get_args(kind):
                 raise ObjectiveError(
@@ -283,3 +229,47 @@ class MaskedLMCollator:
                 expected="掩码语言建模的分词器有 mask_token（BERT 的是 [MASK]）",
                 remedy="换一个编码器检查点，或改用 causal_lm",
             )
+
+
+def span_borders(
+    chosen: NDArray[np.bool_],
+    documents: NDArray[np.int64],
+    edges: NDArray[np.bool_],
+) -> NDArray[np.int64]:
+    """片段边界目标：每个选中的词元所在片段外侧的两个词元在哪里。
+
+        x_i ← h_{s−1}、h_{e+1}、第 i − s + 1 个位置，s ≤ i ≤ e  （Joshi 等，2020，§3.2）
+
+    例（片段是第 2 到 3 个词元，边界在第 1 与第 4 个）：
+
+        原文         [CLS]  魏   文    侯    曰   [SEP]
+        input_ids    [CLS]  魏 [MASK] [MASK] 曰   [SEP]
+        span_borders   −    −   1,4   1,4    −     −
+
+    80/10/10 一段一个决定，有的片段看上去原样未动，所以边界在破坏时就记下，不从 [MASK]
+    去猜。边界要是同一篇文档里的词元，而不是 [CLS]、[SEP]：片段贴着它们、行端或另一篇文
+    档的，没有这个目标，与发布的代码相同（`masking.py`：`start > 0 and end <
+    sent_length − 1`）。一段至多猜开头 `MAX_BORDER_TARGETS` 个。
+
+    Args:
+        chosen: 选中处为真，(T,) bool。
+        documents: 每个词元属于行内第几篇文档，(T,) int64。
+        edges: 作不得边界的为真（[CLS]、[SEP] 等），(T,) bool。
+
+    Returns:
+        左边界与右边界的位置，(T, 2) int64；没有目标处两个都是 −100。
+
+    >>> chosen = np.array([0, 0, 1, 1, 0, 0, 1, 0], bool)
+    >>> edges = np.array([1, 0, 0, 0, 0, 0, 0, 1], bool)
+    >>> span_borders(chosen, np.zeros(8, int), edges)[:, 0].tolist()
+    [-100, -100, 1, 1, -100, -100, -100, -100]
+    """
+    borders = np.full((len(chosen), 2), IGNORE_INDEX)
+    for start, stop in runs_of(chosen, documents):
+        left, right = start - 1, stop
+        inside = left >= 0 and right < len(chosen)
+        if not inside or edges[left] or edges[right]:
+            continue
+        if documents[left] == documents[start] == documents[right]:
+            borders[start : min(stop, start + MAX_BORDER_TARGETS)] = left, right
+    return borders

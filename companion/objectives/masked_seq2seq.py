@@ -26,7 +26,7 @@
 发布的代码里，有监督翻译一支（MASS-supNMT）在编码器中遮的是右移了两格的片段，于是要猜的
 第一个词元总露在外面；这里遮的与猜的是同一段。
 
-形状字母：D 文档数，N 全部词元首尾相接的总长，M 全部片段首尾相接的总长。
+形状字母：m 一篇正文的词元数，K 解码器一行的长度。
 """
 
 from dataclasses import dataclass
@@ -35,13 +35,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from companion.batch import IGNORE_INDEX
 from companion.errors import ObjectiveError
-from companion.objectives.noise import require_probability
-from companion.objectives.ragged import Ragged, uniform, uniform_ragged
-from companion.objectives.seq2seq import Corruption, Seq2SeqCollator
-from companion.objectives.span_corruption import sentinel_ids_of
+from companion.objectives.noise import replace_tokens
+from companion.objectives.rows import draw_below, ordinary_ids_of, require_probability
+from companion.objectives.seq2seq import (
+    Corruption,
+    Ids,
+    Seq2SeqCollator,
+    mask_id_of,
+)
 
-_START, _FATE = range(2)  # 两处随机，各用一股
+
+def choose_fragment(
+    length: int, noise_density: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """遮哪一段：连续 k = max(1, round(m·p)) 个；20% 在最前，20% 在最后，60% 均匀。
+
+    有 n 个起点时，最前与最后各占 0.2 + 0.6/n，其余各占 0.6/n。
+
+    Args:
+        length: 正文的词元数 m，至少为 1。
+        noise_density: 片段占全篇的比例。
+        rng: 随机数来源。
+
+    Returns:
+        片段处为真，(m,) bool。
+    """
+    size = max(1, round(length * noise_density))
+    slots = length - size + 1
+    lot = rng.random()
+    anywhere = draw_below(slots, rng)
+    start = 0 if lot < 0.2 else slots - 1 if lot < 0.4 else anywhere
+    fragment = np.zeros(length, np.bool_)
+    fragment[start : start + size] = True
+    return fragment
 
 
 @dataclass
@@ -67,84 +95,39 @@ class MaskedSeq2SeqCollator(Seq2SeqCollator):
         self._check()
         self.mask_id = mask_id_of(self.tokenizer)
         self.reserve([self.mask_id])
-        ids = np.arange(len(self.tokenizer))
-        excluded = [*self._special_ids.tolist(), self.mask_id]
-        self._random_ids = ids[~np.isin(ids, excluded)]
+        self._random_ids = np.setdiff1d(ordinary_ids_of(self.tokenizer), self.mask_id)
 
-    def corrupt_documents(
-        self, documents: Ragged, keys: NDArray[np.uint64]
-    ) -> Corruption:
-        """每篇遮住连续的一段。"""
-        lengths = documents.lengths
-        sizes = np.rint(lengths * self.noise_density).astype(np.int64)  # (D,) k
-        sizes = np.maximum(sizes, 1)
-        starts = fragment_starts(lengths - sizes + 1, keys)
-        begins = documents.starts + starts
-        edges = np.zeros(len(documents.values) + 1, np.int8)
-        edges[begins] += 1
-        edges[begins + sizes] -= 1
-        fragment = np.cumsum(edges[:-1], dtype=np.int8).astype(np.bool_)  # (N,)
-        inputs = documents.values.copy()
-        inputs[fragment] = self._replace(inputs[fragment], sizes, keys)
-        return self._only_fragment(documents, inputs, fragment)
-
-    def hide_tokens(self, documents: Ragged, noise: NDArray[np.bool_]) -> Corruption:
-        """逐个换成掩码；训练时每篇遮住的总是相连。"""
-        inputs = np.where(noise, self.mask_id, documents.values)
-        return self._only_fragment(documents, inputs, noise)
-
-    def _only_fragment(
-        self,
-        documents: Ragged,
-        inputs: NDArray[np.int64],
-        fragment: NDArray[np.bool_],
-    ) -> Corruption:
-        """目标是全篇，只有遮住的计损失，解码器也只看得见它们的格子。"""
-        return Corruption(
-            inputs=Ragged(inputs, documents.lengths),
-            targets=documents,
-            origin=documents.places,
-            hidden=fragment,
-            labelled=fragment,
-            decoder_visible=fragment,
+    def corrupt(self, tokens: Ids, rng: np.random.Generator) -> Corruption:
+        """遮住连续的一段，逐个换成掩码、随机词元，或原样保留。"""
+        fragment = choose_fragment(len(tokens), self.noise_density, rng)
+        inputs = replace_tokens(
+            tokens,
+            fragment,
+            mask_token_id=self.mask_id,
+            random_ids=self._random_ids,
+            mask_replace_prob=self.mask_replace_prob,
+            random_replace_prob=self.random_replace_prob,
+            rng=rng,
         )
+        return _only_fragment(tokens, inputs, fragment)
 
-    def _replace(
-        self,
-        tokens: NDArray[np.int64],
-        sizes: NDArray[np.int64],
-        keys: NDArray[np.uint64],
-    ) -> NDArray[np.int64]:
-        """片段的词元 → 编码器看到的，(M,)。"""
-        fate = uniform_ragged(sizes, keys, _FATE)
-        kept = fate >= self.mask_replace_prob + self.random_replace_prob
-        random = (fate >= self.mask_replace_prob) & ~kept
-        draw = fate[random] * 2.0**20 % 1.0  # 低位另作一个随机数
-        seen = np.full(len(tokens), self.mask_id)
-        seen[kept] = tokens[kept]
-        seen[random] = self._random_ids[(draw * len(self._random_ids)).astype(np.int64)]
-        return seen
+    def hide_tokens(self, tokens: Ids, noise: NDArray[np.bool_]) -> Corruption:
+        """逐个换成掩码；训练时每篇遮住的总是相连。"""
+        return _only_fragment(tokens, np.where(noise, self.mask_id, tokens), noise)
 
-    def _target_columns(
-        self,
-        corruption: Corruption,
-        prefix: NDArray[np.int64],
-        suffix: NDArray[np.int64],
-    ) -> dict[str, Ragged]:
+    def decoder_side(
+        self, corruption: Corruption, prefix: Ids, suffix: Ids
+    ) -> dict[str, NDArray[Any]]:
         """整行右移之后，片段之外填掩码；不保留位置时把片段裁下来。"""
-        columns = super()._target_columns(corruption, prefix, suffix)
-        visible = columns["decoder_visible"]
-        if self.keep_positions:
-            inputs = columns["decoder_input_ids"]
-            columns["decoder_input_ids"] = Ragged(
-                np.where(visible.values, inputs.values, self.mask_id), inputs.lengths
-            )
-            return columns
-        del columns["decoder_visible"]  # 裁下来的处处有内容
-        sizes = np.bincount(visible.owners[visible.values], minlength=len(visible))
-        return {
-            name: Ragged(column.values[visible.values], sizes)
-            for name, column in columns.items()
+        side = super().decoder_side(corruption, prefix, suffix)
+        fragment = side["hidden"]
+        if not self.keep_positions:
+            return {name: values[fragment] for name, values in side.items()}
+        shifted = side["decoder_input_ids"]
+        return side | {
+            "labels": np.where(fragment, side["labels"], IGNORE_INDEX),
+            "decoder_input_ids": np.where(fragment, shifted, self.mask_id),
+            "decoder_visible": fragment,
         }
 
     def _check(self) -> None:
@@ -162,38 +145,8 @@ class MaskedSeq2SeqCollator(Seq2SeqCollator):
         )
 
 
-def fragment_starts(
-    slots: NDArray[np.int64], keys: NDArray[np.uint64]
-) -> NDArray[np.int64]:
-    """片段从第几个词元起，(D,)：20% 最前，20% 最后，60% 均匀。
-
-    有 n 个起点时，最前与最后各占 0.2 + 0.6/n，其余各占 0.6/n。
-
-    Args:
-        slots: 各篇有几个起点，(D,)，至少为 1。
-        keys: 各篇的随机数钥匙，(D,) uint64。
-    """
-    lot, place = uniform(keys, 2, _START).T
-    anywhere = (place * slots).astype(np.int64)
-    return np.where(lot < 0.2, 0, np.where(lot < 0.4, slots - 1, anywhere))
-
-
-def mask_id_of(tokenizer: Any, preferred: str | None = None) -> int:
-    """用哪个词元遮：`preferred`，其次掩码词元，再次第一个哨兵词元。
-
-    Raises:
-        ObjectiveError: 一个也没有。
-    """
-    vocabulary: dict[str, int] = tokenizer.get_vocab()
-    if preferred is not None and preferred in vocabulary:
-        return vocabulary[preferred]
-    if tokenizer.mask_token_id is not None:
-        return int(tokenizer.mask_token_id)
-    try:
-        return int(sentinel_ids_of(tokenizer)[0])
-    except ObjectiveError as error:
-        raise ObjectiveError(
-            found=f"分词器 {type(tokenizer).__name__} 既没有掩码词元，也没有哨兵词元",
-            expected="有 mask_token（BART 的是 <mask>）或 <extra_id_0>（T5）",
-            remedy="换用编码器–解码器的检查点",
-        ) from error
+def _only_fragment(tokens: Ids, inputs: Ids, fragment: NDArray[np.bool_]) -> Corruption:
+    """目标是全篇；看不见的只有片段，也只有它们计损失（`decoder_side`）。"""
+    return Corruption(
+        inputs=inputs, targets=tokens, origin=np.arange(len(tokens)), hidden=fragment
+    )

@@ -21,10 +21,9 @@
 - `PrefixSeq2SeqCollator`：编码器–解码器，前缀进编码器，其余由解码器写出。T5 的“语言模型
   适应”（Lester 等，2021，§2.2）就是以此再训十万步。
 
-形状字母：N 首尾相接的总长，D 文档数。
+形状字母：T 一行或一篇正文的词元数。
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,22 +31,13 @@ from numpy.typing import NDArray
 
 from companion.batch import IGNORE_INDEX, Feature
 from companion.errors import ObjectiveError
-from companion.objectives.documents import (
-    Documents,
-    draw_splits,
-    given_splits,
-    require_suffix,
-    split_rows,
-)
-from companion.objectives.example import Example
-from companion.objectives.explicit_mask import ExplicitMaskCollator
-from companion.objectives.ragged import Ragged
-from companion.objectives.rows import read_row
-from companion.objectives.seq2seq import Corruption, Seq2SeqCollator
+from companion.objectives.collate import Example, PrefixCollator, make_example
+from companion.objectives.rows import Document, Row, draw_below
+from companion.objectives.seq2seq import Corruption, Ids, Seq2SeqCollator
 
 
 @dataclass
-class PrefixLMCollator(ExplicitMaskCollator):
+class PrefixLMCollator(PrefixCollator):
     """前缀语言建模的数据整理器，给只有解码器的模型；可单独用在 `transformers.Trainer`。
 
     输出 `input_ids`、`labels`、`position_ids` (B, L) int64 与 `attention_mask`
@@ -55,23 +45,22 @@ class PrefixLMCollator(ExplicitMaskCollator):
     前缀，照因果语言建模出标签。
     """
 
-    def corrupt(self, documents: Documents) -> list[Example]:
-        """切成前缀与后缀；词元一个不动。"""
-        ids, owners = documents.ids, documents.owners
-        place = np.arange(len(ids))
-        splits = documents.splits()[owners]  # (N,)
-        starts = documents.starts[owners]
-        target = (place >= splits) & (place > starts)  # 首个词元没有上文
-        columns = {
-            "input_ids": ids,
-            "labels": np.where(target, ids, IGNORE_INDEX),
-            "origin": documents.row_places,
-            "hidden": target,
-            "documents": documents.inner[owners],
-            "prefix": place < splits,
-            "position_ids": place - starts,
-        }
-        return [Example(**row) for row in split_rows(columns, documents.row_sizes)]
+    def example(self, row: Row) -> Example:
+        """逐篇切成前缀与后缀；词元一个不动。"""
+        prefix = np.zeros(len(row), np.bool_)
+        positions = np.arange(len(row))
+        for document in row.documents:
+            rng = row.rng(self.seed, document.number)
+            prefix[document.start : row.split(document, rng)] = True
+            positions[document.start : document.stop] -= document.start
+        target = ~prefix & (positions > 0)  # 首个词元没有上文
+        return make_example(
+            row.input_ids,
+            np.where(target, row.input_ids, IGNORE_INDEX),
+            documents=row.document_index,
+            prefix=prefix,
+            position_ids=positions,
+        )
 
     def hide(self, feature: Feature, noise: NDArray[np.bool_]) -> Example:
         """在第一个要遮的词元之前切开；填空题用，没有随机。
@@ -80,8 +69,8 @@ class PrefixLMCollator(ExplicitMaskCollator):
             feature: 一个样本，只有一篇文档。
             noise: 要遮的，与不带首尾特殊词元的正文等长，bool。
         """
-        left = int(self.read([feature]).lefts[0])
-        split = left + int(noise.argmax())
+        [document] = self.read(feature).documents
+        split = document.left + int(noise.argmax())
         return self.examples([{**feature, "prefix_length": split}])[0]
 
 
@@ -90,51 +79,39 @@ class PrefixSeq2SeqCollator(Seq2SeqCollator):
     """前缀语言建模的数据整理器，给编码器–解码器（T5、BART）。
 
     前缀与后缀各自套上首尾的特殊词元。只有一个普通词元的文档切不开，前缀为空，编码器只看见
-    特殊词元。
+    特殊词元。样本可带 `prefix_length`，见 `PrefixCollator`。
 
     Raises:
         ObjectiveError: 前缀与文字一样长，或只有一个词元而分词器又不加特殊词元。
     """
 
-    def examples(self, features: Sequence[Feature]) -> list[Example]:
-        """样本 → 破坏之后、补齐之前的样子；样本可带 `prefix_length`。"""
-        rows, documents, prefix, suffix = self._read(features)
-        given = given_splits(
-            features, [read_row(each, self._special_ids) for each in features]
-        )
-        require_suffix(features, rows, given, documents.lengths + len(prefix))
-        # prefix_length 把首部的特殊词元也算在内，正文里没有它们
-        inside = np.maximum(given - len(prefix), 0)
-        drawn = draw_splits(documents.lengths, self._keys(features, rows))
-        splits = np.where(given >= 0, inside, drawn)
-        bare = np.flatnonzero(splits == 0) if not len(prefix) + len(suffix) else []
-        if len(bare):
-            number = features[int(rows[bare[0]])].get("example_id", "（无编号）")
+    def corrupt_document(self, row: Row, document: Document) -> Corruption:
+        """在随机的或样本给定的切点一分为二。"""
+        cut = row.split(document, row.rng(self.seed, document.number))
+        if cut == document.start and document.length == document.stop - document.start:
             raise ObjectiveError(
-                found=f"样本 {number} 里有一篇文档只有一个词元，分词器又不加特殊词元",
+                found=f"{row.name} 里有一篇文档只有一个词元，分词器又不加特殊词元",
                 expected="编码器至少看得见一个词元",
                 remedy="删去一个词元的文档，或分词时加上特殊词元",
             )
-        return self._build(rows, documents, _divided(documents, splits), prefix, suffix)
+        tokens = row.input_ids[document.left : document.right]
+        return _divided(tokens, max(0, cut - document.left))
 
-    def corrupt_documents(
-        self, documents: Ragged, keys: NDArray[np.uint64]
-    ) -> Corruption:
-        """在随机的切点一分为二。"""
-        return _divided(documents, draw_splits(documents.lengths, keys))
+    def corrupt(self, tokens: Ids, rng: np.random.Generator) -> Corruption:
+        """在随机的切点一分为二；只有一个词元的不切。"""
+        cut = 1 + draw_below(len(tokens) - 1, rng) if len(tokens) > 1 else 0
+        return _divided(tokens, cut)
 
-    def hide_tokens(self, documents: Ragged, noise: NDArray[np.bool_]) -> Corruption:
+    def hide_tokens(self, tokens: Ids, noise: NDArray[np.bool_]) -> Corruption:
         """在第一个要遮的词元之前切开。"""
-        places = np.where(noise, documents.places, documents.lengths[documents.owners])
-        return _divided(documents, np.minimum.reduceat(places, documents.starts))
+        return _divided(tokens, int(noise.argmax()) if noise.any() else len(tokens))
 
 
-def _divided(documents: Ragged, splits: NDArray[np.int64]) -> Corruption:
-    """前 `splits[d]` 个词元给编码器，其余给解码器。"""
-    after = documents.places >= splits[documents.owners]
+def _divided(tokens: Ids, cut: int) -> Corruption:
+    """前 `cut` 个词元给编码器，其余给解码器。"""
     return Corruption(
-        inputs=Ragged(documents.values[~after], splits),
-        targets=Ragged(documents.values[after], documents.lengths - splits),
-        origin=documents.places[after],
-        hidden=np.ones(int(after.sum()), np.bool_),
+        inputs=tokens[:cut],
+        targets=tokens[cut:],
+        origin=np.arange(cut, len(tokens)),
+        hidden=np.ones(len(tokens) - cut, np.bool_),
     )

@@ -17,12 +17,16 @@ Synonyms 工具；这里由两处得来：一张现成的近义词表，或模�
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from companion.errors import ObjectiveError
+from companion.objectives.rows import Runs, draw_below
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NEIGHBOURS = 5
 """由词嵌入取最近的几个词。"""
@@ -38,9 +42,9 @@ Spelling = tuple[int, ...]
 class SimilarWords:
     """近义词表；可以送进 DataLoader 的进程。"""
 
-    neighbours: Mapping[Spelling, Tensor]
+    neighbours: Mapping[Spelling, NDArray[np.int64]]
     """词 → 它的近义词，(K, n) int64。"""
-    pool: Mapping[int, Tensor]
+    pool: Mapping[int, NDArray[np.int64]]
     """词元数 n → 可作随机替换的词，(W, n) int64。"""
 
     def __len__(self) -> int:
@@ -60,20 +64,20 @@ def similar_from_lists(
         ObjectiveError: 没有一个词有等长的近义词。
     """
     spell = _Speller(tokenizer)
-    neighbours: dict[Spelling, Tensor] = {}
+    neighbours: dict[Spelling, NDArray[np.int64]] = {}
     words: set[Spelling] = set()
     for word, others in table.items():
         key = spell(word)
         spelled = {spell(other) for other in others} - {key}
         equal = sorted(each for each in spelled if len(each) == len(key))
         if key and equal:
-            neighbours[key] = torch.tensor(equal)
+            neighbours[key] = np.array(equal)
             words |= {key, *equal}
     return _built(neighbours, words, f"近义词表里的 {len(table)} 个词")
 
 
 def similar_from_embeddings(
-    tokenizer: Any, embeddings: Tensor, words: Iterable[str]
+    tokenizer: Any, embeddings: "Tensor", words: Iterable[str]
 ) -> SimilarWords:
     """由词嵌入造出：词元数相同的词里，余弦最大的 `NEIGHBOURS` 个。
 
@@ -88,69 +92,67 @@ def similar_from_embeddings(
     Raises:
         ObjectiveError: 没有两个词的词元数相同。
     """
+    import torch
+
     spell = _Speller(tokenizer)
     spellings = {spell(word) for word in words} - {()}
     table = embeddings.detach().float().cpu()
-    neighbours: dict[Spelling, Tensor] = {}
+    neighbours: dict[Spelling, NDArray[np.int64]] = {}
     for group in _by_length(spellings).values():
         if len(group) < 2:
             continue
-        vectors = table[group].mean(1)  # (W, n, D) → (W, D)
+        vectors = table[torch.from_numpy(group)].mean(1)  # (W, n, D) → (W, D)
         vectors = torch.nn.functional.normalize(vectors - vectors.mean(0), dim=1)
         count = min(NEIGHBOURS, len(group) - 1)
         for start in range(0, len(group), _CHUNK):
-            some = torch.arange(start, min(start + _CHUNK, len(group)))
+            some = np.arange(start, min(start + _CHUNK, len(group)))
             cosine = vectors[some] @ vectors.T  # (≤ 1024, W)
-            cosine[torch.arange(len(some)), some] = -2.0  # 自己不算
-            nearest = cosine.topk(count, dim=1).indices
+            cosine[np.arange(len(some)), some] = -2.0  # 自己不算
+            nearest = cosine.topk(count, dim=1).indices.numpy()
             for word, others in zip(group[some].tolist(), nearest, strict=True):
                 neighbours[tuple(word)] = group[others]
     return _built(neighbours, spellings, f"给出的 {len(spellings)} 个词")
 
 
 def replace_words(
-    input_ids: Tensor,
-    units: Tensor,
+    input_ids: NDArray[np.int64],
+    units: Runs,
     similar: SimilarWords,
     *,
-    random_ids: Tensor,
+    random_ids: NDArray[np.int64],
     similar_prob: float,
     random_prob: float,
-    generator: torch.Generator,
-) -> Tensor:
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
     """逐词换成近义词、随机的词，或原样保留；词元数不变。
 
     Args:
         input_ids: 原文，(T,) int64，不改动。
-        units: 选中的词元属于第几个词，(T,) int64，从 0 编起；没选中的为 −1。
+        units: 选中的各词。
         similar: 近义词表。
         random_ids: 没有等长的词可换时，逐个词元从这里抽，(C,) int64。
         similar_prob: 换成近义词的概率；没有近义词的改换随机的词。
         random_prob: 换成随机的词的概率；其余保留原样。
-        generator: 随机数来源。
+        rng: 随机数来源。
 
     Returns:
         破坏后的输入，(T,) int64。
     """
-    replaced = input_ids.clone()
-    places = (units >= 0).nonzero()[:, 0]
-    if len(places) == 0:
-        return replaced
-    _, sizes = units[places].unique_consecutive(return_counts=True)
-    lots = torch.rand(len(sizes), 2, generator=generator).tolist()
-    draws = torch.randint(len(random_ids), (len(places),), generator=generator)
-    noise = random_ids[draws].split(sizes.tolist())
-    for here, tokens, (kind, which) in zip(
-        places.split(sizes.tolist()), noise, lots, strict=True
-    ):
+    replaced = input_ids.copy()
+    for start, stop in units:
+        kind = rng.random()
         if kind >= similar_prob + random_prob:
             continue
         choices = None
         if kind < similar_prob:
-            choices = similar.neighbours.get(tuple(input_ids[here].tolist()))
+            choices = similar.neighbours.get(tuple(input_ids[start:stop].tolist()))
         if choices is None:
-            choices = similar.pool.get(len(here), tokens[None])
-        replaced[here] = choices[int(which * len(choices))]
+            choices = similar.pool.get(stop - start)
+        if choices is None:
+            drawn = rng.random(stop - start) * len(random_ids)
+            replaced[start:stop] = random_ids[drawn.astype(np.int64)]
+        else:
+            replaced[start:stop] = choices[draw_below(len(choices), rng)]
     return replaced
 
 
@@ -166,16 +168,16 @@ class _Speller:
         return () if self._special & set(ids) else tuple(ids)
 
 
-def _by_length(spellings: Iterable[Spelling]) -> dict[int, Tensor]:
+def _by_length(spellings: Iterable[Spelling]) -> dict[int, NDArray[np.int64]]:
     """词元数 n → 这样的词，(W, n) int64，次序固定。"""
     groups: defaultdict[int, list[Spelling]] = defaultdict(list)
     for spelling in sorted(spellings):
         groups[len(spelling)].append(spelling)
-    return {size: torch.tensor(group) for size, group in groups.items()}
+    return {size: np.array(group) for size, group in groups.items()}
 
 
 def _built(
-    neighbours: dict[Spelling, Tensor], words: Iterable[Spelling], name: str
+    neighbours: dict[Spelling, NDArray[np.int64]], words: Iterable[Spelling], name: str
 ) -> SimilarWords:
     if neighbours:
         return SimilarWords(neighbours, _by_length(words))

@@ -25,31 +25,134 @@
 删去（至少留一个），都恰好 T 个。打乱句子在弄坏之前，论文的大模型打乱全部句子（§5.1），
 句末见 `companion.objectives.sentences`。`rotate` 在最后，输入改从任意一个词元读起。
 
-形状字母：D 文档数，N 全部词元首尾相接的总长，M 全部输入首尾相接的总长，C 段数。
+形状字母：n 一篇正文的词元数。
 """
 
+import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from companion.errors import ObjectiveError
-from companion.objectives.noise import require_probability
-from companion.objectives.ragged import (
-    Ragged,
-    choose_ragged,
-    uniform,
-    uniform_ragged,
-)
-from companion.objectives.sentences import sentence_end_ids, split_sentences
-from companion.objectives.seq2seq import Corruption, Seq2SeqCollator
+from companion.objectives.noise import choose_tokens
+from companion.objectives.rows import draw_below, require_probability, runs_of, shuffled
+from companion.objectives.sentences import SentenceMarks, sentence_marks
+from companion.objectives.seq2seq import Corruption, Ids, Seq2SeqCollator
 
 Noise = Literal["text_infilling", "token_masking", "token_deletion"]
 SpanPlacement = Literal["unbiased", "reference"]
+Spans = list[tuple[int, int]]
+"""各段从哪里起、到哪里止；各换成一个掩码。"""
 
-# 几处随机各用一股
-_SENTENCES, _LENGTHS, _LAST, _PLACES, _TURN, _INSERTS, _ROTATE = range(7)
+
+def noise_budget(length: int, density: float) -> int:
+    """T = ⌈density·n⌉；0.07 × 100 在浮点数里略大于 7，减去一点再进位。"""
+    return math.ceil(length * density - 1e-9)
+
+
+def poisson_bounds(mean: float) -> NDArray[np.float64]:
+    """泊松分布的累积概率，P(≤ 0)、P(≤ 1)……，到余下不足 1e-12 为止。
+
+    >>> poisson_bounds(3.0)[:3].round(3).tolist()
+    [0.05, 0.199, 0.423]
+    """
+    sizes = range(int(mean + 12.0 * math.sqrt(mean) + 24.0))
+    logs = [k * math.log(mean) - mean - math.lgamma(k + 1) for k in sizes]
+    return np.exp(logs).cumsum()
+
+
+def draw_span_lengths(
+    budget: int, bounds: NDArray[np.float64], rng: np.random.Generator
+) -> tuple[list[int], int]:
+    """逐个抽段长，加到 `budget` 为止，最后一段截短到恰好。
+
+    Args:
+        budget: 共盖住几个词元。
+        bounds: 段长的累积概率，见 `poisson_bounds`。
+        rng: 随机数来源。
+
+    Returns:
+        长度为正的段，总和恰为 `budget`，次序打乱（不打乱，截短的那段总在最后）；长度为
+        0 的段有几个。
+    """
+    lengths: list[int] = []
+    num_empty, left = 0, budget
+    while left > 0:
+        length = int(np.searchsorted(bounds, rng.random(), side="right"))
+        length = min(length, left)
+        if length:
+            lengths.append(length)
+        else:
+            num_empty += 1
+        left -= length
+    return [lengths[n] for n in shuffled(len(lengths), rng)], num_empty
+
+
+def place_disjoint(length: int, sizes: list[int], rng: np.random.Generator) -> Spans:
+    """互不重叠地放下各段，每个词元盖住的机会相等。
+
+    留下的词元与段混排成一列，段在其中的位置均匀；再把文档首尾接成一圈转一个角度，转到一段
+    的中间，这一段断成首尾两段。
+
+    Args:
+        length: 词元数。
+        sizes: 段长，都为正，总和不超过 `length`。
+        rng: 随机数来源。
+    """
+    slots = length - sum(sizes) + len(sizes)
+    places = sorted(shuffled(slots, rng)[: len(sizes)])
+    angle = draw_below(length, rng)
+    spans: Spans = []
+    before = 0  # 左边的各段比一格多占的
+    for place, size in zip(places, sizes, strict=True):
+        start = (place + before + angle) % length
+        before += size - 1
+        if start + size <= length:
+            spans.append((start, start + size))
+        else:
+            spans += [(start, length), (0, start + size - length)]
+    return sorted(spans)
+
+
+def place_overlapping(length: int, sizes: list[int], rng: np.random.Generator) -> Spans:
+    """照 fairseq 放下各段：起点是不同的词元，可以重叠，伸出文末的截去。
+
+    起点落在别的段里的，并入那一段，没有自己的掩码。参数同 `place_disjoint`。
+    """
+    spans: Spans = []
+    starts = sorted(shuffled(length, rng)[: len(sizes)])
+    for start, size in zip(starts, sizes, strict=True):
+        stop = min(start + size, length)
+        if spans and start < spans[-1][1]:
+            spans[-1] = (spans[-1][0], max(spans[-1][1], stop))
+        else:
+            spans.append((start, stop))
+    return spans
+
+
+def replace_spans(tokens: Ids, spans: Spans, mask_id: int) -> Ids:
+    """每段换成一个掩码。
+
+    >>> replace_spans(np.array([5, 6, 7, 8]), [(1, 3), (3, 4)], 0).tolist()
+    [5, 0, 0]
+    """
+    pieces: list[int] = []
+    done = 0
+    for start, stop in spans:
+        pieces += [*tokens[done:start].tolist(), mask_id]
+        done = stop
+    return np.array([*pieces, *tokens[done:].tolist()], np.int64)
+
+
+def permuted_sentences(
+    tokens: Ids, marks: SentenceMarks, rng: np.random.Generator
+) -> Ids:
+    """句子随意排列：新的第 i 个词元原来是第几个，(n,)。"""
+    lengths = marks.split(tokens.tolist())
+    sentences = np.split(np.arange(len(tokens)), np.cumsum(lengths)[:-1])
+    return np.concatenate([sentences[n] for n in shuffled(len(sentences), rng)])
 
 
 @dataclass
@@ -57,7 +160,7 @@ class TextInfillingCollator(Seq2SeqCollator):
     """文本填补的数据整理器；输入与输出见 `Seq2SeqCollator`。
 
     目标总是原来次序的全文，连同首尾的特殊词元；`hidden` 是弄坏之后编码器看不见的词元，
-    只挪了位置的不算。一篇文档的噪声只由（seed, epoch, example_id, 行内第几篇）决定。
+    只挪了位置的不算。
 
     Raises:
         ObjectiveError: 分词器没有掩码词元，参数越界，或原文里已有掩码。
@@ -75,94 +178,65 @@ class TextInfillingCollator(Seq2SeqCollator):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check()
-        self._ends, self._closers = sentence_end_ids(self.tokenizer)
+        self._marks = sentence_marks(self.tokenizer)
         mask = self.tokenizer.mask_token_id
         self._mask_id = -1 if mask is None else int(mask)  # 逐个删去用不着掩码
         self.reserve([self._mask_id])
-        self._lengths = _poisson_table(self.poisson_lambda)
+        self._bounds = poisson_bounds(self.poisson_lambda)
 
-    def corrupt_documents(
-        self, documents: Ragged, keys: NDArray[np.uint64]
-    ) -> Corruption:
+    def corrupt(self, tokens: Ids, rng: np.random.Generator) -> Corruption:
         """打乱句子，弄坏，旋转；目标是原文。"""
-        order = np.arange(len(documents.values))  # (N,) 打乱之后各处是原来的哪一个
+        order = np.arange(len(tokens))  # 打乱之后各处是原来的哪一个
         if self.permute_sentences:
-            order = self._permuted(documents, keys)
-        inputs, covered = self._corrupt(
-            Ragged(documents.values[order], documents.lengths), keys
-        )
+            order = permuted_sentences(tokens, self._marks, rng)
+        inputs, covered = self._corrupt(tokens[order], rng)
         if self.rotate:
-            shifts = uniform(keys, 1, _ROTATE)[:, 0] * inputs.lengths
-            inputs = inputs.rolled(shifts.astype(np.int64))
+            inputs = np.roll(inputs, -draw_below(len(inputs), rng))
         hidden = np.empty_like(covered)
         hidden[order] = covered
         return Corruption(
-            inputs=inputs, targets=documents, origin=documents.places, hidden=hidden
+            inputs=inputs, targets=tokens, origin=np.arange(len(tokens)), hidden=hidden
         )
 
-    def hide_tokens(self, documents: Ragged, noise: NDArray[np.bool_]) -> Corruption:
+    def hide_tokens(self, tokens: Ids, noise: NDArray[np.bool_]) -> Corruption:
         """照训练时的样子：每段换成一个掩码、逐个换成掩码，或删去；目标是全文。"""
         if self.noise == "text_infilling":
-            heads = documents.run_heads(noise)
+            inputs = replace_spans(tokens, runs_of(noise), self._mask_id)
         else:
-            heads = noise & (self.noise == "token_masking")
+            inputs = self._one_by_one(tokens, noise)
         return Corruption(
-            inputs=self._replaced(documents, heads, noise),
-            targets=documents,
-            origin=documents.places,
-            hidden=noise,
+            inputs=inputs, targets=tokens, origin=np.arange(len(tokens)), hidden=noise
         )
 
-    def _permuted(
-        self, documents: Ragged, keys: NDArray[np.uint64]
-    ) -> NDArray[np.int64]:
-        """各篇的句子随意排列，(N,)：新的第 i 个词元原来是第几个。"""
-        sentences = split_sentences(documents, self._ends, self._closers)
-        owners = documents.owners[sentences.starts]
-        counts = np.bincount(owners, minlength=len(documents))
-        scores = uniform_ragged(counts, keys, _SENTENCES)
-        ranks = np.lexsort((scores, owners))
-        lengths = sentences.lengths[ranks]
-        shifts = sentences.starts[ranks] - (np.cumsum(lengths) - lengths)
-        return np.arange(len(documents.values)) + np.repeat(shifts, lengths)
-
     def _corrupt(
-        self, documents: Ragged, keys: NDArray[np.uint64]
-    ) -> tuple[Ragged, NDArray[np.bool_]]:
-        """编码器的输入，与看不见的词元 (N,) bool。"""
-        lengths = documents.lengths
-        budgets = _budgets(lengths, self.noise_density)
-        if self.noise == "text_infilling":
-            return self._infill(documents, budgets, keys)
+        self, tokens: Ids, rng: np.random.Generator
+    ) -> tuple[Ids, NDArray[np.bool_]]:
+        """编码器的输入，与看不见的词元 (n,) bool。"""
+        length = len(tokens)
+        budget = noise_budget(length, self.noise_density)
+        if self.noise != "text_infilling":
+            if self.noise == "token_deletion":
+                budget = min(budget, length - 1)  # 至少留一个
+            covered = choose_tokens(np.ones(length, np.bool_), budget, rng)
+            return self._one_by_one(tokens, covered), covered
+        sizes, num_empty = draw_span_lengths(budget, self._bounds, rng)
+        unbiased = self.span_placement == "unbiased"
+        place = place_disjoint if unbiased else place_overlapping
+        spans = place(length, sizes, rng)
+        covered = np.zeros(length, np.bool_)
+        for start, stop in spans:
+            covered[start:stop] = True
+        inputs = replace_spans(tokens, spans, self._mask_id)
+        num_empty = min(num_empty, length - len(inputs))
+        # 首尾也算缝
+        gaps = [draw_below(len(inputs) + 1, rng) for _ in range(num_empty)]
+        return np.insert(inputs, np.array(gaps, np.int64), self._mask_id), covered
+
+    def _one_by_one(self, tokens: Ids, covered: NDArray[np.bool_]) -> Ids:
+        """逐个换成掩码，或删去。"""
         if self.noise == "token_deletion":
-            budgets = np.minimum(budgets, lengths - 1)
-        chosen = choose_ragged(lengths, budgets, keys, _PLACES)
-        heads = chosen & (self.noise == "token_masking")
-        return self._replaced(documents, heads, chosen), chosen
-
-    def _infill(
-        self, documents: Ragged, budgets: NDArray[np.int64], keys: NDArray[np.uint64]
-    ) -> tuple[Ragged, NDArray[np.bool_]]:
-        spans, inserts = draw_spans(budgets, self._lengths, keys)
-        if self.span_placement == "unbiased":
-            heads, covered = place_disjoint(documents.lengths, spans, keys)
-        else:
-            heads, covered = place_overlapping(documents.lengths, spans, keys)
-        plain = self._replaced(documents, heads, covered)
-        inserts = np.minimum(inserts, documents.lengths - plain.lengths)
-        gaps = uniform_ragged(inserts, keys, _INSERTS)  # 各插在哪条缝里，首尾也算
-        gaps *= np.repeat(plain.lengths + 1, inserts)
-        at = np.repeat(plain.starts, inserts) + gaps.astype(np.int64)
-        values = np.insert(plain.values, at, self._mask_id)
-        return Ragged(values, plain.lengths + inserts), covered
-
-    def _replaced(
-        self, documents: Ragged, heads: NDArray[np.bool_], covered: NDArray[np.bool_]
-    ) -> Ragged:
-        """段首换成掩码，盖住的其余词元删去。"""
-        kept = heads | ~covered
-        values = np.where(heads, self._mask_id, documents.values)
-        return Ragged(values[kept], _sums(kept, documents))
+            return tokens[~covered]
+        return np.where(covered, self._mask_id, tokens)
 
     def _check(self) -> None:
         require_probability("noise_density", self.noise_density)
@@ -185,113 +259,3 @@ class TextInfillingCollator(Seq2SeqCollator):
                 expected="文本填补的分词器有 mask_token（BART 的是 <mask>）",
                 remedy="换一个 BART 类的检查点；T5 类的用 span_corruption",
             )
-
-
-def draw_spans(
-    budgets: NDArray[np.int64], table: NDArray[np.float64], keys: NDArray[np.uint64]
-) -> tuple[Ragged, NDArray[np.int64]]:
-    """逐个抽段长，加到 `budgets[d]` 为止，最后一段截短到恰好。
-
-    Args:
-        budgets: 各篇盖住几个词元，(D,)。
-        table: 段长的累积概率，`table[k]` 是段长 ≤ k 的概率。
-        keys: 各篇的钥匙，(D,) uint64。
-
-    Returns:
-        各篇长度为正的段，总和恰为 `budgets`，截短的那段排在任意一处；长度为 0 的段各有
-        几个，(D,) int64。
-    """
-    mean = float(np.sum(1.0 - table))
-    widths = (budgets / mean + 4.0 * np.sqrt(budgets / mean) + 8.0).astype(np.int64)
-    while True:
-        uniforms = uniform_ragged(widths, keys, _LENGTHS)
-        drawn = Ragged(np.searchsorted(table, uniforms, side="right"), widths)
-        sums = np.cumsum(drawn.values)
-        before = sums - drawn.values  # 含前面各篇的
-        sofar = before - np.repeat(before[drawn.starts], widths)
-        if (sums[drawn.starts + widths - 1] - before[drawn.starts] >= budgets).all():
-            break
-        widths *= 2  # 随机数与要几个无关，前面的不变
-    limits = np.repeat(budgets, widths)
-    used = sofar < limits
-    values = np.minimum(drawn.values, limits - sofar)[used]
-    counts = _sums(used, drawn)
-    spans = Ragged(values, counts)
-    # 前面各段的次序无所谓先后，只有最后一段特别：与任意一段对调
-    some = counts > 0
-    last = (spans.starts + counts - 1)[some]
-    other = uniform(keys, 1, _LAST)[:, 0] * counts
-    other = (spans.starts + other.astype(np.int64))[some]
-    values[last], values[other] = values[other], values[last]
-    positive = values > 0
-    num_positive = _sums(positive, spans)
-    return Ragged(values[positive], num_positive), counts - num_positive
-
-
-def place_disjoint(
-    lengths: NDArray[np.int64], spans: Ragged, keys: NDArray[np.uint64]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """互不重叠地放下各段，每个词元盖住的机会相等。
-
-    留下的词元与段混排成一列，段在其中的位置均匀；再转一个角度。
-
-    Args:
-        lengths: 各篇的词元数，(D,)。
-        spans: 各篇的段长，都为正，总和不超过 `lengths`。
-        keys: 各篇的钥匙，(D,) uint64。
-
-    Returns:
-        每段的第一个词元、盖住的词元，各 (N,) bool。
-    """
-    totals = _sums(spans.values, spans)
-    slots = lengths - totals + spans.lengths
-    is_span = choose_ragged(slots, spans.lengths, keys, _PLACES)
-    sizes = np.ones(len(is_span), np.int64)
-    sizes[is_span] = spans.values
-    state = np.repeat(is_span.astype(np.int8), sizes)  # 0 留下，1 盖住，2 段首
-    state[(np.cumsum(sizes) - sizes)[is_span]] = 2
-    shifts = uniform(keys, 1, _TURN)[:, 0] * lengths
-    turned = Ragged(state, lengths).rolled(shifts.astype(np.int64))
-    covered = turned.values > 0
-    heads = turned.values == 2
-    heads[turned.starts] = covered[turned.starts]
-    return heads, covered
-
-
-def place_overlapping(
-    lengths: NDArray[np.int64], spans: Ragged, keys: NDArray[np.uint64]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """照 fairseq 放下各段：起点是不同的词元，可以重叠，伸出文末的截去。
-
-    起点落在别的段里的，并入那一段，没有自己的掩码。参数与返回值同 `place_disjoint`。
-    """
-    starts = choose_ragged(lengths, spans.lengths, keys, _PLACES)
-    positions = np.arange(len(starts))
-    ends = np.repeat(np.cumsum(lengths), lengths)
-    reach = np.zeros(len(starts), np.int64)  # 到此为止，各段伸到的最远处
-    reach[starts] = positions[starts] + spans.values
-    reach = np.maximum.accumulate(np.minimum(reach, ends))
-    covered = reach > positions
-    inside = np.zeros_like(covered)  # 被左边的段盖住
-    inside[1:] = reach[:-1] > positions[1:]
-    return starts & ~inside, covered
-
-
-def _budgets(lengths: NDArray[np.int64], density: float) -> NDArray[np.int64]:
-    """⌈density·n⌉；0.07 × 100 在浮点数里略大于 7，减去一点再进位。"""
-    return np.ceil(lengths * density - 1e-9).astype(np.int64)
-
-
-def _poisson_table(mean: float) -> NDArray[np.float64]:
-    """泊松分布的累积概率，末项为 1，(K,)；到概率小于 1e-12 为止。"""
-    longest = int(mean + 12.0 * np.sqrt(mean) + 24.0)
-    logs = np.arange(1, longest + 1)
-    terms = np.exp(np.cumsum(np.log(mean) - np.log(logs)) - mean)
-    table = np.cumsum(np.concatenate([[np.exp(-mean)], terms]))
-    return table / table[-1]
-
-
-def _sums(values: NDArray[Any], rows: Ragged) -> NDArray[np.int64]:
-    """照 `rows` 分段求和（布尔值即数个数），(D,)。"""
-    totals = np.concatenate([[0], np.cumsum(values)])
-    return totals[rows.starts + rows.lengths] - totals[rows.starts]

@@ -21,27 +21,17 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from companion.batch import Batch, Feature
 from companion.errors import ObjectiveError
-from companion.objectives.documents import example_name
-from companion.objectives.example import Example
+from companion.objectives.collate import Example, make_example, pad_rows
 from companion.objectives.masked_lm import MaskedLMCollator
-from companion.objectives.padding import pad_rows
-from companion.objectives.rows import Row, read_row
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairExample(Example):
-    """一个句对。"""
-
-    side: Tensor
-    """每个词元属于前一句（0）还是后一句（1），(T,) int64。"""
+from companion.objectives.rows import Row
 
 
 @dataclass
@@ -74,52 +64,41 @@ class TranslationLMCollator(MaskedLMCollator):
                 remedy="照检查点的 config.json 里 lang2id 填写",
             )
 
-    def examples(self, features: Sequence[Feature]) -> list[Example]:
-        """样本 → 两边各自遮好、接成一行的样子。"""
-        return [self._pair(feature) for feature in features]
-
-    def collate(self, examples: Sequence[Example]) -> Batch:
-        """补齐，配上重数的位置与语言编号。"""
-        batch = super().collate(examples)
-        length = batch["input_ids"].shape[1]
-        sides = [_given(each).side for each in examples]
-        positions = [_restarting(side) for side in sides]
-        batch["position_ids"] = pad_rows(positions, 0, length)
-        if self.type_vocab_size > 1:
-            batch["token_type_ids"] = pad_rows(sides, 0, length)
-        if self.num_languages > 1:
-            languages = torch.tensor(self.language_ids)
-            batch["langs"] = pad_rows(
-                [languages[side] for side in sides], self.language_ids[0], length
-            )
-        return batch
-
-    def _pair(self, feature: Feature) -> PairExample:
-        row = read_row(feature, self._special_ids)
+    def example(self, row: Row) -> Example:
+        """两边各自遮好，接成一行。"""
         count = len(row.document_starts)
         if count != 2:
             raise ObjectiveError(
-                found=f"样本 {example_name(feature)} 一行有 {count} 篇文档",
+                found=f"{row.name} 一行有 {count} 篇文档",
                 expected="恰好两篇：一个句对",
                 remedy="用 pair_feature 由句对造样本；没有译文的语料改用 masked_lm",
             )
-        middle = int(row.document_starts[1])
-        pieces = (slice(0, middle), slice(middle, None))
-        halves = super().examples(
-            [_half(row, piece, side) for side, piece in enumerate(pieces)]
-        )
-        labels = torch.cat([half.labels for half in halves])
-        side = (torch.arange(len(labels)) >= middle).long()
-        return PairExample(
-            input_ids=torch.cat([half.input_ids for half in halves]),
-            labels=labels,
-            origin=torch.arange(len(labels)),
-            hidden=torch.cat([half.hidden for half in halves]),
-            documents=torch.zeros_like(side),  # 两句互相看得见
-            position_ids=_restarting(side),
+        middle = row.document_starts[1]
+        halves = [
+            self.corrupt(_half(row, piece), row.rng(self.seed, side))
+            for side, piece in enumerate((slice(0, middle), slice(middle, None)))
+        ]
+        inputs, labels = (np.concatenate(parts) for parts in zip(*halves, strict=True))
+        side = row.document_index  # 前一句 0，后一句 1；两句互相看得见，算一篇
+        return make_example(
+            inputs,
+            labels,
+            position_ids=np.arange(len(row)) - side * middle,
             token_type_ids=side if self.type_vocab_size > 1 else None,
-            side=side,
+            extra={"side": torch.from_numpy(side)},
         )
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """补齐，配上语言编号。"""
+        batch = super().collate(examples)
+        if self.num_languages > 1:
+            languages = torch.tensor(self.language_ids)
+            batch["langs"] = pad_rows(
+                [languages[each.extra["side"]] for each in examples],
+                self.language_ids[0],
+                batch["input_ids"].shape[1],
+            )
+        return batch
 
 
 def pair_feature(tokenizer: Any, source: str, target: str, **extras: Any) -> Feature:
@@ -140,31 +119,13 @@ def pair_feature(tokenizer: Any, source: str, target: str, **extras: Any) -> Fea
     }
 
 
-def _half(row: Row, piece: slice, side: int) -> Feature:
-    """句对的一边；两边的样本编号不同，噪声才互不相干。"""
-    half: Feature = {
-        "input_ids": row.input_ids[piece],
-        "special_tokens_mask": row.special[piece],
-        "epoch": row.epoch,
-    }
-    if row.example_id is not None:
-        half["example_id"] = 2 * row.example_id + side
-    if row.word_ids is not None:
-        half["word_ids"] = row.word_ids[piece]
-    return half
-
-
-def _restarting(side: Tensor) -> Tensor:
-    """后一句从 0 重新数起的位置，(T,) int64。"""
-    places = torch.arange(len(side))
-    return places - side * (side == 0).sum()
-
-
-def _given(example: Example) -> PairExample:
-    if isinstance(example, PairExample):
-        return example
-    raise ObjectiveError(
-        found="这个样本不是句对",
-        expected="翻译语言建模的整理器自己造出的样本",
-        remedy="用同一个整理器的 examples 造出样本，再交给 collate",
+def _half(row: Row, piece: slice) -> Row:
+    """句对的一边。"""
+    return replace(
+        row,
+        input_ids=row.input_ids[piece],
+        document_starts=[0],
+        special=row.special[piece],
+        plain=row.plain[piece],
+        word_ids=None if row.word_ids is None else row.word_ids[piece],
     )

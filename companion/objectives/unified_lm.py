@@ -28,27 +28,23 @@
 形状字母：B 行数，L 行长，T 一行的词元数。
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from companion.batch import IGNORE_INDEX
 from companion.errors import ObjectiveError
 from companion.objectives.attention import MaskKind
-from companion.objectives.documents import Documents
-from companion.objectives.example import Example
-from companion.objectives.explicit_mask import ExplicitMaskCollator
-from companion.objectives.noise import (
-    choose_tokens,
-    corrupt_tokens,
-    masking_budget,
+from companion.objectives.collate import Example, PrefixCollator, make_example
+from companion.objectives.noise import choose_tokens, masking_budget, replace_tokens
+from companion.objectives.rows import (
+    Row,
+    draw_below,
+    ordinary_ids_of,
     require_probability,
+    shuffled,
 )
-from companion.objectives.ragged import uniform
 
 TASKS: dict[MaskKind, float] = {
     "bidirectional": 1 / 3,
@@ -66,16 +62,13 @@ SEGMENTS: dict[MaskKind, tuple[int, int]] = {
 }
 """有六种片段编号的检查点：第一段与第二段。从右到左的 3 没有公布，按空缺推定。"""
 
-_TASK_STREAM, _SEED_STREAM = 1, 2
-_BOUNDS = np.cumsum(tuple(TASKS.values()))[:-1]
-
 
 def choose_ngrams(
-    candidates: Tensor,
+    candidates: NDArray[np.bool_],
     budget: int,
     ngram_probability: float,
-    generator: torch.Generator,
-) -> Tensor:
+    rng: np.random.Generator,
+) -> NDArray[np.bool_]:
     """挑词元，有时一次挑相连的两三个，共 `budget` 个。
 
     起点的次序随机；每个起点以 `1 − ngram_probability` 只挑自己，否则挑两个或三个（各
@@ -85,32 +78,29 @@ def choose_ngrams(
         candidates: 候选处为真，(T,) bool。
         budget: 要挑的个数；超过候选数时全挑。
         ngram_probability: 一次挑相连几个的概率。
-        generator: 随机数来源。
+        rng: 随机数来源。
 
     Returns:
         挑中处为真，(T,) bool。
     """
-    length = len(candidates)
-    turn = torch.rand(length, generator=generator)  # 第几个轮到以它为起点
-    lot = torch.rand(length, generator=generator)
-    size = 1 + (lot < ngram_probability).long() + (lot < ngram_probability / 2).long()
-    never = torch.tensor(2.0)
-    turn = torch.where(candidates, turn, never)  # 非候选不作起点
-    first = turn.clone()  # 各位置最早在哪一轮被挑中
-    linked = candidates[1:] & candidates[:-1]
-    reach = torch.where(linked & (size[:-1] >= 2), turn[:-1], never)
-    first[1:] = torch.minimum(first[1:], reach)
-    reach = torch.where(linked[1:] & (size[:-2] >= 3), turn[:-2], never)
-    first[2:] = torch.minimum(first[2:], reach)
-    # 稳定排序：同一轮挑中的几个，左边的在先，挑不全时去掉的是尾巴
-    order = first.sort(stable=True).indices[: min(budget, int(candidates.sum()))]
-    chosen = torch.zeros_like(candidates)
-    chosen[order] = True
+    chosen = np.zeros_like(candidates)
+    left = min(budget, int(candidates.sum()))
+    places: list[int] = np.flatnonzero(candidates).tolist()
+    for first in [places[n] for n in shuffled(len(places), rng)]:
+        size = 1
+        if rng.random() < ngram_probability:
+            size = 2 + draw_below(2, rng)
+        for place in range(first, min(first + size, len(candidates))):
+            if left == 0 or not candidates[place]:
+                break
+            if not chosen[place]:
+                chosen[place] = True
+                left -= 1
     return chosen
 
 
 @dataclass
-class UnifiedLMCollator(ExplicitMaskCollator):
+class UnifiedLMCollator(PrefixCollator):
     """UniLM v1 的数据整理器，给 BERT 一类的掩码语言模型；可单独用在 `Trainer` 里。
 
     输出 `input_ids`、`labels`、`token_type_ids` (B, L) int64 与 `attention_mask`
@@ -134,129 +124,110 @@ class UnifiedLMCollator(ExplicitMaskCollator):
     type_vocab_size: int = 2
     """检查点有几种片段编号，抄自 `model.config`；不足两种时不给 `token_type_ids`。"""
 
-    _random_ids: Tensor = field(init=False, repr=False)
-
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check()
-        ids = torch.arange(len(self.tokenizer))
-        self._random_ids = ids[~torch.isin(ids, self._special_ids)]
+        self._random_ids = ordinary_ids_of(self.tokenizer)
 
     def row_capacity(self, block_size: int, num_edges: int) -> int:
         """两段之间要插一个 [SEP]，原文少装一个词元。"""
         del num_edges
         return block_size - 1
 
-    def corrupt(self, documents: Documents) -> list[Example]:
-        """逐行抽任务、分段、遮词元。"""
-        first = np.searchsorted(documents.rows, np.arange(documents.num_rows))
-        keys = documents.keys[first]  # 一行的任务与噪声由它第一篇的钥匙决定
-        lots = uniform(keys, 1, _TASK_STREAM)[:, 0]
-        tasks = np.searchsorted(_BOUNDS, lots, side="right")
-        seeds = (uniform(keys, 1, _SEED_STREAM)[:, 0] * 2**53).astype(np.int64)
-        splits = documents.splits()
+    def example(self, row: Row) -> Example:
+        """抽任务，分段，遮词元；一行几篇时，各篇同一任务，各自切分。"""
+        rng = row.rng(self.seed)
         names = tuple(TASKS)
-        return [
-            self._row(
-                documents,
-                np.flatnonzero(documents.rows == row),
-                splits,
-                "seq2seq" if self.fine_tuning else names[tasks[row]],
-                torch.Generator().manual_seed(int(seeds[row])),
-            )
-            for row in range(documents.num_rows)
-        ]
-
-    def _row(
-        self,
-        documents: Documents,
-        inside: NDArray[np.int64],
-        splits: NDArray[np.int64],
-        task: MaskKind,
-        generator: torch.Generator,
-    ) -> Example:
-        """一行：`inside` 是行内各篇的编号。"""
-        begin = int(documents.starts[inside[0]])
-        place = np.arange(begin, int(documents.stops[inside[-1]]))  # (T,)
-        owner = np.repeat(
-            np.arange(len(inside)), (documents.stops - documents.starts)[inside]
-        )
-        paired = task in ("bidirectional", "seq2seq")
-        cut = splits[inside]  # 切不开的文档没有源端
-        inserted = cut[
-            paired & (documents.given[inside] < 0) & (cut > documents.starts[inside])
-        ]
-        second = paired & (place >= cut[owner])
-
-        # 原文第几个词元；插入的 [SEP] 为 −1，归它前面的那篇、那一段
-        origin = np.insert(place - begin, inserted - begin, -1)
-        source = np.where(origin < 0, np.append(0, origin[:-1]), origin)
-
-        def spread(values: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(values[source])
-
-        missing = torch.from_numpy(origin < 0)
-        ids = spread(documents.ids[place])
-        ids[missing] = self.tokenizer.sep_token_id
-        index, target = spread(owner), spread(second)
-        candidates = ~(spread(documents.special[place]) | missing)
+        bounds = np.cumsum(tuple(TASKS.values()))[:-1]
+        task = names[int(np.searchsorted(bounds, rng.random(), side="right"))]
         if self.fine_tuning:
-            last = documents.rights[inside]  # 各篇末尾的 [SEP]
-            last = last[last < documents.stops[inside]] - begin
-            ending = torch.from_numpy(np.isin(origin, last))
-            chosen = self._choose_targets(candidates, target, ending, index, generator)
+            task = "seq2seq"
+        source, second, documents = self._segmented(row, task, rng)
+        missing = source < 0  # 插入的 [SEP]
+        ids = np.where(missing, self.tokenizer.sep_token_id, row.input_ids[source])
+        candidates = ~(row.special[source] | missing)
+        if self.fine_tuning:
+            ending = self._endings(row, source)
+            chosen = self._choose_targets(candidates, second, ending, documents, rng)
         else:
             budget = masking_budget(
                 len(ids), int(candidates.sum()), self.mlm_probability
             )
-            chosen = choose_ngrams(
-                candidates, budget, self.ngram_probability, generator
-            )
-        corrupted = corrupt_tokens(
+            chosen = choose_ngrams(candidates, budget, self.ngram_probability, rng)
+        inputs = replace_tokens(
             ids,
             chosen,
             mask_token_id=self.tokenizer.mask_token_id,
             random_ids=self._random_ids,
             mask_replace_prob=self.mask_replace_prob,
             random_replace_prob=self.random_replace_prob,
-            generator=generator,
+            rng=rng,
         )
-        prefix = {"bidirectional": torch.ones_like(target), "seq2seq": ~target}
-        return Example(
-            input_ids=corrupted,
-            labels=ids.masked_fill(~chosen, IGNORE_INDEX),
-            origin=torch.from_numpy(origin),
-            hidden=chosen,
-            documents=index,
-            prefix=prefix.get(task, torch.zeros_like(target)),
+        prefix = {"bidirectional": np.ones_like(second), "seq2seq": ~second}
+        return make_example(
+            inputs,
+            np.where(chosen, ids, IGNORE_INDEX),
+            origin=source,
+            documents=documents,
+            prefix=prefix.get(task, np.zeros_like(second)),
             reverse=task == "right_to_left",
-            token_type_ids=self._segments(task, target),
+            token_type_ids=self._segments(task, second),
         )
+
+    def _segmented(
+        self, row: Row, task: MaskKind, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+        """各位置取原行的第几个词元（插入的 [SEP] 为 −1），是不是第二段，属于第几篇。"""
+        paired = task in ("bidirectional", "seq2seq")
+        source: list[int] = []
+        second: list[bool] = []
+        owner: list[int] = []
+        for document in row.documents:
+            start, stop = document.start, document.stop
+            cut = row.split(document, rng) if paired else stop
+            places = list(range(start, cut))
+            if paired and row.prefix_lengths is None and cut > start:
+                places.append(-1)  # 归第一段
+            source += [*places, *range(cut, stop)]
+            second += [False] * len(places) + [True] * (stop - cut)
+            owner += [document.number] * (len(places) + stop - cut)
+        return np.array(source), np.array(second), np.array(owner)
+
+    def _endings(self, row: Row, source: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """各篇末尾的 [SEP]。"""
+        last = [
+            document.right
+            for document in row.documents
+            if document.right < document.stop
+        ]
+        return np.isin(source, last)
 
     def _choose_targets(
         self,
-        candidates: Tensor,
-        target: Tensor,
-        ending: Tensor,
-        index: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
+        candidates: NDArray[np.bool_],
+        target: NDArray[np.bool_],
+        ending: NDArray[np.bool_],
+        documents: NDArray[np.int64],
+        rng: np.random.Generator,
+    ) -> NDArray[np.bool_]:
         """微调：各篇的目标端选 round(p·n) 个，末尾的 [SEP] 也是候选。"""
-        chosen = torch.zeros_like(candidates)
-        for number in range(int(index[-1]) + 1):
-            words = candidates & target & (index == number)
+        chosen = np.zeros_like(candidates)
+        for number in range(int(documents[-1]) + 1):
+            inside = documents == number
+            words = candidates & target & inside
             count = max(1, round(int(words.sum()) * self.target_mask_probability))
-            allowed = words | (ending & (index == number))
-            chosen |= choose_tokens(allowed, count, generator)
+            chosen |= choose_tokens(words | (ending & inside), count, rng)
         return chosen
 
-    def _segments(self, task: MaskKind, target: Tensor) -> Tensor | None:
+    def _segments(
+        self, task: MaskKind, second: NDArray[np.bool_]
+    ) -> NDArray[np.int64] | None:
         if self.type_vocab_size < 2:
             return None
         if self.type_vocab_size < 6:
-            return target.long()
-        source, destination = SEGMENTS[task]
-        return torch.where(target, destination, source)
+            return second.astype(np.int64)
+        source, target = SEGMENTS[task]
+        return np.where(second, target, source)
 
     def _check(self) -> None:
         for name in (

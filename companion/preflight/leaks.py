@@ -147,9 +147,7 @@ def _logits(model: Any, *documents: Any) -> Any:
     import torch
 
     from companion.losses.target_head import cross_attention
-    from companion.objectives.example import Example
-    from companion.objectives.pairs import collate_pairs
-    from companion.objectives.rows import assemble
+    from companion.objectives.collate import Example, collate
 
     ids = torch.cat(documents)
     sizes = torch.tensor([len(document) for document in documents])
@@ -164,12 +162,7 @@ def _logits(model: Any, *documents: Any) -> Any:
         decoder_input_ids=ids if pair else None,
         decoder_documents=places if pair else None,
     )
-    if pair:
-        batch = collate_pairs([example], 0)
-    else:
-        batch = assemble(
-            [example], pad_token_id=0, causal=is_causal(model), pad_to_multiple_of=None
-        )
+    batch = collate([example], pad_token_id=0, causal=not pair and is_causal(model))
     inputs = {
         name: tensor.to(model.device)
         for name, tensor in adapt_batch(model, batch).items()

@@ -17,7 +17,7 @@ from companion.checkpoints.running import (
 )
 from companion.corpus.tokenization import text_ids
 from companion.objectives import Objective
-from companion.objectives.example import Example
+from companion.objectives.collate import Example
 from companion.preflight.leaks import plain_ids
 from companion.preflight.probing import adapt_batch, evaluation_mode, takes
 

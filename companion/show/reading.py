@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from companion.objectives.example import Example as Corrupted
+    from companion.objectives.collate import Example as Corrupted
+    from companion.objectives.sentences import SentenceMarks
 
 
 @dataclass(frozen=True)
@@ -241,12 +242,10 @@ class Reader:
         """
         import torch
 
-        from companion.objectives.attention import document_index
-
         labels, origin, hidden = targets
         raw = torch.as_tensor(self.feature["input_ids"])
         starts = torch.as_tensor(self.feature["document_starts"])
-        document = document_index(starts, len(raw), len(raw))  # (T,)
+        document = torch.searchsorted(starts, torch.arange(len(raw)), right=True) - 1
         unseen = torch.zeros(len(raw), dtype=torch.bool)
         unseen[origin[hidden & (origin >= 0)]] = True
         # 评估考的：同 companion.evaluation.targets，看不见的原文，词表外的除外
@@ -286,7 +285,7 @@ class Reader:
 
     def _mask_ids(self) -> set[int]:
         """掩码、哨兵与别的特殊词元；UER 的中文 T5 的哨兵不算特殊词元，要另找。"""
-        from companion.objectives.span_corruption import sentinel_ids_of
+        from companion.objectives.seq2seq import sentinel_ids_of
 
         special = set(self.tokenizer.all_special_ids)
         try:
@@ -302,9 +301,9 @@ def _align_documents(
     tokenizer: Any,
 ) -> list[Span]:
     """逐篇对齐；前两项各是编号与它们属于第几个文档。"""
-    from companion.objectives.sentences import sentence_end_ids
+    from companion.objectives.sentences import sentence_marks
 
-    marks = sentence_end_ids(tokenizer)
+    marks = sentence_marks(tokenizer)
     special = set(tokenizer.all_special_ids) - {unknown_id(tokenizer)}
     spans: list[Span] = []
     for number in range(int(raw[1][-1]) + 1):
@@ -316,7 +315,7 @@ def _align_documents(
             ids,
             given[0][inputs].tolist(),
             unseen[tokens].tolist(),
-            _sentences(ids, range(body[0], body[-1] + 1), marks) if body else (),
+            _sentences(ids, body[0], body[-1] + 1, marks) if body else (),
         )
         first = int(tokens[0]), int(inputs[0])
         spans += [span.moved(*first) for span in aligned]
@@ -324,20 +323,14 @@ def _align_documents(
 
 
 def _sentences(
-    ids: list[int], body: range, marks: tuple["NDArray[Any]", "NDArray[Any]"]
+    ids: list[int], left: int, right: int, marks: "SentenceMarks"
 ) -> list[range]:
     """正文的各句。"""
-    import numpy as np
-
-    from companion.objectives.ragged import Ragged
-    from companion.objectives.sentences import split_sentences
-
-    found = split_sentences(Ragged.of([np.array(ids[body.start : body.stop])]), *marks)
-    ends = body.start + found.starts + found.lengths
-    return [
-        range(int(stop - size), int(stop))
-        for stop, size in zip(ends, found.lengths, strict=True)
-    ]
+    found: list[range] = []
+    for length in marks.split(ids[left:right]):
+        found.append(range(left, left + length))
+        left += length
+    return found
 
 
 _FIELDS = ("position_ids", "token_type_ids", "decoder_input_ids")

@@ -21,10 +21,10 @@ from companion.inference.writers import (
 from companion.objectives.attention import additive_mask, mask_rule, visible_pairs
 from companion.objectives.blank_infilling import (
     BlankInfillingCollator,
-    blank_documents,
+    BlankTokens,
+    blank_out,
 )
-from companion.objectives.blanks import BlankTokens, Spans
-from companion.objectives.documents import read_documents
+from companion.objectives.collate import make_example
 from companion.objectives.prefix_lm import PrefixLMCollator, PrefixSeq2SeqCollator
 from companion.preflight.probing import adapt_batch
 
@@ -169,7 +169,7 @@ class Blanker(BlankInfillingCollator):
 @pytest.mark.parametrize("kind", ["glm_two_row", "glm", "llama"])
 @pytest.mark.parametrize("level", ["mask", "sentence_mask", "document_mask"])
 def test_blanks_are_filled_as_they_were_trained(kind, level, implementation):
-    """三个空逐个写，与 `blank_documents` 造的一行的一次前向相同，[S] 与 [E] 都在内。"""
+    """三个空逐个写，与 `blank_out` 造的一行的一次前向相同，[S] 与 [E] 都在内。"""
     model, tokens = model_of(kind, implementation), blank_tokens(kind)
     rows = 2 if kind == "glm_two_row" else 1
     pieces = [[30, 31, 32], [33], [34, 35], [36, 37]]  # 空的左右
@@ -195,15 +195,10 @@ def test_blanks_are_filled_as_they_were_trained(kind, level, implementation):
     for fill, piece in zip(fills, pieces[1:], strict=True):
         starts.append(len(text))
         text += [*fill, *piece]
-    spans = Spans(
-        np.zeros(3, np.int64), np.array(starts), np.array([len(f) for f in fills])
-    )
-    nothing = torch.zeros(0, dtype=torch.int64)
-    documents = read_documents([{"input_ids": text}], nothing, nothing, 0)
-    masks = np.array([getattr(tokens, level)])
-    examples = blank_documents(
-        documents, spans, np.arange(3, dtype=np.float64), masks, tokens
-    )
+    spans = [(at, at + len(fill)) for at, fill in zip(starts, fills, strict=True)]
+    mask_id = getattr(tokens, level)
+    parts = blank_out(np.array(text), spans, range(3), mask_id, tokens)
+    examples = [make_example(parts.pop("input_ids"), parts.pop("labels"), **parts)]
     collator = Blanker(tokenizer_of(kind), rows)
     batch = collator.collate(examples)
     assert batch["input_ids"][0, : len(part_a)].tolist() == part_a

@@ -11,7 +11,7 @@ from companion.checkpoints.running import special_edges
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ConfigError, ModelError, ObjectiveError
 from companion.inference import infill
-from companion.objectives.span_corruption import sentinel_ids_of
+from companion.objectives.seq2seq import sentinel_ids_of
 
 tokenizer_of = cache(tiny_tokenizer)
 

@@ -29,16 +29,10 @@ from companion.errors import ObjectiveError
 from companion.losses.target_head import target_losses
 from companion.objectives.blank_infilling import (
     BlankInfillingCollator,
-    blank_documents,
-)
-from companion.objectives.blanks import (
-    Spans,
+    blank_out,
     find_blank_tokens,
-    token_spans,
 )
-from companion.objectives.documents import read_documents
-from companion.objectives.ragged import document_keys
-from companion.objectives.rows import special_ids_of
+from companion.objectives.collate import make_example
 
 GLM = tiny_tokenizer("bert")
 GLM.add_special_tokens(
@@ -55,24 +49,12 @@ ONLY_SENTENCES = {"sentence_probability": 1.0, "document_probability": 0.0}
 ONLY_DOCUMENTS = {"sentence_probability": 0.0, "document_probability": 1.0}
 
 
-def keys_of(count: int, seed: int = 0) -> np.ndarray:
-    zeros = np.zeros(count, np.int64)
-    return document_keys(seed, zeros, np.arange(count), zeros)
-
-
-def documents_of(features: list[dict]):
-    specials = special_ids_of(GLM)
-    edges = specials[~torch.isin(specials, torch.tensor([GLM.unk_token_id, MASK]))]
-    return read_documents(features, specials, edges, 0)
-
-
 def test_the_figure_of_the_paper():
     """图 2：x1…x6 挖去 [x3] 与 [x5 x6]，后者先写；输入、标签、两行位置、掩码都相同。"""
     x1, x2, x3, x4, x5, x6 = PLAIN_IDS[:6]
-    documents = documents_of([{"input_ids": [x1, x2, x3, x4, x5, x6]}])
-    spans = Spans(np.array([0, 0]), np.array([2, 4]), np.array([1, 2]))
-    order = np.array([0.9, 0.1])
-    (example,) = blank_documents(documents, spans, order, np.array([MASK]), TOKENS)
+    text = np.array([x1, x2, x3, x4, x5, x6])
+    parts = blank_out(text, [(2, 3), (4, 6)], [1, 0], MASK, TOKENS)
+    example = make_example(parts.pop("input_ids"), parts.pop("labels"), **parts)
     s, e, no = TOKENS.start, TOKENS.end, IGNORE_INDEX
     assert example.input_ids.tolist() == [x1, x2, MASK, x4, MASK, s, x5, x6, s, x3]
     assert example.labels.tolist() == [no] * 5 + [x5, x6, e, x3, e]
@@ -257,55 +239,6 @@ def test_the_noise_is_a_function_of_seed_epoch_and_example():
     keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
     assert drawn(*keys[0]) == drawn(*keys[0])
     assert len({drawn(*key) for key in keys}) == 4
-
-
-def naive(ids: list[int], spans: list[tuple[int, int]], order: list[int]):
-    """逐个词元拼出的 A、B 两部分（输入，标签，位置），不含首尾的特殊词元。"""
-    a, where = [], {}
-    for at, token in enumerate(ids):
-        inside = [n for n, (start, stop) in enumerate(spans) if start <= at < stop]
-        if not inside:
-            a.append(token)
-        elif at == spans[inside[0]][0]:
-            where[inside[0]] = len(a)
-            a.append(MASK)
-    inputs, labels = list(a), [IGNORE_INDEX] * len(a)
-    first, second = list(range(len(a))), [0] * len(a)
-    for number in order:
-        start, stop = spans[number]
-        inputs += [TOKENS.start, *ids[start:stop]]
-        labels += [*ids[start:stop], TOKENS.end]
-        first += [where[number]] * (stop - start + 1)
-        second += range(1, stop - start + 2)
-    return inputs, labels, [first, second]
-
-
-@FEW
-@given(st.lists(st.integers(1, 25), min_size=1, max_size=4), st.integers(0, 99))
-def test_the_vectorised_version_is_the_naive_one(lengths, seed):
-    """整批的数组运算与逐个词元拼的结果，输入、标签、位置完全相同。"""
-    features = [
-        {"input_ids": PLAIN_IDS[shift : shift + size], "example_id": shift}
-        for shift, size in enumerate(lengths)
-    ]
-    documents = documents_of(features)
-    spans = token_spans(
-        np.array(lengths), keys_of(len(lengths), seed), density=0.3, mean_length=2.0
-    )
-    order = np.random.default_rng(seed).random(len(spans.starts))
-    masks = np.full(len(lengths), MASK)
-    examples = blank_documents(documents, spans, order, masks, TOKENS)
-    for number, example in enumerate(examples):
-        mine = spans.documents == number
-        own = list(
-            zip(spans.starts[mine], (spans.starts + spans.lengths)[mine], strict=True)
-        )
-        inputs, labels, positions = naive(
-            features[number]["input_ids"], own, list(np.argsort(order[mine]))
-        )
-        assert example.input_ids.tolist() == inputs
-        assert example.labels.tolist() == labels
-        assert example.position_ids.tolist() == positions
 
 
 @torch.no_grad()

@@ -18,6 +18,8 @@ from strategies import (
     PLAIN_IDS,
     SEP,
     UNK,
+    corrupted,
+    rng_of,
     starts_of,
     tokenizer_of,
     within_five_sigma,
@@ -28,12 +30,9 @@ from companion.checkpoints.tiny import tiny_model
 from companion.errors import ObjectiveError
 from companion.objectives import gap_sentences
 from companion.objectives.gap_sentences import (
-    _SCORE,
-    CharacterTable,
     GapSentencesCollator,
-    gap_counts,
+    gap_count,
 )
-from companion.objectives.ragged import Ragged, document_keys, uniform
 
 STOP, COMMA = BERT.convert_tokens_to_ids(["。", "，"])
 WORDS = [token for token in PLAIN_IDS if BERT.decode([token]).isalpha()]
@@ -48,11 +47,6 @@ TEXTS = [
     "𠮷𡘙之下。𠮷𠀋而已。天下大势。",  # 扩展 B 区的字
     "臣光曰",
 ]
-
-
-def keys_of(count: int, seed: int = 0) -> np.ndarray:
-    zeros = np.zeros(count, np.int64)
-    return document_keys(seed, zeros, np.arange(count), zeros)
 
 
 def join(sentences) -> list[int]:
@@ -166,9 +160,9 @@ def rouge_1(sentence: str, rest: str) -> float:
     return round(2 * precision * recall / (precision + recall), 9)  # 平局不由舍入定
 
 
-def naive(sentences: list[str], key, density: float) -> set[int]:
-    """逐篇逐句的写法：挖去第几句。"""
-    noise = uniform(np.array([key], np.uint64), len(sentences), _SCORE)[0]
+def naive(sentences: list[str], rng: np.random.Generator, density: float) -> set[int]:
+    """逐句用 ROUGE-1 的定义算：挖去第几句。"""
+    noise = rng.random(len(sentences))
     scores = [
         rouge_1(text, "".join(sentences[:i] + sentences[i + 1 :]))
         * (1 + gap_sentences.SCORE_NOISE * (2 * noise[i] - 1))
@@ -188,16 +182,13 @@ def test_principal_sentences_have_the_highest_rouge(noise, monkeypatch):
         [[*rng.choice(WORDS[:20], rng.integers(1, 15)), COMMA, STOP] for _ in range(n)]
         for n in (1, 2, 3, 4, 7, 12, 30)
     ]
-    keys = keys_of(len(texts))
-    documents = Ragged.of([np.array(join(text)) for text in texts])
-    done = GapSentencesCollator(BERT).corrupt_documents(documents, keys)
-    for text, key, origin in zip(
-        texts, keys, np.split(done.origin, done.targets.starts[1:]), strict=True
-    ):
-        words = ["".join(BERT.convert_ids_to_tokens(each)) for each in text]
-        expected = naive(words, key, 0.3) if len(text) > 1 else set()
-        starts = starts_of([len(each) for each in text])
-        assert {i for i, at in enumerate(starts) if at in origin} == expected
+    done = corrupted(GapSentencesCollator(BERT), [join(text) for text in texts])
+    for number, (text, each) in enumerate(zip(texts, done, strict=True)):
+        words = ["".join(BERT.convert_ids_to_tokens(line)) for line in text]
+        alone = len(text) == 1
+        expected = set() if alone else naive(words, rng_of(0, number), 0.3)
+        starts = starts_of([len(line) for line in text])
+        assert {i for i, at in enumerate(starts) if at in each.origin} == expected
 
 
 def test_the_noise_on_the_scores_breaks_ties_but_not_large_gaps():
@@ -210,9 +201,8 @@ def test_the_noise_on_the_scores_breaks_ties_but_not_large_gaps():
     collator = GapSentencesCollator(BERT, noise_density=0.3)
     firsts = {}
     for name, text in (("tied", tied), ("clear", clear), ("apart", apart)):
-        documents = Ragged.of([np.array(join(text))] * trials)
-        done = collator.corrupt_documents(documents, keys_of(trials))
-        firsts[name] = done.origin[done.targets.starts]
+        done = corrupted(collator, [join(text)] * trials)
+        firsts[name] = np.array([each.origin[0] for each in done])
     assert set(firsts["clear"].tolist()) == {6}
     assert set(firsts["tied"].tolist()) == {0, 3}
     for name in ("tied", "apart"):
@@ -222,11 +212,10 @@ def test_the_noise_on_the_scores_breaks_ties_but_not_large_gaps():
 def test_random_sentences_are_uniform_and_lead_sentences_come_first():
     """随意挑：每句的机会相等；开头：总是前几句。"""
     trials, text = 5_000, [[WORDS[i], STOP] for i in range(5)]
-    documents = Ragged.of([np.array(join(text))] * trials)
     for strategy in ("random", "lead"):
         collator = GapSentencesCollator(BERT, noise_density=0.4, strategy=strategy)
-        done = collator.corrupt_documents(documents, keys_of(trials))
-        chosen = done.origin[::2] // 2
+        done = corrupted(collator, [join(text)] * trials)
+        chosen = np.concatenate([each.origin[::2] // 2 for each in done])
         if strategy == "lead":
             assert chosen.tolist() == [0, 1] * trials
         else:
@@ -236,9 +225,9 @@ def test_random_sentences_are_uniform_and_lead_sentences_come_first():
 
 def test_counts_leave_at_least_one_sentence():
     """round(0.3·S)，至少一句，至少留一句；只有一句的不挖。"""
-    counts = gap_counts(np.arange(1, 11), 0.3)
-    assert counts.tolist() == [0, 1, 1, 1, 2, 2, 2, 2, 3, 3]
-    assert gap_counts(np.arange(1, 5), 0.99).tolist() == [0, 1, 2, 3]
+    counts = [gap_count(size, 0.3) for size in range(1, 11)]
+    assert counts == [0, 1, 1, 1, 2, 2, 2, 2, 3, 3]
+    assert [gap_count(size, 0.99) for size in range(1, 5)] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -277,17 +266,18 @@ def test_documents_in_one_row_are_each_treated_alone():
             }
         ]
     )
-    keys = document_keys(0, np.zeros(3, int), np.full(3, 4), np.arange(3))
-    documents = Ragged.of([np.array(join(text)) for text in texts])
-    done = collator.corrupt_documents(documents, keys)
-    inputs = join([CLS, *body, SEP] for body in done.inputs.split())
-    targets = join([CLS, *body, SEP] for body in done.targets.split())
+    done = [
+        collator.corrupt(np.array(join(text)), np.random.default_rng((0, 0, 4, n)))
+        for n, text in enumerate(texts)
+    ]
+    inputs = join([CLS, *each.inputs, SEP] for each in done)
+    targets = join([CLS, *each.targets, SEP] for each in done)
     assert packed.input_ids.tolist() == inputs
     assert packed.labels.tolist() == targets
-    sizes = (done.targets.lengths + 2).tolist()
+    sizes = [len(each.targets) + 2 for each in done]
     owners = join([i] * size for i, size in enumerate(sizes))
     assert packed.decoder_documents.tolist() == owners
-    assert done.targets.lengths[1] == 0
+    assert len(done[1].targets) == 0
     whole = torch.tensor(join(rows))
     assert torch.equal(
         whole[packed.origin[packed.hidden]], packed.labels[packed.hidden]
@@ -368,30 +358,14 @@ def test_characters_are_counted_not_tokens():
     pair = next(
         token for token in t5.get_vocab() if len(token) == 2 and token.isalpha()
     )
-    tokens = np.array(t5.convert_tokens_to_ids([pair, "。", "▁", "<unk>", pair]))
-    spelled = CharacterTable(t5).spell(tokens)
-    assert spelled.lengths.tolist() == [2, 0, 0, 0, 2]
-    assert "".join(map(chr, spelled.values)) == pair * 2
+    tokens = t5.convert_tokens_to_ids([pair, "。", "▁", "<unk>"])
+    spell = GapSentencesCollator(t5).spell
+    assert ["".join(spell(token)) for token in tokens] == [pair, "", "", ""]
     bart = tokenizer_of("bart")
-    table = CharacterTable(bart)
-    parts = np.array(bart("𠮷", add_special_tokens=False)["input_ids"])
-    units = table.spell(parts)
-    assert units.lengths.tolist() == [1] * len(parts)
-    assert len(set(units.values.tolist())) == len(set(parts.tolist()))
-    assert units.values.min() >= 0x110000
-    assert units.values.max() < table.num_characters
-
-
-def test_a_token_is_decoded_only_the_first_time(monkeypatch):
-    """词元表随用随添：同一个词元只解码一次。"""
-    table, decoded = CharacterTable(BERT), []
-    plain = table._decode
-    monkeypatch.setattr(table, "_decode", lambda t: decoded.append(t) or plain(t))
-    for tokens in (WORDS[:3], WORDS[1:5], WORDS[:5]):
-        spelled = table.spell(np.array(tokens))
-        text = "".join(map(chr, spelled.values))
-        assert text == "".join(BERT.convert_ids_to_tokens(tokens))
-    assert decoded == sorted(WORDS[:5])
+    spell = GapSentencesCollator(bart).spell
+    parts = bart("𠮷", add_special_tokens=False)["input_ids"]
+    assert all(len(spell(part)) == 1 for part in parts)
+    assert len({spell(part)[0] for part in parts}) == len(set(parts))
 
 
 def test_chosen_tokens_are_hidden_the_same_way():

@@ -1,7 +1,6 @@
 """掩码序列到序列（MASS）：遮的与猜的是同一段，解码器只看得见这一段。"""
 
 import copy
-import math
 
 import numpy as np
 import pytest
@@ -18,6 +17,8 @@ from strategies import (
     SEP,
     UNK,
     bodies,
+    corrupted,
+    rng_of,
     starts_of,
     tokenizer_of,
     within_five_sigma,
@@ -27,14 +28,9 @@ from transformers import Trainer, TrainingArguments
 from companion.batch import IGNORE_INDEX
 from companion.checkpoints.tiny import tiny_model
 from companion.errors import ObjectiveError
-from companion.objectives.masked_seq2seq import (
-    _FATE,
-    _START,
-    MaskedSeq2SeqCollator,
-    fragment_starts,
-    mask_id_of,
-)
-from companion.objectives.ragged import Ragged, document_keys, uniform
+from companion.objectives.masked_seq2seq import MaskedSeq2SeqCollator, choose_fragment
+from companion.objectives.rows import runs_of
+from companion.objectives.seq2seq import mask_id_of
 
 TEXTS = [
     "飞鸟尽，良弓藏。",
@@ -45,11 +41,6 @@ TEXTS = [
 ]
 BODY = st.lists(st.one_of(st.sampled_from(PLAIN_IDS), st.just(UNK)), min_size=1)
 DENSITY = st.sampled_from([0.01, 0.3, 0.5, 0.9, 1.0])
-
-
-def keys_of(count: int, seed: int = 0) -> np.ndarray:
-    zeros = np.zeros(count, np.int64)
-    return document_keys(seed, zeros, np.arange(count), zeros)
 
 
 def bert_row(body, example: int = 0, **items) -> dict:
@@ -128,41 +119,6 @@ def test_the_labels_are_one_fragment_and_restore_the_text(texts, density, seed):
     assert (batch["decoder_attention_mask"] == (batch["labels"] != -100)).all()
 
 
-def naive(body, key, density, mask, random_ids, shares=(0.8, 0.1)):
-    """一篇一篇、一个词元一个词元的写法。"""
-    key = np.array([key], np.uint64)
-    size = max(1, round(len(body) * density))
-    slots = len(body) - size + 1
-    lot, place = uniform(key, 2, _START)[0]
-    start = 0 if lot < 0.2 else slots - 1 if lot < 0.4 else int(place * slots)
-    inputs = list(body)
-    for i in range(size):
-        fate = uniform(key, i + 1, _FATE)[0, i]
-        draw = math.modf(fate * 2**20)[0]
-        if fate < shares[0]:
-            inputs[start + i] = mask
-        elif fate < sum(shares):
-            inputs[start + i] = random_ids[int(draw * len(random_ids))]
-    return inputs, range(start, start + size)
-
-
-@pytest.mark.parametrize("density", [0.1, 0.5, 1.0])
-def test_the_whole_batch_equals_the_documents_done_one_by_one(density):
-    """整批的数组运算与逐篇的循环逐个相同，长度 1 到 10 都在内。"""
-    rng = np.random.default_rng(0)
-    texts = [rng.choice(PLAIN_IDS, n) for n in (*range(1, 11), 37, 64)]
-    keys = keys_of(len(texts), seed=5)
-    collator = MaskedSeq2SeqCollator(BERT, noise_density=density)
-    done = collator.corrupt_documents(Ragged.of(texts), keys)
-    hidden = np.split(done.hidden, done.inputs.starts[1:])
-    for body, key, inputs, mask in zip(
-        texts, keys, done.inputs.split(), hidden, strict=True
-    ):
-        expected, fragment = naive(body, key, density, MASK, PLAIN_IDS)
-        assert inputs.tolist() == [int(token) for token in expected]
-        assert np.flatnonzero(mask).tolist() == list(fragment)
-
-
 def test_chosen_tokens_are_hidden_the_same_way():
     """指定遮哪几个：逐个换成掩码，标签与解码器照训练时的样子。"""
     collator = MaskedSeq2SeqCollator(BERT, decoder_start_token_id=SEP)
@@ -177,8 +133,13 @@ def test_chosen_tokens_are_hidden_the_same_way():
 @pytest.mark.parametrize("slots", [1, 2, 5])
 def test_the_start_is_first_or_last_more_often_than_elsewhere(slots):
     """有 n 个起点：两端各 0.2 + 0.6/n，其余各 0.6/n（5 倍标准差之内）。"""
-    trials = 20_000
-    starts = fragment_starts(np.full(trials, slots), keys_of(trials))
+    trials = 10_000
+    starts = []
+    for number in range(trials):
+        fragment = choose_fragment(slots + 3, 4 / (slots + 3), rng_of(0, number))
+        start = int(fragment.argmax())
+        assert runs_of(fragment) == [(start, start + 4)]
+        starts.append(start)
     shares = np.full(slots, 0.6 / slots)
     shares[0] += 0.2
     shares[-1] += 0.2
@@ -191,10 +152,10 @@ def test_the_start_is_first_or_last_more_often_than_elsewhere(slots):
 def test_the_fragment_is_mostly_masked_sometimes_random_or_kept():
     """片段里 80% 掩码、10% 随机、10% 原样；片段的第一个与别的同样难猜。"""
     size, count = 20, 2_000
-    body = np.arange(size * count) % len(PLAIN_IDS)
-    documents = Ragged(np.array(PLAIN_IDS)[body], np.full(count, size))
-    done = MaskedSeq2SeqCollator(BERT).corrupt_documents(documents, keys_of(count))
-    seen, text = done.inputs.values[done.hidden], documents.values[done.hidden]
+    body = (np.arange(size * count) % len(PLAIN_IDS)).reshape(count, size)
+    done = corrupted(MaskedSeq2SeqCollator(BERT), np.array(PLAIN_IDS)[body])
+    seen = np.concatenate([each.inputs[each.hidden] for each in done])
+    text = np.concatenate([each.targets[each.hidden] for each in done])
     masked, kept, total = (seen == MASK).sum(), (seen == text).sum(), len(seen)
     random = total - masked - kept
     lucky = 0.1 / len(PLAIN_IDS)  # 随机抽中的恰是原来那个
@@ -238,12 +199,15 @@ def test_documents_in_one_row_are_each_cut_on_their_own(keep_positions):
     (example,) = collator.examples(
         [{"input_ids": ids, "document_starts": starts, "example_id": 7}]
     )
-    keys = document_keys(0, np.zeros(3, int), np.full(3, 7), np.arange(3))
-    done = collator.corrupt_documents(Ragged.of([np.array(t) for t in texts]), keys)
-    wanted = [token for body in done.inputs.split() for token in (CLS, *body, SEP)]
+    done = [
+        collator.corrupt(np.array(body), np.random.default_rng((0, 0, 7, number)))
+        for number, body in enumerate(texts)
+    ]
+    wanted = [token for each in done for token in (CLS, *each.inputs, SEP)]
     assert example.input_ids.tolist() == wanted
     labels = example.labels[example.labels != IGNORE_INDEX]
-    assert labels.tolist() == done.targets.values[done.hidden].tolist()
+    hidden = [each.targets[each.hidden] for each in done]
+    assert labels.tolist() == np.concatenate(hidden).tolist()
     assert torch.equal(labels, torch.tensor(ids)[example.origin[example.hidden]])
     targets = example.decoder_documents[example.hidden]
     assert targets.tolist() == [0, 0, 1, 2, 2, 2, 2]
@@ -341,7 +305,7 @@ def test_the_full_row_equals_a_short_decoder_at_the_original_positions():
 
 def test_one_hidden_token_is_masked_language_modelling():
     """片段长 1：只猜一个，解码器一个片段词元也没有；两边的字都影响它。"""
-    collator = collator_of("bart", noise_density=0.01, seed=3)
+    collator = collator_of("bart", noise_density=0.01, seed=4)
     (row,) = rows_of("bart", TEXTS[1:2])
     batch = collator([row])
     (at,) = torch.nonzero(batch["labels"][0] != IGNORE_INDEX)[:, 0].tolist()

@@ -1,8 +1,7 @@
-"""掩码：一条规则得出五种，写成函数也一样；哪种架构收得下，逐一试过。"""
+"""掩码：一条规则得出五种；哪种架构收得下，逐一试过。"""
 
 import json
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FEW
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from companion.checkpoints.tiny import TINY_KINDS, tiny_model
 from companion.errors import ModelError, ObjectiveError
@@ -23,7 +21,6 @@ from companion.objectives.attention import (
     visible_pairs,
     visible_within_documents,
 )
-from companion.objectives.mask_functions import mask_function
 from companion.preflight.mask_support import mask_table, mask_verdict, require_mask
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
@@ -158,45 +155,6 @@ def test_an_unknown_mask_is_refused_by_name():
         mask_rule("diagonal", documents)
     with pytest.raises(ObjectiveError, match="prefix 没有给前缀的长度"):
         mask_rule("prefix", documents)
-
-
-@FEW
-@given(layouts())
-def test_the_mask_function_is_the_mask(layout):
-    """写成函数，逐格问一遍，与稠密的矩阵相同。"""
-    documents, prefix, reverse = layout
-    rows, length = documents.shape
-    row = torch.arange(rows)[:, None, None]
-    place = torch.arange(length)
-    asked = mask_function(documents, prefix, reverse)(
-        row, torch.tensor(0), place[None, :, None], place[None, None]
-    )
-    assert torch.equal(asked, visible_pairs(documents, prefix, reverse))
-    plain = mask_function(documents)(row, row, place[None, :, None], place[None, None])
-    assert torch.equal(plain, visible_pairs(documents))
-
-
-def test_flex_attention_computes_the_same():
-    """FlexAttention 用函数，SDPA 用矩阵，一行两篇、有填充、有反向，输出相同。"""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    # 130 个位置，跨过 FlexAttention 的块（128）
-    documents = torch.tensor([[0] * 70 + [1] * 50 + [PADDING] * 10, [0] * 130])
-    sizes = torch.tensor([[30, 20], [90, 0]])
-    generator = torch.Generator().manual_seed(0)
-    query, key, value = torch.randn(3, 2, 2, 130, 8, generator=generator)
-    for kind in ("prefix", "right_to_left"):
-        rule = mask_rule(kind, documents, sizes)
-        block = create_block_mask(
-            mask_function(documents, *rule), 2, None, 130, 130, device="cpu"
-        )
-        with warnings.catch_warnings():  # 没有编译，torch 提醒它会很慢
-            warnings.simplefilter("ignore", UserWarning)
-            flexible = flex_attention(query, key, value, block_mask=block)
-        dense = scaled_dot_product_attention(
-            query, key, value, attn_mask=visible_pairs(documents, *rule)[:, None]
-        )
-        torch.testing.assert_close(flexible, dense, rtol=1e-5, atol=1e-5)
 
 
 def test_the_table_says_who_accepts_which_mask():

@@ -1,12 +1,14 @@
 """混合去噪：七种各占七分之一，各守各的规矩，模式词元在最前。"""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import FEW, tokenizer_of, within_five_sigma
+from strategies import FEW, corrupted, rng_of, tokenizer_of, within_five_sigma
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -15,14 +17,16 @@ from companion.checkpoints.tiny import tiny_model
 from companion.errors import ObjectiveError
 from companion.objectives.mixture_of_denoisers import (
     DENOISERS,
+    Denoiser,
     MixtureOfDenoisersCollator,
+    keep_beginning,
 )
-from companion.objectives.ragged import Ragged, document_keys
+from companion.objectives.rows import draw_below
 from companion.objectives.span_corruption import span_counts
 
 SIZE = 40
 """词表里普通词元的个数；编号从 3 起。"""
-SEQUENTIAL = [each.mode for each in DENOISERS].index("[S2S]")
+SEQUENTIAL = DENOISERS[-1]
 
 
 def tokenizer_with(modes=("[NLU]", "[NLG]", "[S2S]"), sentinels=100):
@@ -48,12 +52,12 @@ MODES = tokenizer_with()
 
 def documents_of(lengths, seed=0):
     generator = np.random.default_rng(seed)
-    return Ragged.of([generator.integers(3, 3 + SIZE, n) for n in lengths])
+    return [generator.integers(3, 3 + SIZE, n) for n in lengths]
 
 
-def keys_of(count, seed=0):
-    zeros = np.zeros(count, np.int64)
-    return document_keys(seed, zeros, np.arange(count), zeros)
+def drawn(seed, number) -> Denoiser:
+    """第 `number` 个样本抽到的：第一个随机数决定。"""
+    return DENOISERS[draw_below(len(DENOISERS), rng_of(seed, number))]
 
 
 def merge(inputs, targets, sentinels):
@@ -82,10 +86,13 @@ def test_the_table_is_the_one_of_the_paper():
 
 
 def test_the_denoisers_are_equally_frequent():
-    """七种各占七分之一（14000 篇，5 倍标准差）。"""
-    which = MixtureOfDenoisersCollator(PLAIN).draw(keys_of(14000))
-    for count in np.bincount(which, minlength=7).tolist():
-        assert within_five_sigma(count, 14000, 1 / 7)
+    """七种各占七分之一（3500 篇，5 倍标准差）。"""
+    found = corrupted(MixtureOfDenoisersCollator(MODES), documents_of([20] * 3500))
+    modes = Counter(MODES.convert_ids_to_tokens([int(e.inputs[0]) for e in found]))
+    for mode, share in (("[NLU]", 2 / 7), ("[NLG]", 4 / 7), ("[S2S]", 1 / 7)):
+        assert within_five_sigma(modes[mode], 3500, share)
+    counts = Counter(drawn(0, number) for number in range(3500))
+    assert all(within_five_sigma(counts[each], 3500, 1 / 7) for each in DENOISERS)
 
 
 @pytest.mark.parametrize("length", [*range(1, 11), 40, 200, 568])
@@ -93,46 +100,37 @@ def test_every_denoiser_keeps_its_counts(length):
     """R 与 X：输入 L − N + S、目标 N + S；S：后缀 1 到 L/2 个，两边都没有哨兵。"""
     collator, count = MixtureOfDenoisersCollator(PLAIN), 140
     if length == 568:  # (3, 0.5) 要 95 个哨兵
-        assert span_counts(np.array([568]), 0.5, 3.0)[1] == 95
-    documents, keys = documents_of([length] * count), keys_of(count)
-    result = collator.corrupt_documents(documents, keys)
-    for which, inputs, targets in zip(
-        collator.draw(keys), result.inputs.lengths, result.targets.lengths, strict=True
-    ):
-        each = DENOISERS[which]
+        assert span_counts(568, 0.5, 3.0)[1] == 95
+    for number, done in enumerate(corrupted(collator, documents_of([length] * count))):
+        each = drawn(0, number)
+        inputs, targets = len(done.inputs), len(done.targets)
         if length == 1:
             assert (inputs, targets) == (1, 1)  # 什么也没盖，目标只有一个哨兵
-        elif which == SEQUENTIAL:
+        elif each is SEQUENTIAL:
             assert 1 <= targets <= length // 2
             assert inputs + targets == length
         else:
             noise, spans = span_counts(
-                np.array([length]), each.noise_density, each.mean_noise_span_length
+                length, each.noise_density, each.mean_noise_span_length
             )
             assert (inputs, targets) == (length - noise + spans, noise + spans)
 
 
 def test_the_suffix_is_uniform_with_a_mean_of_a_quarter():
     """S 的目标恰是后缀，长度在 1 到 L/2 之间均匀。"""
-    collator, count = MixtureOfDenoisersCollator(PLAIN), 7000
-    keys = keys_of(count)
-    keys = keys[collator.draw(keys) == SEQUENTIAL]
-    documents = documents_of([20] * len(keys))
-    result = collator.corrupt_documents(documents, keys)
-    for text, inputs, suffix in zip(
-        documents.split(), result.inputs.split(), result.targets.split(), strict=True
+    documents = documents_of([20] * 4000)
+    sizes = Counter[int]()
+    for text, done in zip(
+        documents,
+        (keep_beginning(text, rng_of(0, n)) for n, text in enumerate(documents)),
+        strict=True,
     ):
-        assert np.array_equal(np.concatenate([inputs, suffix]), text)
-    for size in range(1, 11):
-        hits = int((result.targets.lengths == size).sum())
-        assert within_five_sigma(hits, len(keys), 1 / 10)
-    assert result.hidden.all()
-    assert np.array_equal(
-        documents.values[
-            np.repeat(documents.starts, result.targets.lengths) + result.origin
-        ],
-        result.targets.values,
-    )
+        assert np.array_equal(np.concatenate([done.inputs, done.targets]), text)
+        assert done.hidden.all()
+        assert np.array_equal(text[done.origin], done.targets)
+        sizes[len(done.targets)] += 1
+    assert sizes.keys() == set(range(1, 11))
+    assert all(within_five_sigma(each, 4000, 1 / 10) for each in sizes.values())
 
 
 @FEW
@@ -145,53 +143,45 @@ def test_inputs_and_targets_restore_the_text(lengths, seed, modes):
     """去掉模式词元，把目标填回输入，就是原文；origin 与 hidden 对得上。"""
     tokenizer = MODES if modes else PLAIN
     collator = MixtureOfDenoisersCollator(tokenizer)
-    documents, keys = documents_of(lengths, seed), keys_of(len(lengths), seed)
-    result = collator.corrupt_documents(documents, keys)
+    documents = documents_of(lengths, seed)
     names = tokenizer.convert_ids_to_tokens
-    for which, text, inputs, targets, origin, hidden in zip(
-        collator.draw(keys),
-        documents.split(),
-        result.inputs.split(),
-        result.targets.split(),
-        Ragged(result.origin, result.targets.lengths).split(),
-        Ragged(result.hidden, result.targets.lengths).split(),
-        strict=True,
+    for number, (text, done) in enumerate(
+        zip(documents, corrupted(collator, documents, seed), strict=True)
     ):
-        body = inputs.tolist()
+        body = done.inputs.tolist()
         if modes:
-            assert names([body.pop(0)]) == [DENOISERS[which].mode]
-        filled = merge(body, targets.tolist(), collator.sentinel_ids.tolist())
+            assert names([body.pop(0)]) == [drawn(seed, number).mode]
+        filled = merge(body, done.targets.tolist(), collator.sentinel_ids.tolist())
         assert filled == text.tolist()
-        assert np.array_equal(hidden, targets < 3 + SIZE)
-        assert np.array_equal(targets[hidden], text[origin[hidden]])
-        assert (origin[~hidden] == -1).all()
+        assert np.array_equal(done.hidden, done.targets < 3 + SIZE)
+        assert np.array_equal(done.targets[done.hidden], text[done.origin[done.hidden]])
+        assert (done.origin[~done.hidden] == -1).all()
 
 
 def test_hiding_given_tokens_says_how_much_is_hidden():
     """填空时照 T5 的样子换成哨兵，遮得少是 [NLU]，遮去三成是 [NLG]。"""
-    documents = documents_of([10, 10])
-    noise = np.zeros(20, bool)
-    noise[[2, 3, 11, 14, 15]] = True
-    result = MixtureOfDenoisersCollator(MODES).hide_tokens(documents, noise)
-    words = [MODES.convert_ids_to_tokens(row.tolist()) for row in result.inputs.split()]
-    assert [row[0] for row in words] == ["[NLU]", "[NLG]"]
-    assert [word for word in words[1] if "extra" in word] == [
-        "<extra_id_0>",
-        "<extra_id_1>",
-    ]
-    assert np.array_equal(result.targets.values[result.hidden], documents.values[noise])
+    [text] = documents_of([10])
+    for places, mode, sentinels in (([2, 3], "[NLU]", 1), ([1, 4, 5], "[NLG]", 2)):
+        noise = np.isin(np.arange(10), places)
+        result = MixtureOfDenoisersCollator(MODES).hide_tokens(text, noise)
+        words = MODES.convert_ids_to_tokens(result.inputs.tolist())
+        assert words[0] == mode
+        assert [word for word in words if "extra" in word] == [
+            f"<extra_id_{number}>" for number in range(sentinels)
+        ]
+        assert np.array_equal(result.targets[result.hidden], text[noise])
 
 
 @pytest.mark.parametrize("missing", ["[NLU]", "[NLG]", "[S2S]"])
 def test_modes_are_left_out_unless_all_three_are_single_tokens(missing):
-    """缺一个就都不放：`mode_ids` 是 None，输入与没有模式词元的一样。"""
+    """缺一个就都不放：`mode_ids` 是空的，输入与没有模式词元的一样。"""
     three = [mode for mode in ("[NLU]", "[NLG]", "[S2S]") if mode != missing]
     collator = MixtureOfDenoisersCollator(tokenizer_with(three))
-    assert collator.mode_ids is None
-    documents, keys = documents_of([30] * 9), keys_of(9)
-    result = collator.corrupt_documents(documents, keys)
-    plain = MixtureOfDenoisersCollator(PLAIN).corrupt_documents(documents, keys)
-    assert np.array_equal(result.inputs.values, plain.inputs.values)
+    assert collator.mode_ids == {}
+    documents = documents_of([30] * 9)
+    plain = corrupted(MixtureOfDenoisersCollator(PLAIN), documents)
+    for one, other in zip(corrupted(collator, documents), plain, strict=True):
+        assert np.array_equal(one.inputs, other.inputs)
 
 
 def feature_of(size, example_id, **more):

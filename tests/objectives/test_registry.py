@@ -15,7 +15,7 @@ from companion.errors import ObjectiveError
 from companion.objectives import OBJECTIVES, get_objective
 from companion.objectives.attention import MaskKind
 from companion.objectives.causal_lm import CausalLMCollator
-from companion.objectives.explicit_mask import ExplicitMaskCollator
+from companion.objectives.collate import PrefixCollator
 from companion.objectives.masked_lm import MaskedLMCollator
 from companion.training.masking import SETTINGS
 
@@ -51,7 +51,7 @@ def test_the_collator_lives_where_the_roster_says(objective):
     assert set(objective.options) <= setting_docs().keys()
     assert set(objective.training_options) <= setting_docs().keys() - fields
     assert set(objective.masks) <= set(get_args(MaskKind))
-    assert bool(objective.masks) == issubclass(collator, ExplicitMaskCollator)
+    assert bool(objective.masks) == issubclass(collator, PrefixCollator)
 
 
 @pytest.mark.parametrize("objective", FORMS, ids=lambda form: form.collator)

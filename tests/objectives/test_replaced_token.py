@@ -2,7 +2,6 @@
 
 import copy
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +19,6 @@ from strategies import (
 )
 
 from companion.batch import IGNORE_INDEX
-from companion.errors import ObjectiveError
 from companion.objectives.masked_lm import MaskedLMCollator
 from companion.objectives.replaced_token import NOISE_BITS, ReplacedTokenCollator
 
@@ -104,10 +102,3 @@ def test_eighty_five_percent_are_masked_and_the_rest_kept():
     shown, labels = batch["input_ids"][chosen], batch["labels"][chosen]
     assert ((shown == MASK) | (shown == labels)).all()
     assert within_five_sigma(int((shown == MASK).sum()), len(shown), 0.85)
-
-
-def test_examples_of_another_collator_are_refused():
-    """别的整理器造的样本没有随机数。"""
-    examples = MaskedLMCollator(BERT).examples([sentence(9, 0)])
-    with pytest.raises(ObjectiveError, match="抽样用的随机数"):
-        ReplacedTokenCollator(BERT).collate(examples)

@@ -13,6 +13,7 @@ from strategies import (
     CONTAINERS,
     DOCUMENT_LENGTHS,
     FEW,
+    MASK,
     PLAIN_IDS,
     SEP,
     UNK,
@@ -20,48 +21,39 @@ from strategies import (
     packed_features,
     same_feature,
     starts_of,
+    tokenizer_of,
 )
 
 from companion.batch import IGNORE_INDEX
 from companion.errors import ObjectiveError
 from companion.objectives.attention import (
+    PADDING,
     additive_mask,
-    document_index,
     restarting_positions,
     visible_within_documents,
 )
-from companion.objectives.rows import (
-    Row,
-    assemble,
-    make_example,
-    read_row,
-    special_ids_of,
-)
+from companion.objectives.collate import collate, make_example
+from companion.objectives.rows import Row, edge_ids_of, read_row, special_ids_of
 
-SPECIALS = special_ids_of(BERT)
+SPECIALS, EDGES = special_ids_of(BERT), edge_ids_of(BERT)
 A, B, C = PLAIN_IDS[:3]
 
 
 def assert_same_row(first: Row, second: Row) -> None:
-    for name in ("input_ids", "document_starts", "special"):
-        one, other = getattr(first, name), getattr(second, name)
-        assert one.dtype == other.dtype
-        assert torch.equal(one, other), name
-    assert (first.word_ids is None) == (second.word_ids is None)
-    if first.word_ids is not None and second.word_ids is not None:
-        assert torch.equal(first.word_ids, second.word_ids)
-    assert (first.example_id, first.epoch) == (second.example_id, second.epoch)
+    assert vars(first).keys() == vars(second).keys()
+    for name, value in vars(first).items():
+        if name not in ("example_id", "name"):
+            np.testing.assert_array_equal(value, getattr(second, name), strict=True)
 
 
 @FEW
 @given(st.one_of(masked_features(), packed_features()))
 def test_reading_leaves_the_example_as_it_was(feature):
-    """读一个样本不改动它，读出的张量也不与它共用内存。"""
+    """读一个样本不改动它，读出的数组也不与它共用内存。"""
     before = copy.deepcopy(feature)
-    row = read_row(feature, SPECIALS)
-    row.input_ids.fill_(0)
-    row.document_starts.fill_(0)
-    row.special.fill_(True)
+    row = read_row(feature, SPECIALS, EDGES)
+    row.input_ids.fill(0)
+    row.special.fill(True)
     assert same_feature(feature, before)
 
 
@@ -78,12 +70,14 @@ def test_every_container_reads_the_same():
                 "epoch": np.int64(3),
             },
             SPECIALS,
+            EDGES,
         )
         for contain in CONTAINERS
     ]
     for row in rows[1:]:
         assert_same_row(row, rows[0])
-    assert rows[0].input_ids.dtype == torch.int64
+    assert rows[0].input_ids.dtype == np.int64
+    assert (rows[0].example_id, rows[0].epoch) == (2**40, 3)
 
 
 @FEW
@@ -98,23 +92,23 @@ def test_padding_already_in_the_example_is_removed(feature, left, right):
         "document_starts": [left],
     }
     plain = {"input_ids": ids, "word_ids": [*range(len(ids))], "document_starts": [0]}
-    assert_same_row(read_row(padded, SPECIALS), read_row(plain, SPECIALS))
+    assert_same_row(read_row(padded, SPECIALS, EDGES), read_row(plain, SPECIALS, EDGES))
 
 
 def test_special_tokens_are_found_by_id_and_by_mask():
     """[UNK] 总算特殊词元，哪怕样本的掩码没有标它；掩码可以再添别的。"""
     feature = {"input_ids": [CLS, A, UNK, B, SEP]}
-    assert read_row(feature, SPECIALS).special.tolist() == [1, 0, 1, 0, 1]
+    assert read_row(feature, SPECIALS, EDGES).special.tolist() == [1, 0, 1, 0, 1]
     feature["special_tokens_mask"] = [1, 0, 0, 1, 1]
-    assert read_row(feature, SPECIALS).special.tolist() == [1, 0, 1, 1, 1]
+    assert read_row(feature, SPECIALS, EDGES).special.tolist() == [1, 0, 1, 1, 1]
 
 
 def test_the_output_of_a_tokenizer_is_an_example():
     """`tokenizer(文本)` 的结果可以直接读。"""
-    row = read_row(BERT("良弓藏", return_special_tokens_mask=True), SPECIALS)
+    row = read_row(BERT("良弓藏", return_special_tokens_mask=True), SPECIALS, EDGES)
     assert row.input_ids.tolist() == BERT("良弓藏")["input_ids"]
     assert row.special.tolist() == [1, 0, 0, 0, 1]
-    assert (row.example_id, row.epoch, row.word_ids) == (None, 0, None)
+    assert (row.epoch, row.word_ids, row.prefix_lengths) == (0, None, None)
 
 
 @pytest.mark.parametrize(
@@ -139,23 +133,81 @@ def test_the_output_of_a_tokenizer_is_an_example():
 def test_an_unreadable_example_is_named(feature, message):
     """空的、没分词的、长短不一的、文档起点不合的，各有一句话说清。"""
     with pytest.raises(ObjectiveError, match=message):
-        read_row(feature, SPECIALS)
+        read_row(feature, SPECIALS, EDGES)
+
+
+@FEW
+@given(DOCUMENT_LENGTHS)
+def test_every_token_knows_its_document(lengths):
+    """行内第几篇，与逐个数出来的相同。"""
+    feature = {"input_ids": [A] * sum(lengths), "document_starts": starts_of(lengths)}
+    row = read_row(feature, SPECIALS, EDGES)
+    assert row.document_index.tolist() == naive_documents(lengths, sum(lengths))
+
+
+@pytest.mark.parametrize(
+    ("ids", "bodies"),
+    [
+        ([CLS, A, B, SEP, CLS, C, SEP], [(1, 3), (5, 6)]),
+        ([A, SEP, B, SEP, UNK, C, UNK], [(0, 3), (4, 7)]),  # 文中的 [SEP]、文末的 [UNK]
+        ([CLS, SEP, SEP, SEP, A, B, C], [(4, 4), (4, 7)]),  # 没有正文的一篇
+    ],
+)
+def test_the_body_of_a_document_lies_between_its_edges(ids, bodies):
+    """正文是首尾两个普通词元之间的一段；没有普通词元的，正文为空，在文末。"""
+    row = read_row({"input_ids": ids, "document_starts": [0, 4]}, SPECIALS, EDGES)
+    assert [(each.left, each.right) for each in row.documents] == bodies
+    assert [(each.start, each.stop) for each in row.documents] == [(0, 4), (4, 7)]
+
+
+def test_an_unknown_token_that_is_also_the_end_is_an_edge():
+    """GPT-2 的“未知”就是文档结尾：在文末不算正文。BERT 的 [UNK] 算。"""
+    gpt2 = tokenizer_of("gpt2")
+    assert gpt2.eos_token_id in edge_ids_of(gpt2)
+    assert UNK not in edge_ids_of(BERT)
+    assert MASK not in edge_ids_of(BERT)
+
+
+def test_the_noise_is_a_function_of_seed_epoch_example_and_document():
+    """四个数相同随机数就相同，换任何一个、两个对调都不同；负的种子也收。"""
+    keys = [(s, e, i, d) for s in (-1, 0, 1, 2**40) for e in range(3)
+            for i in range(20) for d in range(3)]  # fmt: skip
+    drawn = {}
+    for seed, epoch, example, document in keys:
+        feature = {"input_ids": [A], "epoch": epoch, "example_id": example}
+        rngs = [
+            read_row(feature, SPECIALS, EDGES).rng(seed, document) for _ in range(2)
+        ]
+        first, again = (tuple(rng.random(2)) for rng in rngs)
+        assert first == again
+        drawn[first] = seed
+    assert len(drawn) == len(keys)
+
+
+def test_examples_without_a_number_draw_from_the_global_stream():
+    """没有编号的样本由 torch 的全局随机数决定：定了种子就重现，否则各次不同。"""
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        rows = [read_row({"input_ids": [A]}, SPECIALS, EDGES) for _ in range(2)]
+        drawn.append([row.rng(0).random() for row in rows])
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert drawn[0][0] != drawn[0][1]
+
+
+def naive_documents(lengths: list[int], length: int) -> list[int]:
+    documents = [number for number, size in enumerate(lengths) for _ in range(size)]
+    return documents + [PADDING] * (length - len(documents))
 
 
 def build(lengths: list[list[int]], causal: bool, multiple: int | None = None):
-    rows = [
-        Row(
-            input_ids=torch.arange(1, sum(row) + 1),
-            document_starts=torch.tensor(starts_of(row)),
-            special=torch.zeros(sum(row), dtype=torch.bool),
-            word_ids=None,
-            example_id=None,
-            epoch=0,
-        )
-        for row in lengths
-    ]
-    return assemble(
-        [make_example(row, row.input_ids, -row.input_ids) for row in rows],
+    counts = [np.arange(1, sum(row) + 1) for row in lengths]
+    documents = [np.array(naive_documents(row, sum(row))) for row in lengths]
+    return collate(
+        [
+            make_example(count, -count, documents=each)
+            for count, each in zip(counts, documents, strict=True)
+        ],
         pad_token_id=0,
         causal=causal,
         pad_to_multiple_of=multiple,
@@ -177,12 +229,7 @@ def test_rows_become_one_batch(lengths, causal):
         assert batch.keys() == {"input_ids", "labels", "attention_mask"}
         assert torch.equal(batch["attention_mask"], real.long())
         return
-    documents = torch.stack(
-        [
-            document_index(torch.tensor(starts_of(row)), sum(row), shape[1])
-            for row in lengths
-        ]
-    )
+    documents = torch.tensor([naive_documents(row, shape[1]) for row in lengths])
     visible = visible_within_documents(documents, causal=causal)
     assert torch.equal(batch["attention_mask"], additive_mask(visible))
     assert torch.equal(batch["position_ids"], restarting_positions(documents))

@@ -1,21 +1,15 @@
 """词元序列里的句子：各种分词器断在同样的地方，引号归前一句。"""
 
 import re
+from itertools import accumulate
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import tokenizer_of
 from transformers import PreTrainedTokenizerFast
 
-from companion.objectives.ragged import Ragged
-from companion.objectives.sentences import (
-    CLOSERS,
-    ENDS,
-    sentence_end_ids,
-    split_sentences,
-)
+from companion.objectives.sentences import CLOSERS, ENDS, sentence_marks
 
 
 def characters(text: str) -> PreTrainedTokenizerFast:
@@ -48,14 +42,14 @@ def byte_pairs(*merged: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 
-def sentences_of(tokenizer, *texts: str) -> list[str]:
-    """各篇文字断成的句子，写成文字。"""
-    rows = [
-        np.array(tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
-        for text in texts
-    ]
-    found = split_sentences(Ragged.of(rows), *sentence_end_ids(tokenizer))
-    return [tokenizer.decode(row).replace(" ", "") for row in found.split()]
+def sentences_of(tokenizer, text: str) -> list[str]:
+    """一篇文字断成的句子，写成文字。"""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    lengths = sentence_marks(tokenizer).split(ids)
+    assert sum(lengths) == len(ids)
+    rows = [ids[stop - size : stop] for size, stop in
+            zip(lengths, accumulate(lengths), strict=True)]  # fmt: skip
+    return [tokenizer.decode(row).replace(" ", "") for row in rows]
 
 
 def expected(text: str) -> list[str]:
@@ -121,22 +115,6 @@ def test_special_tokens_are_never_ends():
     """特殊词元哪怕写得像句末，也不算。"""
     tokenizer = characters("臣。！")
     tokenizer.add_special_tokens({"sep_token": "。"})
-    ends, closers = sentence_end_ids(tokenizer)
-    assert tokenizer.convert_ids_to_tokens(ends) == ["！"]
-    assert closers.tolist() == []
-
-
-def test_documents_are_cut_apart():
-    """一篇不以句末收尾，或下一篇以后引号开头，两篇也不连成一句。"""
-    tokenizer = characters("臣光曰。」")
-    found = sentences_of(tokenizer, "臣。光", "」曰。", "」曰", "。")
-    assert found == ["臣。", "光", "」曰。", "」曰", "。"]
-
-
-def test_each_sentence_knows_its_document():
-    """第 s 句属于第 `owners[starts[s]]` 篇；词元的总数与次序不变。"""
-    documents = Ragged.of([np.array([7, 2, 8]), np.array([9]), np.array([2, 2, 5])])
-    found = split_sentences(documents, np.array([2]), np.array([], np.int64))
-    assert found.lengths.tolist() == [2, 1, 1, 2, 1]
-    assert documents.owners[found.starts].tolist() == [0, 0, 1, 2, 2]
-    assert np.array_equal(found.values, documents.values)
+    marks = sentence_marks(tokenizer)
+    assert tokenizer.convert_ids_to_tokens(list(marks.ends)) == ["！"]
+    assert not marks.closers

@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,6 +16,7 @@ from strategies import (
     SEP,
     SPECIAL_IDS,
     WORD_LENGTHS,
+    rng_of,
     tokenizer_of,
     within_five_sigma,
     word_ids_of,
@@ -24,8 +26,8 @@ from companion.batch import IGNORE_INDEX
 from companion.checkpoints.tiny import tiny_model
 from companion.errors import ObjectiveError
 from companion.objectives.masked_lm import MaskedLMCollator
-from companion.objectives.noise import derive_generator
 from companion.objectives.presets import get_preset
+from companion.objectives.rows import runs_of
 from companion.objectives.similar_words import (
     NEIGHBOURS,
     replace_words,
@@ -36,27 +38,28 @@ from companion.objectives.similar_words import (
 TABLE = {"天子": ["诸侯", "大夫", "王"], "诸侯": ["大夫"], "王": ["臣", "天子"]}
 WORDS = ["天子", "诸侯", "大夫", "老师", "故事", "王", "臣", "民", "朋", "今天"]
 SIMILAR = similar_from_lists(BERT, TABLE)
-RANDOM_IDS = torch.tensor(PLAIN_IDS)
+RANDOM_IDS = np.array(PLAIN_IDS)
 
 
 def ids_of(text: str) -> list[int]:
     return BERT(text, add_special_tokens=False)["input_ids"]
 
 
-def words_of(rows: torch.Tensor) -> set[str]:
+def words_of(rows: np.ndarray) -> set[str]:
     return {BERT.decode(row).replace(" ", "") for row in rows}
 
 
 def replaced(text: str, lengths: list[int], seed: int, **shares: float) -> list[int]:
     """`text` 按 `lengths` 分词，全部选中，替换一次。"""
+    ids = np.array(ids_of(text))
     return replace_words(
-        torch.tensor(ids_of(text)),
-        word_ids_of(lengths),
+        ids,
+        runs_of(ids >= 0, word_ids_of(lengths)),
         SIMILAR,
         random_ids=RANDOM_IDS,
         similar_prob=shares.get("similar", 1.0),
         random_prob=shares.get("random", 0.0),
-        generator=derive_generator(seed, 0, 0),
+        rng=rng_of(seed),
     ).tolist()
 
 
@@ -198,4 +201,4 @@ def test_the_table_can_be_sent_to_another_process():
     """近义词表可以序列化，替换的结果相同。"""
     again = pickle.loads(pickle.dumps(SIMILAR))
     key = tuple(ids_of("天子"))
-    assert torch.equal(again.neighbours[key], SIMILAR.neighbours[key])
+    assert np.array_equal(again.neighbours[key], SIMILAR.neighbours[key])

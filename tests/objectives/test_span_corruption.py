@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import FEW, tokenizer_of, within_five_sigma
+from strategies import FEW, corrupted, rng_of, tokenizer_of, within_five_sigma
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from companion.batch import IGNORE_INDEX
 from companion.checkpoints.tiny import tiny_model
 from companion.errors import ObjectiveError
-from companion.objectives.ragged import Ragged
 from companion.objectives.span_corruption import (
     SpanCorruptionCollator,
     place_spans,
@@ -48,12 +47,6 @@ def character_tokenizer(sentinels, characters=TEXT):
 
 HUNDRED = character_tokenizer([f"<extra_id_{i}>" for i in reversed(range(100))])
 SENTINELS = HUNDRED.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(100)])
-
-
-def keys_of(count, first=0):
-    """`count` 篇的钥匙：编号各异的同一种子。"""
-    generator = np.random.default_rng(first)
-    return generator.integers(0, 2**63, count).astype(np.uint64)
 
 
 def naive_mask(length, num_noise, num_spans):
@@ -95,7 +88,7 @@ def merge(inputs, targets, sentinels):
 
 def random_documents(lengths, seed=0):
     generator = np.random.default_rng(seed)
-    return Ragged.of([generator.integers(3, len(set(TEXT)), n) for n in lengths])
+    return [generator.integers(3, len(set(TEXT)), n) for n in lengths]
 
 
 def test_the_figure_of_the_paper_comes_out():
@@ -104,17 +97,16 @@ def test_the_figure_of_the_paper_comes_out():
     words = sentence.split()
     vocabulary = {word: 10 + i for i, word in enumerate(words)}
     x, y, z = 3, 2, 1
-    documents = Ragged.of([np.array([vocabulary[word] for word in words])])
+    tokens = np.array([vocabulary[word] for word in words])
     noise = np.array([word in ("for", "inviting", "last") for word in words])
-    result = replace_spans(documents, noise, np.array([x, y, z]), final_sentinel=True)
+    result = replace_spans(tokens, noise, np.array([x, y, z]), final_sentinel=True)
     spelt = {number: word for word, number in vocabulary.items()} | {
         x: "<X>",
         y: "<Y>",
         z: "<Z>",
     }
     said = [
-        " ".join(spelt[i] for i in column.values)
-        for column in (result.inputs, result.targets)
+        " ".join(spelt[i] for i in column) for column in (result.inputs, result.targets)
     ]
     assert said == [
         "Thank you <X> me to your party <Y> week .",
@@ -144,7 +136,7 @@ def test_raw_lengths_fill_the_block_as_in_the_released_code(
 ):
     """`random_spans_helper` 的数：原文多长，输入恰好填满一行，目标又多长。"""
     assert raw_length(room - 1, density, mean) == raw
-    noise, spans = span_counts(np.array([raw]), density, mean)
+    noise, spans = span_counts(raw, density, mean)
     assert raw - noise + spans + 1 == room
     assert noise + spans + 1 == targets
 
@@ -181,24 +173,16 @@ def test_the_row_capacity_is_the_longest_row_that_fits(
 
 @FEW
 @given(LENGTHS, st.integers(0, 99), st.booleans(), st.sampled_from([0.15, 0.5, 0.9]))
-def test_the_vectorised_form_is_the_naive_one(lengths, seed, final, density):
-    """同一个掩码，整批的写法与逐词元的写法逐个相等。"""
-    documents = random_documents(lengths, seed)
-    num_noise, num_spans = span_counts(documents.lengths, density, 2.0)
-    noise = place_spans(
-        documents.lengths, num_noise, num_spans, keys_of(len(lengths), seed)
-    )
-    result = replace_spans(documents, noise, np.array(SENTINELS), final_sentinel=final)
-    masks = Ragged(noise, documents.lengths).split()
-    for tokens, mask, inputs, targets in zip(
-        documents.split(),
-        masks,
-        result.inputs.split(),
-        result.targets.split(),
-        strict=True,
-    ):
-        expected = naive_corrupt(tokens.tolist(), mask.tolist(), SENTINELS, final=final)
-        assert (inputs.tolist(), targets.tolist()) == expected
+def test_runs_are_replaced_as_token_by_token(lengths, seed, final, density):
+    """同一个掩码，与逐词元的写法逐个相等。"""
+    for number, tokens in enumerate(random_documents(lengths, seed)):
+        counts = span_counts(len(tokens), density, 2.0)
+        noise = place_spans(len(tokens), *counts, rng_of(seed, number))
+        result = replace_spans(tokens, noise, np.array(SENTINELS), final_sentinel=final)
+        expected = naive_corrupt(
+            tokens.tolist(), noise.tolist(), SENTINELS, final=final
+        )
+        assert (result.inputs.tolist(), result.targets.tolist()) == expected
 
 
 @FEW
@@ -207,20 +191,13 @@ def test_filling_the_sentinels_restores_the_text(lengths, seed, placement):
     """把目标的各段填回哨兵处就是原文；origin 指着原文，hidden 恰是哨兵之外的目标。"""
     documents = random_documents(lengths, seed)
     collator = SpanCorruptionCollator(HUNDRED, span_placement=placement)
-    result = collator.corrupt_documents(documents, keys_of(len(lengths), seed))
-    columns = (
-        documents.split(),
-        result.inputs.split(),
-        result.targets.split(),
-        Ragged(result.origin, result.targets.lengths).split(),
-        Ragged(result.hidden, result.targets.lengths).split(),
-    )
-    for text, inputs, targets, origin, hidden in zip(*columns, strict=True):
-        assert merge(inputs.tolist(), targets.tolist(), SENTINELS) == text.tolist()
-        assert np.array_equal(hidden, ~np.isin(targets, SENTINELS))
-        assert np.array_equal(targets[hidden], text[origin[hidden]])
-        assert (origin[~hidden] == -1).all()
-        used = targets[~hidden].tolist()
+    for text, each in zip(documents, corrupted(collator, documents, seed), strict=True):
+        filled = merge(each.inputs.tolist(), each.targets.tolist(), SENTINELS)
+        assert filled == text.tolist()
+        assert np.array_equal(each.hidden, ~np.isin(each.targets, SENTINELS))
+        assert np.array_equal(each.targets[each.hidden], text[each.origin[each.hidden]])
+        assert (each.origin[~each.hidden] == -1).all()
+        used = each.targets[~each.hidden].tolist()
         assert used == SENTINELS[: len(used)]
 
 
@@ -230,48 +207,41 @@ def test_short_documents_hide_exactly_what_the_paper_says(length, placement):
     """1 到 10 个词元：盖 max(1, round(0.15·L)) 个，一段，转断了是两段；一个不盖。"""
     documents = random_documents([length] * 50)
     collator = SpanCorruptionCollator(HUNDRED, span_placement=placement)
-    result = collator.corrupt_documents(documents, keys_of(50))
     hidden = 0 if length == 1 else max(1, round(0.15 * length))
-    spans = result.targets.lengths - hidden
-    assert (result.inputs.lengths == length - hidden + np.where(hidden, spans, 0)).all()
-    assert set(spans.tolist()) <= (
-        {1} if hidden < 2 or placement == "reference" else {1, 2}
-    )
-    if length == 1:
-        assert (result.targets.values == SENTINELS[0]).all()
-        assert np.array_equal(result.inputs.values, documents.values)
+    for text, each in zip(documents, corrupted(collator, documents), strict=True):
+        spans = len(each.targets) - hidden
+        assert len(each.inputs) == length - hidden + (spans if hidden else 0)
+        assert spans in ((1,) if hidden < 2 or placement == "reference" else (1, 2))
+        if length == 1:
+            assert each.targets.tolist() == [SENTINELS[0]]
+            assert np.array_equal(each.inputs, text)
 
 
 def test_the_counts_are_exact_at_the_size_of_the_paper():
     """568 个词元：盖 85 个、28 段，输入 511、目标 113，每篇都是。"""
-    result = SpanCorruptionCollator(HUNDRED).corrupt_documents(
-        random_documents([568] * 30), keys_of(30)
-    )
-    assert (result.inputs.lengths == 511).all()
-    assert (result.targets.lengths == 113).all()
-    assert (np.bincount(np.repeat(range(30), 113), result.hidden) == 85).all()
+    for each in corrupted(
+        SpanCorruptionCollator(HUNDRED), random_documents([568] * 30)
+    ):
+        sizes = len(each.inputs), len(each.targets), int(each.hidden.sum())
+        assert sizes == (511, 113, 85)
 
 
 def test_many_spans_never_exceed_the_visible_tokens():
     """密度 0.9、平均 1 个词元：发布的代码在此出错，这里段数不超过没盖的个数。"""
-    lengths = np.arange(2, 60)
-    noise, spans = span_counts(lengths, 0.9, 1.0)
-    assert (spans <= lengths - noise).all()
-    assert (spans >= 1).all()
-    mask = place_spans(lengths, noise, spans, keys_of(len(lengths)))
-    assert np.array_equal(
-        np.bincount(np.repeat(range(len(lengths)), lengths), mask), noise
-    )
+    for length in range(2, 60):
+        noise, spans = span_counts(length, 0.9, 1.0)
+        assert 1 <= spans <= length - noise
+        assert place_spans(length, noise, spans, rng_of(length)).sum() == noise
 
 
 def masks_of(length, count, placement="reference", seed=0):
     """`count` 篇等长文档的掩码，(count, length)。"""
     collator = SpanCorruptionCollator(HUNDRED, span_placement=placement)
-    documents = Ragged(np.arange(length * count) + 1000, np.full(count, length))
-    result = collator.corrupt_documents(documents, keys_of(count, seed))
-    mask = np.zeros(length * count, bool)
-    mask[result.targets.values[result.hidden] - 1000] = True
-    return mask.reshape(count, length)
+    text = np.arange(1000, 1000 + length)
+    mask = np.zeros((count, length), bool)
+    for row, each in zip(mask, corrupted(collator, [text] * count, seed), strict=True):
+        row[each.origin[each.hidden]] = True
+    return mask
 
 
 def test_span_lengths_follow_the_law_of_random_compositions():
@@ -297,7 +267,7 @@ def test_the_two_partitions_and_the_turn_are_unrelated():
     first_noise = runs - first_kept
     rolled = np.stack([np.roll(mask, -k, axis=1) for k in range(length)])
     angle = (rolled == turned).all(2).argmax(0)
-    assert (span_counts(np.array([length]), 0.15, 3.0)[1] == 2).all()
+    assert span_counts(length, 0.15, 3.0)[1] == 2
     numbers = np.corrcoef([first_kept, first_noise, angle])[np.triu_indices(3, 1)]
     assert (np.abs(numbers) <= 5 / math.sqrt(count)).all()
     still = angle == 0  # 34 个没盖的有 33 条缝，切在第一条的机会不因此而变
@@ -309,7 +279,7 @@ def test_placement_agrees_with_the_naive_law_place_by_place():
     """每个位置盖住的频率与逐篇抽签的写法相差不过 5 倍标准差（两边各 2000 篇）。"""
     random.seed(0)
     length, count = 40, 2000
-    [noise], [spans] = span_counts(np.array([length]), 0.15, 3.0)
+    noise, spans = span_counts(length, 0.15, 3.0)
     ours = masks_of(length, count).mean(0)
     naive = np.mean([naive_mask(length, noise, spans) for _ in range(count)], axis=0)
     sigma = np.sqrt((ours * (1 - ours) + naive * (1 - naive)) / count)
@@ -336,7 +306,7 @@ def test_the_unbiased_placement_hides_every_place_alike(length):
     """转过之后，每个位置盖住的机会都是 N/L，每篇仍恰好盖 N 个，至多多断出一段。"""
     count = 3000
     mask = masks_of(length, count, "unbiased")
-    [noise], [spans] = span_counts(np.array([length]), 0.15, 3.0)
+    noise, spans = span_counts(length, 0.15, 3.0)
     assert (mask.sum(1) == noise).all()
     for hits in mask.sum(0).tolist():
         assert within_five_sigma(hits, count, noise / length)
@@ -425,19 +395,19 @@ def test_the_loss_of_a_stock_model_is_the_cross_entropy_of_the_labels():
 
 def test_hiding_given_tokens_gives_one_sentinel_per_run():
     """填空：指定遮哪些，相连的是一段；一个也不遮的文档只得到结尾的哨兵。"""
-    rows = [HUNDRED(text)["input_ids"] for text in ("天下大势", "合久必分")]
-    feature = {
-        "input_ids": [i for row in rows for i in row],
-        "document_starts": [0, len(rows[0])],
-    }
-    noise = np.array([1, 1, 0, 1, 0, 0, 0, 0], bool)
-    example = SpanCorruptionCollator(HUNDRED).hide(feature, noise)
-    assert "".join(HUNDRED.convert_ids_to_tokens(example.input_ids)) == (
-        "<extra_id_0>大<extra_id_1></s>合久必分</s>"
-    )
-    assert "".join(HUNDRED.convert_ids_to_tokens(example.labels)) == (
-        "<extra_id_0>天下<extra_id_1>势</s><extra_id_0></s>"
-    )
+
+    def said(text, noise):
+        example = SpanCorruptionCollator(HUNDRED).hide(
+            HUNDRED(text), np.array(noise, bool)
+        )
+        columns = (example.input_ids, example.labels)
+        return ["".join(HUNDRED.convert_ids_to_tokens(each)) for each in columns]
+
+    assert said("天下大势", [1, 1, 0, 1]) == [
+        "<extra_id_0>大<extra_id_1></s>",
+        "<extra_id_0>天下<extra_id_1>势</s>",
+    ]
+    assert said("合久必分", [0] * 4) == ["合久必分</s>", "<extra_id_0></s>"]
 
 
 def test_the_end_token_is_never_hidden_and_always_a_target():
@@ -484,7 +454,7 @@ def test_too_few_sentinels_are_counted():
         character_tokenizer([f"<extra_id_{i}>" for i in range(10)])
     )
     with pytest.raises(ObjectiveError, match="要用 28 个哨兵，词表里只有 10 个"):
-        collator.corrupt_documents(random_documents([30, 568]), keys_of(2))
+        corrupted(collator, random_documents([30, 568]))
     with pytest.raises(ObjectiveError, match="要用 28 个哨兵") as caught:
         collator.row_capacity(512, 1)
     assert "block_size" in caught.value.remedy

@@ -3,6 +3,7 @@
 import copy
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -17,6 +18,7 @@ from strategies import (
     SPECIAL_IDS,
     UNK,
     bodies,
+    rng_of,
     same_feature,
     starts_of,
     tokenizer_of,
@@ -29,6 +31,7 @@ from companion.checkpoints.tiny import tiny_model
 from companion.errors import ObjectiveError
 from companion.losses.target_head import target_losses
 from companion.objectives.noise import masking_budget
+from companion.objectives.rows import runs_of
 from companion.objectives.unified_lm import (
     SEGMENTS,
     TASKS,
@@ -202,23 +205,16 @@ def test_eighty_ten_ten():
     assert not torch.isin(shown[shown != MASK], torch.tensor(sorted(SPECIAL_IDS))).any()
 
 
-def runs(chosen: torch.Tensor) -> list[int]:
-    """相连的选中处各有几个。"""
-    text = "".join("x" if each else " " for each in chosen.tolist())
-    return [len(part) for part in text.split()]
-
-
 @pytest.mark.parametrize(
     ("probability", "shares"),
     [(0.2, {1: 0.8, 2: 0.1, 3: 0.1}), (1.0, {2: 0.5, 3: 0.5})],
 )
 def test_a_pick_takes_one_two_or_three_tokens(probability, shares):
     """稀疏地挑，各次少有相连：单个 80%，两个、三个各半，5 倍标准差之内。"""
-    generator = torch.Generator().manual_seed(0)
-    candidates = torch.ones(200_000, dtype=torch.bool)
-    chosen = choose_ngrams(candidates, 2000, probability, generator)
+    candidates = np.ones(200_000, np.bool_)
+    chosen = choose_ngrams(candidates, 2000, probability, rng_of(0))
     assert int(chosen.sum()) == 2000
-    sizes = runs(chosen)
+    sizes = [stop - start for start, stop in runs_of(chosen)]
     for size, share in shares.items():
         # 偶有两次挑在一起，约三十次，小于 5 倍标准差
         assert within_five_sigma(sizes.count(size), len(sizes), share), size
@@ -228,20 +224,16 @@ def test_a_pick_takes_one_two_or_three_tokens(probability, shares):
 @given(st.lists(st.booleans(), min_size=1, max_size=30), st.integers(0, 40))
 def test_ngrams_stay_within_the_candidates(candidates, budget):
     """只挑候选，个数恰是预算与候选数之小者；非候选把相连的几个隔断。"""
-    flags = torch.tensor(candidates)
-    generator = torch.Generator().manual_seed(budget)
-    chosen = choose_ngrams(flags, budget, 1.0, generator)
+    flags = np.array(candidates)
+    chosen = choose_ngrams(flags, budget, 1.0, rng_of(budget))
     assert not (chosen & ~flags).any()
     assert int(chosen.sum()) == min(budget, int(flags.sum()))
 
 
 def test_single_tokens_are_chosen_uniformly():
     """不挑相连的几个时，每个位置被挑中的机会相同，首尾也不例外。"""
-    generator = torch.Generator().manual_seed(1)
-    candidates = torch.ones(20, dtype=torch.bool)
-    picks = sum(
-        choose_ngrams(candidates, 3, 0.0, generator).long() for _ in range(1500)
-    )
+    rng, candidates = rng_of(1), np.ones(20, np.bool_)
+    picks = sum(choose_ngrams(candidates, 3, 0.0, rng).astype(int) for _ in range(1500))
     assert all(within_five_sigma(int(each), 1500, 3 / 20) for each in picks)
 
 

@@ -1,8 +1,8 @@
 """一次遮相连的几个词：长短合论文的分布，个数合预算，词、文档都不跨过。"""
 
 from collections import Counter
-from itertools import groupby
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -16,6 +16,7 @@ from strategies import (
     SEP,
     UNK,
     WORD_LENGTHS,
+    rng_of,
     starts_of,
     within_five_sigma,
     word_ids_of,
@@ -24,16 +25,16 @@ from strategies import (
 from companion.batch import IGNORE_INDEX
 from companion.errors import ObjectiveError
 from companion.objectives.masked_lm import MaskedLMCollator
-from companion.objectives.noise import derive_generator, masking_budget
-from companion.objectives.word_runs import (
+from companion.objectives.noise import (
     ALBERT_SHARES,
     SPAN_SHARES,
-    adjoining_units,
     choose_ngrams,
     choose_spans,
     draw_length,
+    masking_budget,
     read_words,
 )
+from companion.objectives.rows import runs_of, shuffled
 
 ROWS = st.lists(WORD_LENGTHS, min_size=1, max_size=3)
 BUDGETS = st.integers(0, 40)
@@ -41,17 +42,19 @@ SEEDS = st.integers(0, 999)
 
 
 def row_of(layout: list[list[int]], blocked: list[int]):
-    """几篇文档的词长 → 词号、候选、文档起点；`blocked` 是不可遮的词元。"""
+    """几篇文档的词长 → 可遮的词、各词元在第几篇、候选；`blocked` 不可遮。"""
     lengths = [length for document in layout for length in document]
     word_ids = word_ids_of(lengths)
-    candidates = torch.ones(len(word_ids), dtype=torch.bool)
+    candidates = np.ones(len(word_ids), np.bool_)
     candidates[[place % len(word_ids) for place in blocked]] = False
-    return word_ids, candidates, torch.tensor(starts_of([sum(d) for d in layout]))
+    sizes = [sum(document) for document in layout]
+    words = read_words(word_ids, candidates, starts_of(sizes))
+    return words, np.repeat(np.arange(len(sizes)), sizes), candidates
 
 
-def runs(flags: torch.Tensor) -> list[int]:
-    """相连的真值各有几个。"""
-    return [len(list(group)) for flag, group in groupby(flags.tolist()) if flag]
+def line_of(size: int):
+    """一篇文档，每个词元自成一词。"""
+    return row_of([[1] * size], [])[:2]
 
 
 def sentence(size: int, example: int = 0) -> dict:
@@ -69,12 +72,9 @@ def sentence(size: int, example: int = 0) -> dict:
 @given(ROWS, st.lists(st.integers(0, 200), max_size=3), BUDGETS, SEEDS)
 def test_ngrams_keep_words_whole_and_the_budget(layout, blocked, budget, seed):
     """词全选或全不选；预算 − 最长词 < 选中数 ≤ 预算，一个都放不下时只选最短的。"""
-    word_ids, candidates, starts = row_of(layout, blocked)
-    words = read_words(word_ids, candidates, starts)
-    chosen = choose_ngrams(
-        words, len(word_ids), budget, ALBERT_SHARES, derive_generator(seed, 0, 0)
-    )
-    parts = [chosen[a:b] for a, b in zip(words.starts, words.stops, strict=True)]
+    words, documents, candidates = row_of(layout, blocked)
+    chosen = choose_ngrams(words, documents, budget, ALBERT_SHARES, rng_of(seed))
+    parts = [chosen[a:b] for a, b in words]
     sizes = [len(part) for part in parts]
     assert all(part.all() or not part.any() for part in parts)
     assert not (chosen & ~candidates).any()
@@ -90,14 +90,11 @@ def test_ngrams_keep_words_whole_and_the_budget(layout, blocked, budget, seed):
 @given(ROWS, st.lists(st.integers(0, 200), max_size=3), BUDGETS, SEEDS)
 def test_spans_have_the_exact_count(layout, blocked, budget, seed):
     """恰好 budget 个，词里的词元不够就全选；至多一处断在词中间；每段从词首起。"""
-    word_ids, candidates, starts = row_of(layout, blocked)
-    words = read_words(word_ids, candidates, starts)
-    chosen = choose_spans(
-        words, len(word_ids), budget, SPAN_SHARES, derive_generator(seed, 0, 0)
-    )
-    inside = torch.zeros_like(chosen)
+    words, documents, _ = row_of(layout, blocked)
+    chosen = choose_spans(words, documents, budget, SPAN_SHARES, rng_of(seed))
+    inside = np.zeros_like(chosen)
     broken = 0
-    for start, stop in zip(words.starts, words.stops, strict=True):
+    for start, stop in words:
         inside[start:stop] = True
         part = chosen[start:stop]
         broken += bool(part.any() and not part.all())
@@ -107,30 +104,15 @@ def test_spans_have_the_exact_count(layout, blocked, budget, seed):
     assert broken <= 1
 
 
-@given(ROWS, st.lists(st.integers(0, 200), max_size=3))
-def test_reach_counts_adjoining_words_of_one_document(layout, blocked):
-    """从一个词数到下一个不可遮的词或下一篇文档为止，逐词数的结果相同。"""
-    word_ids, candidates, starts = row_of(layout, blocked)
-    words = read_words(word_ids, candidates, starts)
-    spans = list(zip(words.starts, words.stops, strict=True))
-    for word, reach in enumerate(words.reach):
-        end, count = spans[word][1], 1
-        while word + count < len(spans):
-            begin, stop = spans[word + count]
-            if begin != end or begin in starts:
-                break
-            end, count = stop, count + 1
-        assert reach == count
-
-
-def test_a_word_does_not_join_the_next_document():
-    """两篇文档的词号碰巧相同、又没有特殊词元隔着，也是两个词，不相连。"""
-    words = read_words(
-        torch.tensor([0, 0, 0, 0]),
-        torch.ones(4, dtype=torch.bool),
-        torch.tensor([0, 2]),
-    )
-    assert words == ([0, 2], [2, 4], [1, 1])
+def test_a_run_never_joins_two_documents():
+    """两篇文档的词号碰巧相同、又没有特殊词元隔着，也是两个词；一段不跨过分界。"""
+    words = read_words(np.zeros(4, int), np.ones(4, np.bool_), [0, 2])
+    assert words == [(0, 2), (2, 4)]
+    documents = np.array([0, 0, 1, 1])
+    for seed in range(50):
+        for choose in (choose_ngrams, choose_spans):
+            chosen = choose(words, documents, 2, (0.0, 1.0), rng_of(seed))
+            assert chosen.tolist() in ([1, 1, 0, 0], [0, 0, 1, 1])
 
 
 def test_the_first_ngram_is_six_three_two_elevenths():
@@ -138,19 +120,15 @@ def test_the_first_ngram_is_six_three_two_elevenths():
 
     起点在 20 个字上均匀：末一个字只能取一个，末二个只能取一或二。
     """
-    words = read_words(
-        torch.arange(20), torch.ones(20, dtype=torch.bool), torch.tensor([0])
-    )
+    words, documents = line_of(20)
     first = Counter[int]()
     for example in range(3000):
-        generator = derive_generator(0, 0, example)
+        rng = rng_of(0, example)
         # 只抽第一个起点：与 choose_ngrams 用同样的两串随机数
-        start = int(torch.randperm(20, generator=generator)[0])
-        lot = float(torch.rand(20, generator=generator)[start])
-        size = draw_length(ALBERT_SHARES[: words.reach[start]], lot)
-        chosen = choose_ngrams(
-            words, 20, 3, ALBERT_SHARES, derive_generator(0, 0, example)
-        )
+        start = shuffled(20, rng)[0]
+        lot = rng.random(20)[start]
+        size = draw_length(ALBERT_SHARES[: min(3, 20 - start)], lot)
+        chosen = choose_ngrams(words, documents, 3, ALBERT_SHARES, rng_of(0, example))
         assert chosen[start : start + size].all()
         assert chosen.sum() == 3
         first[size] += 1
@@ -171,7 +149,8 @@ def test_albert_run_lengths_are_those_of_the_reference_code():
     labels = MaskedLMCollator(BERT, granularity="ngram")(features)["labels"]
     chosen = labels != IGNORE_INDEX
     assert chosen.sum(1).tolist() == [77] * 150
-    counts = Counter(n for row in chosen for n in runs(row))
+    runs = (run for row in chosen for run in runs_of(row.numpy()))
+    counts = Counter(stop - start for start, stop in runs)
     shares = [counts[n] / counts.total() for n in (1, 2, 3)]
     assert shares == pytest.approx([0.518, 0.264, 0.177], abs=0.03)
 
@@ -183,7 +162,7 @@ def test_span_lengths_follow_the_renormalised_geometric():
     assert sum(SPAN_SHARES) == pytest.approx(1)
     mean = sum(n * share for n, share in enumerate(SPAN_SHARES, 1))
     assert mean == pytest.approx(3.797, abs=5e-4)
-    lots = torch.rand(40_000, generator=derive_generator(0, 0, 0)).tolist()
+    lots = rng_of(0).random(40_000).tolist()
     drawn = Counter(draw_length(SPAN_SHARES, lot) for lot in lots)
     for size, share in enumerate(SPAN_SHARES, 1):
         assert within_five_sigma(drawn[size], 40_000, share)
@@ -191,18 +170,13 @@ def test_span_lengths_follow_the_renormalised_geometric():
 
 def test_the_first_span_has_the_drawn_length():
     """预算够用时，头一段的词数就是抽到的长度（不越过行末）。"""
+    words, documents = line_of(60)
     for example in range(300):
-        generator = derive_generator(1, 0, example)
-        anchor = int(torch.randperm(60, generator=generator)[0])
-        lot = float(torch.rand(60, generator=generator)[0])
-        size = min(draw_length(SPAN_SHARES, lot), 60 - anchor)
-        words = read_words(
-            torch.arange(60), torch.ones(60, dtype=torch.bool), torch.tensor([0])
-        )
-        chosen = choose_spans(
-            words, 60, size, SPAN_SHARES, derive_generator(1, 0, example)
-        )
-        assert chosen.nonzero()[:, 0].tolist() == list(range(anchor, anchor + size))
+        rng = rng_of(1, example)
+        anchor = shuffled(60, rng)[0]
+        size = min(draw_length(SPAN_SHARES, rng.random()), 60 - anchor)
+        chosen = choose_spans(words, documents, size, SPAN_SHARES, rng_of(1, example))
+        assert np.flatnonzero(chosen).tolist() == list(range(anchor, anchor + size))
 
 
 def test_a_span_is_wholly_masked_wholly_random_or_wholly_kept():
@@ -214,9 +188,8 @@ def test_a_span_is_wholly_masked_wholly_random_or_wholly_kept():
     for inputs, labels in zip(batch["input_ids"], batch["labels"], strict=True):
         chosen = labels != IGNORE_INDEX
         assert chosen.sum() == 77
-        units = adjoining_units(chosen, torch.zeros_like(labels))
-        for unit in range(int(units.max()) + 1):
-            shown, original = inputs[units == unit], labels[units == unit]
+        for start, stop in runs_of(chosen.numpy()):
+            shown, original = inputs[start:stop], labels[start:stop]
             masked, kept = shown == MASK, shown == original
             assert masked.all() or not masked.any()
             if len(shown) < 3:  # 随机词元可能碰巧全是原来的：短的段不好分
@@ -231,12 +204,6 @@ def test_a_span_is_wholly_masked_wholly_random_or_wholly_kept():
     assert within_five_sigma(kinds["masked"], total, 0.8)
     assert within_five_sigma(kinds["random"], total, 0.1)
     assert within_five_sigma(kinds["kept"], total, 0.1)
-
-
-def test_spans_of_two_documents_are_two_decisions():
-    """两段首尾相接而分属两篇文档：两个单元，各自决定。"""
-    chosen = torch.ones(4, dtype=torch.bool)
-    assert adjoining_units(chosen, torch.tensor([0, 0, 1, 1])).tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("granularity", ["ngram", "span"])

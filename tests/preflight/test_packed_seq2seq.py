@@ -14,8 +14,7 @@ from companion.checkpoints.tiny import tiny_model
 from companion.checkpoints.tiny_tokenizers import TINY_TEXT
 from companion.losses.target_head import cross_attention, target_losses
 from companion.objectives import get_objective
-from companion.objectives.example import Example
-from companion.objectives.pairs import collate_pairs
+from companion.objectives.collate import Example, collate
 from companion.preflight.leaks import packing_leak
 
 PATHS = ("attention_mask", "decoder_attention_mask", "cross_attention_mask")
@@ -63,7 +62,7 @@ def alone(example: Example, document: int) -> Example:
 
 def outputs(model, example: Example, **changes) -> tuple[torch.Tensor, torch.Tensor]:
     """编码器的 (L, D) 与解码器的 (K, V)；`changes` 换掉批量里的几项。"""
-    batch = {**collate_pairs([example], 0), **changes}
+    batch = {**collate([example], pad_token_id=0), **changes}
     del batch["labels"]
     mask = batch.pop("cross_attention_mask")
     with torch.no_grad(), cross_attention(model, mask):
@@ -118,7 +117,7 @@ def test_each_of_the_three_masks_is_needed(path, implementation):
     """任一处的掩码换成处处可见（解码器仍不看右边），就漏了：试验试得出来。"""
     model = tiny_model("t5", attn_implementation=implementation)
     example = packed_example(model, "t5", "span_corruption")
-    mask = collate_pairs([example], 0)[path]
+    mask = collate([example], pad_token_id=0)[path]
     hidden = torch.finfo(mask.dtype).min
     open_ = torch.zeros_like(mask)
     if path.startswith("decoder"):
@@ -137,7 +136,7 @@ def test_a_packed_row_costs_what_its_documents_cost_alone(kind, goal):
     found = []
     for examples in ([example], apart):
         model.zero_grad()
-        batch = collate_pairs(examples, 0)
+        batch = collate(examples, pad_token_id=0)
         assert ("cross_attention_mask" in batch) == (len(examples) == 1)
         losses = target_losses(model, batch, causal=False)
         losses.total_nats.backward()
@@ -182,7 +181,7 @@ def test_the_encoder_runs_inside_the_forward_of_the_model():
     forward = model.forward
     # accelerate 就是这样裹的
     model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(forward)
-    batch = collate_pairs([example], 0)
+    batch = collate([example], pad_token_id=0)
     rounded = target_losses(model, batch, causal=False)
     model.forward = forward
     exact = target_losses(model, batch, causal=False)

@@ -1,24 +1,23 @@
 // GLM 的自回归填空。
 "use strict";
 const playBlanks = (() => {
-  const { documentKey, uniform, choose } = playNoise;
-  const { ids, words, range, sum, cumulative, searchRight, splitSentences, CLS, EOS } =
+  const { generator } = playNoise;
+  const { ids, words, sum, cumulative, searchRight, splitSentences, CLS, EOS } =
     playTokens;
 
-  // ---- GLM 填空（blank_infilling.py、blanks.py）；各处随机的股号同 blanks.py
+  // ---- GLM 填空（blank_infilling.py）
   const blankInfilling = (body, seed) => {
-    const key = documentKey(seed);
-    const [level] = uniform(key, 1, 1);
-    let spans = null;
+    const random = generator(seed);
+    const level = random.next();
+    let spans = [];
     let mask = "[MASK]";
-    if (level < 0.3) [spans, mask] = [tailSpan(body, key), "[gMASK]"];
+    if (level < 0.3) [spans, mask] = [tailSpan(body, random), "[gMASK]"];
     else if (level < 0.3 + 0.3) {
-      spans = sentenceSpans(body, key);
-      if (spans) mask = "[sMASK]";
+      spans = sentenceSpans(body, random);
+      if (spans.length) mask = "[sMASK]";
     }
-    spans ??= tokenSpans(body, key);
-    const lots = uniform(key, spans.length, 2);
-    const order = range(spans.length).sort((a, b) => lots[a] - lots[b]);
+    if (!spans.length) spans = tokenSpans(body, random);
+    const order = random.shuffled(spans.length);
     const hidden = body.map(() => false);
     const inputs = [...body];
     for (const { start, size } of spans) {
@@ -44,31 +43,27 @@ const playBlanks = (() => {
     };
   };
 
-  const tailSpan = (body, key) => {
+  const tailSpan = (body, random) => {
     const count = body.length;
     const least = Math.max(1, Math.min(Math.ceil(count / 2), count - 1));
-    const most = Math.max(least, count - 1);
-    const size = least + Math.floor(uniform(key, 1, 14)[0] * (most - least + 1));
+    const size = least + random.below(Math.max(least, count - 1) - least + 1);
     return [{ start: count - size, size }];
   };
 
   const blankBudget = (body) => Math.max(1, Math.trunc(0.15 * body.length));
 
-  const sentenceSpans = (body, key) => {
-    const { sentences } = splitSentences(body);
-    if (sentences.length < 2) return null;
-    const lots = uniform(key, sentences.length, 13);
-    const order = range(sentences.length).sort((a, b) => lots[a] - lots[b] || a - b);
+  const sentenceSpans = (body, random) => {
+    const sentences = splitSentences(body);
     const chosen = [];
-    let before = 0;
-    for (const s of order.slice(0, -1)) {
-      if (before >= blankBudget(body)) break;
-      chosen.push(s);
-      before += sentences[s].length;
+    let total = 0;
+    for (const s of random.shuffled(sentences.length).slice(0, -1)) {
+      if (total >= blankBudget(body)) break;
+      chosen.push(sentences[s]);
+      total += sentences[s].length;
     }
     return chosen
-      .sort((a, b) => a - b)
-      .map((s) => ({ start: sentences[s][0], size: sentences[s].length }));
+      .map((places) => ({ start: places[0], size: places.length }))
+      .sort((a, b) => a.start - b.start);
   };
 
   // 去掉零、截到 39 的泊松分布的累积概率
@@ -77,31 +72,24 @@ const playBlanks = (() => {
     const weights = [];
     for (let k = 1; k <= 39; k++) weights.push(Math.exp((log += Math.log(3 / k))));
     const table = cumulative(weights);
-    return table.map((each, i) => (i === 38 ? 1 : each / table[38]));
+    return table.map((each) => each / table[38]);
   })();
 
-  const tokenSpans = (body, key) => {
-    const budget = blankBudget(body);
+  const tokenSpans = (body, random) => {
     const longest = Math.max(body.length - 1, 1);
-    let total = 0;
-    const drawn = uniform(key, budget, 10).map((lot, i) => {
-      const size = Math.min(1 + searchRight(truncated, lot), longest);
-      total += size;
-      return total - size < budget && total + i <= body.length ? size : 0;
-    });
-    const scores = uniform(key, budget, 11).map((lot, i) => (drawn[i] ? lot : 2));
-    const sizes = range(budget)
-      .sort((a, b) => scores[a] - scores[b])
-      .map((i) => drawn[i])
-      .filter((size) => size > 0);
-    const queue = body.length - sum(sizes) + 1;
-    const places = choose(uniform(key, queue, 12), sizes.length)
-      .map((chosen, at) => (chosen ? at : -1))
-      .filter((at) => at >= 0);
-    return places.map((place, i) => ({
-      start: place + sum(sizes.slice(0, i)),
-      size: sizes[i],
-    }));
+    const drawn = [];
+    while (sum(drawn) < blankBudget(body)) {
+      const lot = random.next();
+      const size = Math.min(1 + searchRight(truncated, lot), 39, longest);
+      if (sum(drawn) + size + drawn.length > body.length) break;
+      drawn.push(size);
+    }
+    const sizes = random.shuffled(drawn.length).map((i) => drawn[i]);
+    const gaps = random
+      .shuffled(body.length - sum(sizes) + 1)
+      .slice(0, sizes.length)
+      .sort((a, b) => a - b);
+    return gaps.map((gap, i) => ({ start: gap + sum(sizes.slice(0, i)), size: sizes[i] }));
   };
 
   return { blankInfilling };

@@ -1,99 +1,84 @@
-// 两种随机数，与包里的逐位相同：
-//   counter   计数器式（companion/objectives/ragged.py）：splitmix64 在（钥匙, 股, i）处的值
-//   twister   torch.Generator 的 MT19937，掩码语言建模用
+// 随机数与包里的逐位相同：numpy 的 default_rng((种子, 第 0 轮, 第 0 个样本, 第几股))，
+// 即 SeedSequence 与 PCG64（O'Neill，2014），只用它的 random()（companion/objectives/rows.py）。
 // 网页不用模块（type="module"），因为从文件夹直接打开的页面读不了模块。
 "use strict";
 const playNoise = (() => {
-  const MASK = (1n << 64n) - 1n;
-  const GOLDEN = 0x9e3779b97f4a7c15n;
+  const WORD = (1n << 64n) - 1n;
+  const STATE = (1n << 128n) - 1n;
+  const MULTIPLIER = (2549297995355413924n << 64n) | 4865540595714422341n;
 
-  // splitmix64 的末级搅拌
-  const mix = (state) => {
-    state = ((state ^ (state >> 30n)) * 0xbf58476d1ce4e5b9n) & MASK;
-    state = ((state ^ (state >> 27n)) * 0x94d049bb133111ebn) & MASK;
-    return state ^ (state >> 31n);
-  };
+  // 几个整数 → 32 位的字，低位在前
+  const entropy = (numbers) =>
+    numbers.flatMap((number) => {
+      const low = number % 2 ** 32;
+      const high = Math.floor(number / 2 ** 32);
+      return high ? [low, high] : [low];
+    });
 
-  const stir = (...values) =>
-    values.reduce((state, value) => mix(((state ^ BigInt(value)) + GOLDEN) & MASK), 0n);
-
-  // 种子、第 0 轮、第 0 个样本、行内第 0 篇
-  const documentKey = (seed) => stir(seed, 0, 0, 0);
-
-  const bits = (key, width, stream) => {
-    const base = mix((key + GOLDEN * BigInt(stream + 1)) & MASK);
-    return Array.from({ length: width }, (_, i) =>
-      mix((base + GOLDEN * BigInt(i + 1)) & MASK),
-    );
-  };
-
-  // [0, 1) 上的随机数：取高 53 位
-  const uniform = (key, width, stream) =>
-    bits(key, width, stream).map((each) => Number(each >> 11n) * 2 ** -53);
-
-  // 分数最小的 count 个；分数相同取前一个
-  const choose = (scores, count) => {
-    const order = scores.map((_, i) => i);
-    order.sort((a, b) =>
-      scores[a] < scores[b] ? -1 : scores[a] > scores[b] ? 1 : a - b,
-    );
-    const chosen = scores.map(() => false);
-    for (const place of order.slice(0, count)) chosen[place] = true;
-    return chosen;
-  };
-
-  // 从 slots 个位置里不放回地选 count 个；只比高 44 位，与 choose_ragged 相同
-  const chooseRagged = (key, slots, count, stream) =>
-    choose(
-      bits(key, slots, stream).map((each) => each >> 20n),
-      count,
-    );
-
-  // MT19937（Matsumoto 与 Nishimura，1998）；torch 只用种子的低 32 位
-  const twister = (seed) => {
-    const size = 624;
-    const state = new Uint32Array(size);
-    state[0] = Number(BigInt.asUintN(32, seed));
-    for (let i = 1; i < size; i++) {
-      const last = state[i - 1] ^ (state[i - 1] >>> 30);
-      state[i] = Math.imul(1812433253, last) + i;
-    }
-    let at = size;
-    const refill = () => {
-      for (let i = 0; i < size; i++) {
-        const joined = (state[i] & 0x80000000) | (state[(i + 1) % size] & 0x7fffffff);
-        state[i] =
-          state[(i + 397) % size] ^ (joined >>> 1) ^ (joined & 1 ? 0x9908b0df : 0);
+  // SeedSequence：把字搅进四格的池子，再取出八个字
+  const seedWords = (numbers) => {
+    let constant = 0x43b0d7e5;
+    const hash = (value) => {
+      value ^= constant;
+      constant = Math.imul(constant, 0x931e8875);
+      value = Math.imul(value, constant);
+      return value ^ (value >>> 16);
+    };
+    const mix = (x, y) => {
+      const result = Math.imul(0xca01f9dd, x) - Math.imul(0x4973f715, y);
+      return result ^ (result >>> 16);
+    };
+    const given = entropy(numbers);
+    const pool = [0, 1, 2, 3].map((i) => hash(given[i] ?? 0));
+    for (let from = 0; from < 4; from++) {
+      for (let to = 0; to < 4; to++) {
+        if (from !== to) pool[to] = mix(pool[to], hash(pool[from]));
       }
-      at = 0;
+    }
+    for (const word of given.slice(4)) {
+      for (let to = 0; to < 4; to++) pool[to] = mix(pool[to], hash(word));
+    }
+    let out = 0x8b51f9dd;
+    return Array.from({ length: 8 }, (_, i) => {
+      let word = pool[i % 4] ^ out;
+      out = Math.imul(out, 0x58f38ded);
+      word = Math.imul(word, out);
+      return BigInt((word ^ (word >>> 16)) >>> 0);
+    });
+  };
+
+  const generator = (seed, stream = 0) => {
+    const words = seedWords([seed, 0, 0, stream]);
+    const [a, b, c, d] = [0, 2, 4, 6].map((i) => words[i] | (words[i + 1] << 32n));
+    const increment = ((((c << 64n) | d) << 1n) | 1n) & STATE;
+    let state = 0n;
+    const step = () => {
+      state = (state * MULTIPLIER + increment) & STATE;
     };
+    step();
+    state = (state + ((a << 64n) | b)) & STATE;
+    step();
+    // [0, 1) 上的一个随机数：取高 53 位
     const next = () => {
-      if (at === size) refill();
-      let value = state[at++];
-      value ^= value >>> 11;
-      value ^= (value << 7) & 0x9d2c5680;
-      value ^= (value << 15) & 0xefc60000;
-      return (value ^ (value >>> 18)) >>> 0;
+      step();
+      const turn = state >> 122n;
+      const folded = (state >> 64n) ^ (state & WORD);
+      const bits = ((folded >> turn) | (folded << (64n - turn))) & WORD;
+      return Number(bits >> 11n) * 2 ** -53;
     };
+    const random = (count) => Array.from({ length: count }, next);
     return {
-      // torch.rand，单精度：取低 24 位
-      rand: (count) => Array.from({ length: count }, () => (next() & 0xffffff) / 2 ** 24),
-      // torch.randint(high, (count,))
-      randint: (high, count) => Array.from({ length: count }, () => next() % high),
-      // torch.randperm(count)
-      randperm: (count) => {
-        const order = Array.from({ length: count }, (_, i) => i);
-        for (let i = 0; i + 1 < count; i++) {
-          const other = i + (next() % (count - i));
-          [order[i], order[other]] = [order[other], order[i]];
-        }
-        return order;
+      next,
+      random,
+      // 0 到 count − 1 之间的一个整数
+      below: (count) => Math.floor(next() * count),
+      // 0 到 count − 1，次序随机
+      shuffled: (count) => {
+        const scores = random(count);
+        return scores.map((_, i) => i).sort((i, j) => scores[i] - scores[j] || i - j);
       },
     };
   };
-
-  // 种子、第 0 轮、第 0 个样本（derive_generator）
-  const generator = (seed) => twister(stir(seed, 0, 0));
 
   // Python 的 round：一半时取偶
   const round = (value) => {
@@ -102,5 +87,5 @@ const playNoise = (() => {
     return below % 2 === 0 ? below : below + 1;
   };
 
-  return { documentKey, uniform, choose, chooseRagged, generator, round };
+  return { generator, round };
 })();

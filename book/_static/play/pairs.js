@@ -1,10 +1,9 @@
 // 编码器–解码器的目标：片段破坏、文本填补、掩码序列到序列。
 "use strict";
 const playPairs = (() => {
-  const { documentKey, uniform, chooseRagged, round } = playNoise;
-  const { first, plain, ids, words, range, sum, cumulative, searchRight, splitSentences } =
-    playTokens;
-  const { MASK, BOS, EOS, PAD } = playTokens;
+  const { generator, round } = playNoise;
+  const { ids, words, range, sum, cumulative, searchRight, splitSentences } = playTokens;
+  const { replaceTokens, MASK, BOS, EOS, PAD } = playTokens;
 
   // 编码器–解码器：解码器的输入是目标右移一格
   const pair = (tokens, hidden, inputs, targets, start) => ({
@@ -19,13 +18,13 @@ const playPairs = (() => {
 
   // ---- 片段破坏（span_corruption.py）
   const spanCorruption = (body, seed) => {
-    const key = documentKey(seed);
+    const random = generator(seed);
     const full = Math.max(body.length, 2);
     const clip = (value, low, high) => Math.min(Math.max(value, low), high);
     const noise = clip(round(full * 0.15), 1, full - 1);
     const spans = clip(round(noise / 3), 1, Math.min(noise, full - noise));
-    const kept = partition(full - noise, spans, key, 1);
-    const hidden = partition(noise, spans, key, 0);
+    const kept = partition(full - noise, spans, random);
+    const hidden = partition(noise, spans, random);
     const flags = kept
       .flatMap((size, i) => [
         ...Array(size).fill(false),
@@ -54,33 +53,33 @@ const playPairs = (() => {
     );
   };
 
+  // 从 0 到 slots − 1 里不放回地选 count 个，从小到大
+  const chooseFrom = (slots, count, random) =>
+    random
+      .shuffled(slots)
+      .slice(0, count)
+      .sort((a, b) => a - b);
+
   // total 分成 parts 个正整数，一切分法机会相等
-  const partition = (total, parts, key, stream) => {
-    const cuts = chooseRagged(key, total - 1, parts - 1, stream)
-      .map((cut, at) => (cut ? at + 1 : 0))
-      .filter(Boolean);
+  const partition = (total, parts, random) => {
+    const cuts = chooseFrom(total - 1, parts - 1, random).map((gap) => gap + 1);
     return [0, ...cuts].map((cut, i) => (cuts[i] ?? total) - cut);
   };
 
   // ---- 文本填补（text_infilling.py）
   const textInfilling = (body, seed) => {
-    const key = documentKey(seed);
-    const { sentences } = splitSentences(body);
-    const scores = uniform(key, sentences.length, 0);
-    const order = range(sentences.length)
-      .sort((a, b) => scores[a] - scores[b] || a - b)
-      .flatMap((s) => sentences[s]);
-    const { sizes, inserts } = drawSpans(Math.ceil(body.length * 0.3 - 1e-9), key);
-    const { heads, covered } = placeDisjoint(body.length, sizes, key);
+    const random = generator(seed);
+    const sentences = splitSentences(body);
+    const order = random.shuffled(sentences.length).flatMap((s) => sentences[s]);
+    const { sizes, inserts } = drawSpans(Math.ceil(body.length * 0.3 - 1e-9), random);
+    const { heads, covered } = placeDisjoint(body.length, sizes, random);
     const shown = [];
     order.forEach((at, i) => {
       if (heads[i]) shown.push(MASK);
       else if (!covered[i]) shown.push(body[at]);
     });
     const extra = Math.min(inserts, body.length - shown.length);
-    const gaps = uniform(key, extra, 5).map((lot) =>
-      Math.floor(lot * (shown.length + 1)),
-    );
+    const gaps = range(extra).map(() => random.below(shown.length + 1));
     const inputs = [];
     for (let gap = 0; gap <= shown.length; gap++) {
       for (const each of gaps) if (each === gap) inputs.push(MASK);
@@ -92,78 +91,60 @@ const playPairs = (() => {
     return pair(wrap(body), wrap(hidden, false), wrap(inputs), wrap(body), EOS);
   };
 
-  // 泊松分布（λ = 3）的累积概率，末项为 1
+  // 泊松分布（λ = 3）的累积概率
   const poisson = (() => {
-    const longest = Math.floor(3 + 12 * Math.sqrt(3) + 24);
     let log = -3;
     const terms = [Math.exp(-3)];
-    for (let k = 1; k <= longest; k++) {
-      log += Math.log(3) - Math.log(k);
-      terms.push(Math.exp(log));
-    }
-    const table = cumulative(terms);
-    return table.map((each) => each / table[longest]);
+    for (let k = 1; k < 47; k++) terms.push(Math.exp((log += Math.log(3 / k))));
+    return cumulative(terms);
   })();
 
-  const drawSpans = (budget, key) => {
-    const drawn = [];
-    let covered = 0;
-    for (let width = 2 * budget + 32; covered < budget; width *= 2) {
-      drawn.length = 0;
-      covered = 0;
-      for (const lot of uniform(key, width, 1)) {
-        if (covered >= budget) break;
-        const size = Math.min(searchRight(poisson, lot), budget - covered);
-        drawn.push(size);
-        covered += size;
-      }
+  const drawSpans = (budget, random) => {
+    const sizes = [];
+    let inserts = 0;
+    for (let left = budget; left > 0; ) {
+      const size = Math.min(searchRight(poisson, random.next()), left);
+      if (size) sizes.push(size);
+      else inserts++;
+      left -= size;
     }
-    if (drawn.length) {
-      const last = drawn.length - 1;
-      const other = Math.floor(uniform(key, 1, 2)[0] * drawn.length);
-      [drawn[last], drawn[other]] = [drawn[other], drawn[last]];
-    }
-    const sizes = drawn.filter((size) => size > 0);
-    return { sizes, inserts: drawn.length - sizes.length };
+    return { sizes: random.shuffled(sizes.length).map((i) => sizes[i]), inserts };
   };
 
-  const placeDisjoint = (length, sizes, key) => {
+  const placeDisjoint = (length, sizes, random) => {
     const slots = length - sum(sizes) + sizes.length;
-    const isSpan = chooseRagged(key, slots, sizes.length, 3);
-    const state = [];
-    let span = 0;
-    for (const each of isSpan) {
-      if (!each) state.push(0);
-      else range(sizes[span++]).forEach((i) => state.push(i === 0 ? 2 : 1));
-    }
-    const turn = Math.floor(uniform(key, 1, 4)[0] * length);
-    const turned = range(length).map((i) => state[(i + turn) % length]);
-    const covered = turned.map((each) => each > 0);
-    return { heads: turned.map((each, i) => each === 2 || (i === 0 && covered[0])), covered };
+    const places = chooseFrom(slots, sizes.length, random);
+    const turn = random.below(length);
+    const heads = Array(length).fill(false);
+    const covered = Array(length).fill(false);
+    let before = 0;
+    places.forEach((place, i) => {
+      range(sizes[i]).forEach((inside) => {
+        const at = (place + before + turn + inside) % length;
+        covered[at] = true;
+        heads[at] = inside === 0 || at === 0; // 转断了的一段，后半另有一个掩码
+      });
+      before += sizes[i] - 1;
+    });
+    return { heads, covered };
   };
 
   // ---- 掩码序列到序列（masked_seq2seq.py）
   const maskedSeq2seq = (body, seed) => {
-    const key = documentKey(seed);
+    const random = generator(seed);
     const size = Math.max(round(body.length * 0.5), 1);
     const slots = body.length - size + 1;
-    const [lot, place] = uniform(key, 2, 0);
-    const start =
-      lot < 0.2 ? 0 : lot < 0.4 ? slots - 1 : Math.floor(place * slots);
+    const lot = random.next();
+    const anywhere = random.below(slots);
+    const start = lot < 0.2 ? 0 : lot < 0.4 ? slots - 1 : anywhere;
     const hidden = body.map((_, at) => start <= at && at < start + size);
-    const inputs = [...body];
-    uniform(key, size, 1).forEach((fate, i) => {
-      if (fate >= 0.8 + 0.1) return;
-      const draw = (fate * 2 ** 20) % 1;
-      inputs[start + i] = fate < 0.8 ? MASK : first + Math.floor(draw * plain);
-    });
     const tokens = [BOS, ...body, EOS];
     const seen = [false, ...hidden, false];
     const shifted = [EOS, ...tokens.slice(0, -1)];
     return {
       tokens: words(tokens),
       hidden: seen,
-      inputs: words([BOS, ...inputs, EOS]),
+      inputs: words(replaceTokens(tokens, seen, random)),
       decoder: words(shifted.map((id, at) => (seen[at] ? id : MASK))),
       visible: seen,
       labels: words(tokens.map((id, at) => (seen[at] ? id : null))),

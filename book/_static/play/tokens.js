@@ -36,21 +36,33 @@ const playTokens = (() => {
   ends.delete(undefined);
   closers.delete(undefined);
 
+  // 各句的词元在正文里的位置
   const splitSentences = (body) => {
-    const sentences = [];
-    let tail = true;
+    const sentences = [[]];
+    let ended = false;
     body.forEach((id, at) => {
-      const decides = at === 0 || ends.has(id) || !closers.has(id);
-      const before = tail;
-      if (decides) tail = ends.has(id);
-      if (at === 0 || (before && !tail)) sentences.push([]);
-      sentences[sentences.length - 1].push(at);
+      if (ended && !ends.has(id) && !closers.has(id)) sentences.push([]);
+      sentences.at(-1).push(at);
+      ended = ends.has(id) || (ended && closers.has(id));
     });
-    return { sentences };
+    return sentences;
+  };
+
+  // 选中的换成掩码（八成）、随机的字（一成），其余不动（noise.py 的 replace_tokens）
+  const replaceTokens = (tokens, chosen, random) => {
+    const places = range(tokens.length).filter((at) => chosen[at]);
+    const lots = random.random(places.length);
+    const draws = random.random(places.length);
+    const inputs = [...tokens];
+    places.forEach((at, i) => {
+      if (lots[i] < 0.8) inputs[at] = MASK;
+      else if (lots[i] < 0.8 + 0.1) inputs[at] = first + Math.floor(draws[i] * plain);
+    });
+    return inputs;
   };
 
   return {
-    specials, first, plain, ids, encode, words, range, sum, cumulative, searchRight,
-    splitSentences, UNK, CLS, SEP, MASK, BOS, EOS, PAD,
+    specials, ids, encode, words, range, sum, cumulative, searchRight,
+    splitSentences, replaceTokens, UNK, CLS, SEP, MASK, BOS, EOS, PAD,
   };
 })();
