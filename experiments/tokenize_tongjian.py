@@ -21,7 +21,7 @@ from recording import record, spread
 from transformers import BertTokenizer
 
 from companion.corpus import Document, corpus_stats, read_corpus, read_documents
-from companion.corpus.encoding import read_lines
+from companion.corpus.document import read_lines
 from companion.corpus.sources import data_folder
 from companion.notebook.corpora import packings
 from companion.notebook.tokenizers import measure, train_tokenizers

@@ -71,7 +71,9 @@ def emit(
         return
     out = _stdout.get() or sys.stdout
     if as_json:
-        out.write(json.dumps(payload, ensure_ascii=False, allow_nan=False) + "\n")
+        text = json.dumps(payload, ensure_ascii=False, allow_nan=False) + "\n"
+        # 文件名不是 UTF-8 时带着落单的代理码位，写不进 UTF-8 的输出
+        out.write(text.encode("utf-8", "replace").decode("utf-8"))
     else:
         console = make_console(out)
         for each in shown:

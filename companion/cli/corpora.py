@@ -3,12 +3,12 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from companion.cli.chinese import ChineseCommand, ChineseGroup
-from companion.cli.console import emit, make_console, make_table
+from companion.cli.console import emit, make_console, make_table, note
 from companion.cli.options import CORPUS_HELP, AsJson, ModelName, Seed
 from companion.errors import ConfigError, CorpusError
 
@@ -73,10 +73,15 @@ def stats(
     as_json: AsJson = False,
 ) -> None:
     """数一数：多少篇、多少字、多长、重复多少。"""
-    from companion.corpus import corpus_stats, read_corpus
+    from companion.corpus import corpus_stats
 
-    found = corpus_stats(read_corpus(corpus, split))
-    emit({"corpus": corpus, **found.as_dict()}, str(found), as_json=as_json)
+    documents, skipped = _read(corpus, split)
+    found = corpus_stats(documents)
+    emit(
+        {"corpus": corpus, "skipped": skipped, **found.as_dict()},
+        str(found),
+        as_json=as_json,
+    )
 
 
 @app.command(cls=ChineseCommand)
@@ -96,10 +101,10 @@ def missing(
 ) -> None:
     """语料里哪些字、哪些词，分词器认不得或要拆开；训练时用 --set new_characters 添。"""
     from companion.checkpoints.loading import load_tokenizer
-    from companion.corpus import jieba_segmenter, missing_vocabulary, read_corpus
+    from companion.corpus import jieba_segmenter, missing_vocabulary
 
     found = missing_vocabulary(
-        read_corpus(corpus, split),
+        _read(corpus, split)[0],
         load_tokenizer(model),
         segmenter=jieba_segmenter() if words else None,
         min_count=min_count,
@@ -149,28 +154,32 @@ def clean(
     near: Annotated[
         bool, typer.Option("--near/--exact", help="去重时近似的也去，或只去完全相同的")
     ] = True,
+    errors: Annotated[
+        Literal["strict", "replace"],
+        typer.Option(
+            metavar="做法", help="解不开的字节：strict 拒绝，replace 换成“□”并计数"
+        ),
+    ] = "strict",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="目标文件已存在时替换它")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """清洗并去重，每条规则改了几篇、丢了几篇都记账；从不改全角标点。"""
-    from companion.corpus import (
-        clean_documents,
-        read_documents,
-        resolve,
-        write_documents,
-    )
+    from companion.corpus import clean_documents, write_documents
     from companion.corpus import deduplicate as drop_duplicates
 
-    resolved = resolve(corpus)
-    documents: Iterator[Document] = (
-        resolved.read()
-        if resolved.source is not None
-        # 乱码也读进来：收拾它正是清洗的事
-        else read_documents(resolved.files["train"][0][0], refuse_garble=False)
-    )
-    kept, cleaning = clean_documents(documents, rules or None)
+    # 乱码也读进来：收拾它正是清洗的事
+    documents, skipped = _read(corpus, refuse_garble=False, errors=errors)
+    lost = 0
+
+    def counted() -> "Iterator[Document]":
+        nonlocal lost
+        for each in documents:
+            lost += each.text.count("\ufffd")
+            yield each
+
+    kept, cleaning = clean_documents(counted(), rules or None)
     reports: dict[str, Any] = {"cleaning": cleaning}
     if deduplicate:
         kept, reports["deduplication"] = drop_duplicates(kept, near=near)
@@ -179,9 +188,12 @@ def clean(
         {
             "output": str(output),
             "documents": count,
+            "skipped": skipped,
+            "lost_characters": lost,
             **{name: report.as_dict() for name, report in reports.items()},
         },
         *(str(report) for report in reports.values()),
+        *([f"解不开、已经丢了的字 {lost:,} 处"] if lost else []),
         f"写下 {count:,} 篇，在 {output}",
         as_json=as_json,
     )
@@ -203,7 +215,7 @@ def split(
     as_json: AsJson = False,
 ) -> None:
     """按文档切成训练集与留出集，并查留出集有没有混进训练集。"""
-    from companion.corpus import overlap, read_corpus, split_corpus
+    from companion.corpus import overlap, split_corpus
 
     targets = {name: output / f"{name}.jsonl" for name in ("train", "valid")}
     for path in targets.values():
@@ -213,7 +225,7 @@ def split(
                 expected="新的文件夹",
                 remedy="换一个 --output；确要替换，加 --overwrite",
             )
-    done = split_corpus(read_corpus(corpus), valid_ratio, seed)
+    done = split_corpus(_read(corpus)[0], valid_ratio, seed)
     shared = overlap(done.train, done.valid)
     _write_both({targets["train"]: done.train, targets["valid"]: done.valid}, output)
     sizes = done.as_dict()
@@ -223,6 +235,17 @@ def split(
         str(shared),
         as_json=as_json,
     )
+
+
+def _read(
+    corpus: str, split: str = "train", **options: Any
+) -> "tuple[Iterator[Document], list[str]]":
+    """打开语料；跳过了的文件说出来，并列出名字。"""
+    from companion.corpus import resolve
+
+    found = resolve(corpus)
+    note(*found.notices)
+    return found.read(split, **options), [str(path) for path in found.skipped]
 
 
 def _write_both(parts: "dict[Path, list[Document]]", folder: Path) -> None:

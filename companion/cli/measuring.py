@@ -238,7 +238,8 @@ def held_out(
     from companion.corpus import resolve
 
     found = resolve(corpus)
-    wanted = split or ("valid" if found.has_valid else "train")
+    note(*found.notices)
+    wanted = found.held_out if split is None else split
     next(found.read(wanted))  # 读不了的语料，在打开模型之前就说
     return lambda: found.read(wanted)
 

@@ -415,7 +415,7 @@ _WIDE = (
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _ZERO_WIDTH = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 _UNKNOWN = re.compile(
-    "[\ue000-\uf8ff\U000f0000-\U0010ffff\ufffd\ufdd0-\ufdef\ufffe\uffff]"
+    "[\ue000-\uf8ff\U000f0000-\U0010ffff\ufffd\ufdd0-\ufdef\ufffe\uffff]|锟斤拷"
 )
 _WIDE_SPACE = re.compile(rf"(?<=[{_WIDE}])\s+(?=[{_WIDE}])")
 _SPACES = re.compile(r"\s+")
@@ -481,7 +481,7 @@ CLEANING_RULES: dict[str, Rule] = {
     "garbled": Rule("坏字太多", "私用区与 � 超过两成，句子已不可读", _garbled),
     "unknown": Rule(
         "缺字",
-        "私用区字符与 � 改为古籍阙文惯用的“□”：删去会接成假的句子",
+        "私用区字符、� 与“锟斤拷”改为阙文惯用的“□”：删去会接成假的句子",
         lambda text: _UNKNOWN.sub("□", text),
     ),
     "boilerplate": Rule(

@@ -3,12 +3,13 @@
 重复的文本让模型背书而不是学语言，又让留出集名存实亡（Lee et al., 2022,
 “Deduplicating Training Data Makes Language Models Better”）。
 
-- **完全重复**：只看汉字、字母与数字（不看标点、空白、全半角与大小写）的哈希相同。
-- **近似重复**：上述文字的 5 字片段集合，Jaccard 相似度估计不低于阈值。
+- **完全重复**：NFC 之后逐字相同；差一个负号、一个小数点，就不是。
+- **近似重复**：只看汉字、字母与数字（不看标点、空白、全半角与大小写），5 字片段的集合，
+  Jaccard 相似度估计不低于阈值。
   用 MinHash 签名与 LSH 分桶（Broder, 1997），不必两两比较。
 
 留下的总是先来的那篇；签名的种子固定，同样的输入总得同样的结果。
-内存：完全重复每篇 16 字节，近似重复每篇约 2 KB，与篇长无关。
+内存：完全重复每篇 16 字节，近似重复每篇约 2 KB，与篇长无关；正文暂存在磁盘上。
 
 留出集的分数只有在模型没见过它时才有意义。`overlap` 查三件事：整篇相同、近似重复、以及与
 训练集有连续 20 字以上相同的**长片段**（史书互相转引，整段照抄很常见）。
@@ -18,6 +19,7 @@
 留出集有关，训练集可以是 10 GB 的流。
 """
 
+import tempfile
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator
@@ -26,7 +28,6 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from companion.corpus.document import (
     Document,
@@ -35,10 +36,12 @@ from companion.corpus.document import (
     format_table,
     is_wide,
 )
+from companion.corpus.documents import first_occurrences, store_documents
 from companion.errors import CorpusError
 
 SHINGLE_CHARS = 5
 """片段长度（字）；五字约合古汉语一个小句。"""
+_SHOWN = 5
 NUM_PERMUTATIONS = 128
 """签名长度；相似度估计的标准差约 0.04。"""
 
@@ -91,25 +94,6 @@ class DedupReport:
         )
 
 
-def first_occurrences(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """各个不同的指纹头一次出现的下标，由小到大。
-
-    >>> first_occurrences(np.array([[5, 0], [7, 0], [5, 0], [5, 1]], np.uint64))
-    array([0, 1, 3])
-
-    Args:
-        keys: `content_key` 的两半，(D, 2) uint64。
-
-    Returns:
-        (K,) int64。
-    """
-    order = np.lexsort(keys.T)  # 稳定排序：相同的指纹之间先来的在前
-    ordered = keys[order]
-    fresh = np.ones(len(order), np.bool_)
-    fresh[1:] = (ordered[1:] != ordered[:-1]).any(1)
-    return np.sort(order[fresh])
-
-
 def deduplicate(
     docs: Iterable[Document], *, near: bool = True, threshold: float = 0.8
 ) -> tuple[Iterator[Document], DedupReport]:
@@ -145,24 +129,29 @@ def check_threshold(threshold: float) -> None:
 def _deduplicate(
     docs: Iterable[Document], index: "NearIndex | None", report: DedupReport
 ) -> Iterator[Document]:
-    seen: dict[bytes, str] = {}
-    for doc in docs:
-        report.documents_in += 1
-        report.characters_in += doc.num_chars
-        key = content_key(doc)
-        original, similarity = seen.get(key), 1.0
-        if original is not None:
-            report.exact += 1
-        elif index is not None:
-            original, similarity = index.add(doc)
-            report.near += original is not None
-        if original is None:
-            seen[key] = doc.id
-            yield doc
-            continue
-        report.characters_dropped += doc.num_chars
-        if len(report.examples) < 5:
-            report.examples.append((doc.id, original, round(similarity, 3)))
+    with tempfile.TemporaryDirectory() as folder:  # 全文放在磁盘上，不进内存
+        stored = store_documents(lambda: docs, folder, "")
+        keys = stored.keys("content")
+        first = np.zeros(len(stored), np.bool_)
+        first[first_occurrences(keys)] = True
+        for place, doc in enumerate(stored):
+            report.documents_in += 1
+            report.characters_in += doc.num_chars
+            original, similarity = None, 1.0
+            if not first[place]:
+                report.exact += 1
+                if len(report.examples) < _SHOWN:
+                    same = (keys[:place] == keys[place]).all(1)
+                    original = stored[int(np.argmax(same))].id
+            elif index is not None:
+                original, similarity = index.add(doc)
+                report.near += original is not None
+            if first[place] and original is None:
+                yield doc
+                continue
+            report.characters_dropped += doc.num_chars
+            if original is not None and len(report.examples) < _SHOWN:
+                report.examples.append((doc.id, original, round(similarity, 3)))
 
 
 class NearIndex:
@@ -280,26 +269,7 @@ class OverlapReport:
 
     def as_dict(self) -> dict[str, object]:
         """供 `--json` 输出的字典。"""
-        worst = self.worst
-        return {
-            "documents": self.documents,
-            "contaminated": self.contaminated,
-            "exact": self.exact,
-            "near": self.near,
-            "shared": self.shared,
-            "characters": self.characters,
-            "shared_characters": self.shared_characters,
-            "shared_ratio": self.shared_ratio,
-            "run_length": self.run_length,
-            "worst": None
-            if worst is None
-            else {
-                "valid_id": worst.valid_id,
-                "train_id": worst.train_id,
-                "text": worst.text,
-                "length": worst.length,
-            },
-        }
+        return {**asdict(self), "shared_ratio": self.shared_ratio}
 
     def __str__(self) -> str:
         """一两句中文结论。"""
@@ -523,11 +493,11 @@ def corpus_stats(docs: Iterable[Document]) -> CorpusStatistics:
     """
     lengths = array("Q")
     counts: dict[str, int] = {}
-    keys: set[bytes] = set()
+    keys = bytearray()
     pairs = 0
     for doc in docs:
         lengths.append(doc.num_chars)
-        keys.add(content_key(doc))
+        keys += content_key(doc)
         pairs += doc.target is not None
         text = doc.text + (doc.target or "")
         for char in set(text):
@@ -540,7 +510,8 @@ def corpus_stats(docs: Iterable[Document]) -> CorpusStatistics:
     total = sum(ordered)
     wide = sum(count for char, count in counts.items() if is_wide(char))
     documents = len(ordered)
-    duplicates = documents - len(keys)
+    distinct = first_occurrences(np.frombuffer(keys, "<u8").reshape(-1, 2))
+    duplicates = documents - len(distinct)
     return CorpusStatistics(
         documents=documents,
         pairs=pairs,

@@ -15,17 +15,24 @@
 两种都靠标题分：自“第三回 ……”一类的标题起，到下一个标题之前，是一篇。
 """
 
+import gzip
 import hashlib
+import io
+import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from rich.cells import cell_len
 
-from companion.corpus.encoding import read_lines
+from companion.corpus.encoding import Errors, decode_lines
 from companion.errors import CorpusError
 
 _WIDE = re.compile(
@@ -103,11 +110,23 @@ def content_letters(text: str) -> str:
 
 
 def content_key(doc: Document) -> bytes:
-    """文档内容的 16 字节指纹：标点、空白不同而文字相同的两篇，指纹相同。"""
-    letters = content_letters(doc.text) or doc.text.strip()
+    """文档内容的 16 字节指纹：NFC 之后逐字相同的两篇，指纹才相同。
+
+    “气温-5度”与“气温5度”只差一个符号，意思却相反，所以标点与空白也算在内。
+    """
+    return _digest(doc, lambda text: unicodedata.normalize("NFC", text))
+
+
+def letters_key(doc: Document) -> bytes:
+    """只看汉字、字母与数字的 16 字节指纹，切分用它：只差标点的两篇总在同一边。"""
+    return _digest(doc, lambda text: content_letters(text) or text.strip())
+
+
+def _digest(doc: Document, seen_as: Callable[[str], str]) -> bytes:
+    text = seen_as(doc.text)
     if doc.target is not None:
-        letters += "\0" + (content_letters(doc.target) or doc.target.strip())
-    return hashlib.blake2b(letters.encode("utf-8"), digest_size=16).digest()
+        text += "\0" + seen_as(doc.target)
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
 
 
 FORMATS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".tsv", ".tsv.gz", ".parquet")
@@ -139,6 +158,130 @@ def format_of(path: Path) -> str:
 def file_stem(path: Path) -> str:
     """去掉格式后缀的文件名：`train.classical.txt.gz` → `train.classical`。"""
     return path.name[: -len(format_of(path))]
+
+
+def readable(path: str | Path) -> str:
+    """路径写成合法的 Unicode，供消息与出处用。
+
+    Windows 上打的压缩包，解开后文件名常是 GB18030 的字节；照 UTF-8 读它，得到落单的
+    代理码位，打印、写 JSON 都会出错。
+
+    >>> import os
+    >>> readable(os.fsdecode("章回.txt".encode("gb18030")))
+    '章回.txt'
+    """
+    raw = os.fsencode(path)
+    for name in ("utf-8", "gb18030"):
+        try:
+            return raw.decode(name)
+        except UnicodeDecodeError:
+            continue
+    return raw.decode("utf-8", "replace")
+
+
+def read_lines(
+    path: str | Path,
+    *,
+    refuse_garble: bool = True,
+    errors: Errors = "strict",
+    longest: int | None = None,
+) -> Iterator[str]:
+    """逐行读出文本文件，认出编码，需要时解压；换行符不在其中。
+
+    Args:
+        path: 文本文件，后缀为 `.gz` 时先解压。
+        refuse_garble: 遇到乱码就拒绝。
+        errors: 遇到解不开的字节时拒绝，或换成 �。
+        longest: 一行超过这么多字，就在句末断成几行；None 是不断。
+
+    Yields:
+        一行。
+
+    Raises:
+        CorpusError: 见 `companion.corpus.encoding.decode_lines`。
+    """
+    target = Path(path)
+    require_file(target)
+    with _opened(target) as stream:
+        yield from decode_lines(
+            stream,
+            readable(target),
+            refuse_garble=refuse_garble,
+            errors=errors,
+            longest=longest,
+        )
+
+
+def open_error(path: Path, error: OSError) -> CorpusError:
+    """把打不开文件的系统错误说成人话。"""
+    return CorpusError(
+        found=f"读不了 {readable(path)}：{error.strerror or error}",
+        expected="当前用户可读的文件",
+        remedy="检查路径、权限与磁盘",
+    )
+
+
+def require_file(path: Path) -> None:
+    """要有这份普通文件；没有就猜是不是名字写错了。"""
+    if path.is_dir():
+        raise CorpusError(
+            found=f"{readable(path)} 是文件夹",
+            expected="一份文件",
+            remedy="指明文件夹里的一份文件",
+        )
+    if not path.exists():
+        siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+        near = get_close_matches(path.name, [item.name for item in siblings], n=1)
+        hint = f"是不是 {readable(path.parent / near[0])}？" if near else ""
+        raise CorpusError(
+            found=f"没有 {readable(path)}",
+            expected="存在的文件、文件夹，或 `companion corpus list` 列出的名字",
+            remedy=(hint + "检查路径").replace("？检查", "？否则检查"),
+        )
+    if not path.is_file():
+        raise CorpusError(
+            found=f"{readable(path)} 不是普通文件",
+            expected="磁盘上的文件",
+            remedy="先把管道或设备的内容存成文件",
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[BinaryIO]:
+    """打开（需要时解压）文件，把系统与压缩的错误换成 `CorpusError`。"""
+    try:
+        if path.stat().st_size == 0:
+            raise no_text_error(path)
+        if not path.name.lower().endswith(".gz"):
+            with path.open("rb") as plain:
+                yield plain
+            return
+        with path.open("rb") as packed:
+            if packed.read(2) != b"\x1f\x8b":
+                raise CorpusError(
+                    found=f"{readable(path)} 的后缀是 .gz，内容却不是 gzip",
+                    expected="gzip 压缩的文本",
+                    remedy="若本是纯文本，去掉 .gz 后缀；否则重新取得这份文件",
+                )
+        with gzip.open(path, "rb") as unpacked:
+            yield cast(BinaryIO, io.BufferedReader(unpacked))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise CorpusError(
+            found=f"{readable(path)} 解压到一半坏了：{error}",
+            expected="完整的 gzip 文件",
+            remedy="多半是下载中断，重新取得这份文件；`gzip -t` 可以验证",
+        ) from None
+    except OSError as error:
+        raise open_error(path, error) from None
+
+
+def no_text_error(path: Path) -> CorpusError:
+    """一份文件里没有正文的错误。"""
+    return CorpusError(
+        found=f"{readable(path)} 里没有正文，是空的或只有空白",
+        expected="至少一个文档",
+        remedy="检查这份文件是否写完；文件夹里多余的空文件请删去",
+    )
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -173,6 +316,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
 
 CHAPTERS = "chapters.tsv"
 SOURCES = "sources.tsv"
+LOCK = "corpus.lock.json"
 
 
 @dataclass(frozen=True)

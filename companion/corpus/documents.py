@@ -2,8 +2,8 @@
 
     读者（`read_corpus`） --store_documents--> Documents --select--> 训练集、留出集
 
-一行一篇：正文、译文、编号、出处，以及去重与切分用的内容指纹（128 位）。从头读一遍时顺着
-文件读，按下标取时走内存映射，所以多大的语料都不占内存；一篇在内存里只剩几个整数。
+一行一篇：正文、译文、编号、出处，以及去重与切分各用的一个内容指纹（128 位）。从头读一遍
+时顺着文件读，按下标取时走内存映射，所以多大的语料都不占内存；一篇在内存里只剩几个整数。
 
 切分按文档内容的哈希：一篇归哪边只由它自己的文字和种子决定，所以打乱次序不变，添加新文档时
 旧文档不动，重复的文档总在同一边。按行号或随机抽取做不到这三点，留出集会随数据的增删漏进
@@ -17,13 +17,18 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from companion.corpus.dedup import first_occurrences
-from companion.corpus.document import CHAPTERS, SOURCES, Document, content_key
+from companion.corpus.document import (
+    CHAPTERS,
+    SOURCES,
+    Document,
+    content_key,
+    letters_key,
+)
 from companion.corpus.sources import cache_folder, read_corpus, resolve
 from companion.errors import CorpusError
 
@@ -33,11 +38,12 @@ if TYPE_CHECKING:
     from companion.corpus.arrow import Part
 
 
-VERSION = 1
+VERSION = 2
 """读法或存法一变就加一，旧表随之作废。"""
 BATCH_CHARACTERS = 1 << 21
 """表里一批约多少字：小了，批的头比正文还费内存；大了，一批本身占内存。"""
 _COLUMNS = ("text", "target", "id", "source")
+_KEYS = {"content": content_key, "letters": letters_key}
 
 
 class Documents(Sequence[Document]):
@@ -118,11 +124,11 @@ class Documents(Sequence[Document]):
         for batch in batches_at(parts):
             yield _interleaved(batch) if self._sides else batch.column("text")
 
-    def content_keys(self) -> NDArray[np.uint64]:
-        """各篇的内容指纹，(N, 2) uint64；标点、空白不同而文字相同的两篇，指纹相同。"""
+    def keys(self, kind: Literal["content", "letters"]) -> NDArray[np.uint64]:
+        """各篇的 `content_key` 或 `letters_key`，(N, 2) uint64。"""
         from companion.corpus.arrow import batches_at
 
-        keys = [b.column("key").flatten().to_numpy() for b in batches_at(self.parts())]
+        keys = [b.column(kind).flatten().to_numpy() for b in batches_at(self.parts())]
         return np.concatenate([np.empty(0, np.uint64), *keys]).reshape(-1, 2)
 
     def select(self, places: NDArray[np.int64]) -> "Documents":
@@ -132,12 +138,38 @@ class Documents(Sequence[Document]):
 
     def without_duplicates(self) -> "Documents":
         """内容相同的只留先来的一篇。"""
-        kept = first_occurrences(self.content_keys())
+        kept = first_occurrences(self.keys("content"))
         return self if len(kept) == len(self) else self.select(kept)
 
     def sides(self) -> "Documents":
         """句对 → 源、目标相间的单语文档。"""
         return Documents(self.table, self.rows, sides=True)
+
+
+def first_occurrences(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """各个不同的指纹头一次出现的下标，由小到大。
+
+    >>> first_occurrences(np.array([[5, 0], [7, 0], [5, 0], [5, 1]], np.uint64))
+    array([0, 1, 3])
+
+    Args:
+        keys: `content_key` 的两半，(D, 2) uint64。
+
+    Returns:
+        (K,) int64。
+    """
+    order = np.lexsort(keys.T)  # 稳定排序：相同的指纹之间先来的在前
+    ordered = keys[order]
+    fresh = np.ones(len(order), np.bool_)
+    fresh[1:] = (ordered[1:] != ordered[:-1]).any(1)
+    return np.sort(order[fresh])
+
+
+def joined_keys(
+    documents: Iterable[Document], key: Callable[[Document], bytes] = content_key
+) -> NDArray[np.uint64]:
+    """各篇的指纹首尾相接，(2D,) uint64。"""
+    return np.frombuffer(b"".join(map(key, documents)), "<u8")
 
 
 def sides_of(pair: Document) -> tuple[Document, Document]:
@@ -148,17 +180,19 @@ def sides_of(pair: Document) -> tuple[Document, Document]:
     )
 
 
-def open_corpus(spec: str | Path, split: str = "train") -> Documents:
+def open_corpus(spec: str | Path, split: str | None = "train") -> Documents:
     """名字或路径 → 语料；文件没有变过的，第二次直接打开。
 
     Args:
         spec: 同 `companion.corpus.sources.resolve`。
-        split: 读哪个切分。
+        split: 读哪个切分；None 是当作留出集来读（`Resolved.held_out`）。
 
     Raises:
-        CorpusError: 语料读不了，或缓存写不进去。
+        CorpusError: 语料读不了，一篇也没有，或缓存写不进去。
     """
-    files = resolve(spec).files.get(split, ())
+    resolved = resolve(spec)
+    split = resolved.held_out if split is None else split
+    files = resolved.files.get(split, ())
     state = [_state(path) for paths in files for path in paths]
     return store_documents(
         lambda: read_corpus(spec, split),
@@ -198,9 +232,16 @@ def open_dataset(table: "datasets.Dataset") -> Documents:
                     row[wanted[0]], f"dataset#{number}", "dataset", row.get("target")
                 )
 
-    return store_documents(
+    documents = store_documents(
         read, cache_folder() / "documents", repr((table._fingerprint, wanted))
     )
+    if not documents:
+        raise CorpusError(
+            found="语料里一篇文档也没有",
+            expected="至少一篇",
+            remedy="打开语料看看是否为空",
+        )
+    return documents
 
 
 def store_documents(
@@ -214,7 +255,7 @@ def store_documents(
         identity: 内容由它决定的一切。
 
     Raises:
-        CorpusError: 文档读不了、一篇也没有，或文件夹写不进去。
+        CorpusError: 文档读不了，或文件夹写不进去。
     """
     from companion.corpus.arrow import build_table
 
@@ -227,12 +268,6 @@ def store_documents(
         lambda parts: _tables(part() for part in parts),
         [read],
     )
-    if not len(table):
-        raise CorpusError(
-            found="语料里一篇文档也没有",
-            expected="至少一篇",
-            remedy="打开语料看看是否为空",
-        )
     return Documents(table)
 
 
@@ -241,7 +276,7 @@ def _features() -> "datasets.Features":
 
     columns: dict[str, Any] = {name: datasets.Value("string") for name in _COLUMNS}
     key = datasets.List(datasets.Value("uint64"), length=2)
-    return datasets.Features({**columns, "key": key})
+    return datasets.Features({**columns, **dict.fromkeys(_KEYS, key)})
 
 
 def _tables(streams: Iterable[Iterable[Document]]) -> Iterator[Any]:
@@ -262,10 +297,12 @@ def _table(documents: list[Document]) -> Any:
     import pyarrow as pa
 
     schema = _features().arrow_schema
-    keys = np.frombuffer(b"".join(map(content_key, documents)), "<u8")
-    columns = [
+    columns: list[Any] = [
         *(pa.array([getattr(d, name) for d in documents]) for name in _COLUMNS),
-        pa.FixedSizeListArray.from_arrays(pa.array(keys), 2),
+        *(
+            pa.FixedSizeListArray.from_arrays(pa.array(joined_keys(documents, key)), 2)
+            for key in _KEYS.values()
+        ),
     ]
     typed = [
         c.cast(field.type) for c, field in zip(columns, schema, strict=True)
@@ -352,7 +389,7 @@ def split_documents(
 
 def split_point(doc: Document, seed: int = 0) -> float:
     """文档在 [0, 1) 上的位置，只由内容与种子决定；流式切分时与比例比较即可。"""
-    return _point(content_key(doc), seed)
+    return _point(letters_key(doc), seed)
 
 
 def _point(key: bytes, seed: int) -> float:
@@ -363,9 +400,9 @@ def _point(key: bytes, seed: int) -> float:
 def _points(docs: Sequence[Document], seed: int) -> NDArray[np.float64]:
     """各篇的位置，(D,)；磁盘上的语料已经记下了内容的指纹。"""
     if isinstance(docs, Documents):
-        keys = (key.tobytes() for key in docs.content_keys())
+        keys = (key.tobytes() for key in docs.keys("letters"))
     else:
-        keys = map(content_key, docs)
+        keys = map(letters_key, docs)
     return np.fromiter((_point(key, seed) for key in keys), np.float64, len(docs))
 
 

@@ -8,6 +8,8 @@
 3. 否则用 GB18030、Big5、UTF-16 各解一遍开头，数常用字的比例，取最像中文的一种；
 4. 都不像，就用 charset-normalizer 说出最可能的编码，请用户先转成 UTF-8。
 
+坏了几个字节的文件仍认得出编码，然后报出坏在哪个字节。
+
 解码之后再查乱码，即在别处已经转坏的文本，字节已丢，本包无从恢复。四种常见的坏法，每种
 都有自己的指纹：
 
@@ -20,46 +22,24 @@
 """
 
 import codecs
-import gzip
-import io
 import re
-import zlib
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
-from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Literal
 
 from companion.errors import CorpusError
 
-
-def read_lines(path: str | Path, *, refuse_garble: bool = True) -> Iterator[str]:
-    """逐行读出文本文件，认出编码，需要时解压；换行符不在其中。
-
-    Args:
-        path: 文本文件，后缀为 `.gz` 时先解压。
-        refuse_garble: 遇到乱码就拒绝。
-
-    Yields:
-        一行。
-
-    Raises:
-        CorpusError: 见 `companion.corpus.encoding.decode_lines`。
-    """
-    target = Path(path)
-    require_file(target)
-    with _opened(target) as stream:
-        yield from decode_lines(stream, str(target), refuse_garble=refuse_garble)
-
-
+Errors = Literal["strict", "replace"]
 PREFIX_BYTES = 1 << 16
 """认编码时读的字节数。"""
 CHUNK_BYTES = 1 << 20
 """每次解码的字节数。"""
 MAX_LINE_CHARS = 64_000_000
 """一行最多的字数；再长就装不进内存，多半也不是文本。"""
+MOST_BAD = 0.02
+"""坏字节不超过这么大一部分，编码仍认得出。"""
+_ENDINGS = ("\n", "。！？!?", "…；;", " 　，,")  # 宜切之处，由优到劣
 
 _BOMS = (  # UTF-32 的 BOM 以 UTF-16 的开头，须先看
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -146,6 +126,8 @@ def detect_encoding(prefix: bytes, origin: str, *, whole: bool = False) -> Encod
     has_nul = b"\x00" in prefix
     if not has_nul and _decode(prefix, "utf-8", whole) is not None:
         return Encoding("utf-8")
+    if not has_nul and _mostly_utf8(prefix, MOST_BAD):
+        return Encoding("utf-8")
     name, score = _best_candidate(prefix, whole)
     if name is not None and score >= 0.5:
         return Encoding(name)
@@ -156,7 +138,7 @@ def detect_encoding(prefix: bytes, origin: str, *, whole: bool = False) -> Encod
             remedy="确认路径；文档先另存为 UTF-8 纯文本",
         )
     # 开头是 UTF-8、中途才坏的文件：交给解码去报出坏在哪个字节
-    if _mostly_utf8(prefix):
+    if _mostly_utf8(prefix, 0.5):
         return Encoding("utf-8")
     raise CorpusError(
         found=f"认不出 {origin} 的编码，最像 {_guess(prefix)}",
@@ -166,7 +148,12 @@ def detect_encoding(prefix: bytes, origin: str, *, whole: bool = False) -> Encod
 
 
 def decode_lines(
-    stream: BinaryIO, origin: str, *, refuse_garble: bool = True
+    stream: BinaryIO,
+    origin: str,
+    *,
+    refuse_garble: bool = True,
+    errors: Errors = "strict",
+    longest: int | None = None,
 ) -> Iterator[str]:
     r"""逐块解码，逐行给出，换行符不在其中。
 
@@ -177,6 +164,8 @@ def decode_lines(
         stream: 以二进制打开的（解压后的）字节流。
         origin: 出错时用来称呼这份文件。
         refuse_garble: 遇到乱码字样时拒绝；为假则原样放行，留给清洗。
+        errors: 遇到解不开的字节时拒绝（`strict`），或换成 �（`replace`）。
+        longest: 一行超过这么多字，就在句末断成几行；None 是不断。
 
     Yields:
         一行文本。
@@ -187,8 +176,8 @@ def decode_lines(
     prefix = stream.read(PREFIX_BYTES)
     whole = len(prefix) < PREFIX_BYTES
     encoding = detect_encoding(prefix, origin, whole=whole)
-    decoder = codecs.getincrementaldecoder(encoding.name)("strict")
-    block = _Block(origin, encoding, refuse_garble)
+    decoder = codecs.getincrementaldecoder(encoding.name)(errors)
+    block = _Block(origin, encoding, refuse_garble, longest)
     offset, data = encoding.bom_bytes, prefix[encoding.bom_bytes :]
     while True:
         following = b"" if whole else stream.read(CHUNK_BYTES)
@@ -208,10 +197,13 @@ def decode_lines(
 class _Block:
     """攒到换行才放出的文本，并记得每一截在文件里的字节位置。"""
 
-    def __init__(self, origin: str, encoding: Encoding, refuse_garble: bool) -> None:
+    def __init__(
+        self, origin: str, encoding: Encoding, refuse_garble: bool, longest: int | None
+    ) -> None:
         self.origin = origin
         self.encoding = encoding
         self.refuse_garble = refuse_garble
+        self.longest = longest
         self.parts: list[tuple[int, str, int]] = []  # 字节起点、整截文本、从第几字起
         self.num_chars = 0
         self.num_lines = 0
@@ -223,6 +215,8 @@ class _Block:
         if end:
             yield from self._lines(offset, text, end)
         self._keep(offset, text, end)
+        while self.longest is not None and self.num_chars > self.longest:
+            yield self._first_part(self.longest)
 
     def finish(self) -> Iterator[str]:
         """放出最后一行（末尾没有换行符时）。"""
@@ -241,13 +235,26 @@ class _Block:
                 remedy="按段落或句末标点断行后再用",
             )
 
-    def _lines(self, offset: int, text: str, end: int) -> Iterator[str]:
-        if end:
-            self.parts.append((offset, text[:end], 0))
+    def _whole(self) -> str:
+        """攒下的全部；有乱码就拒绝。"""
         whole = "".join(part[start:] for _, part, start in self.parts)
         garble = find_garble(whole) if self.refuse_garble else None
         if garble is not None:
             raise self._garbled(garble)
+        return whole
+
+    def _first_part(self, longest: int) -> str:
+        """太长的一行，先放出开头到句末的一截。"""
+        whole = self._whole()
+        stop = good_stop(whole, longest // 2, longest)
+        self.parts = [(self._position(stop), whole[stop:], 0)]
+        self.num_chars -= stop
+        return whole[:stop]
+
+    def _lines(self, offset: int, text: str, end: int) -> Iterator[str]:
+        if end:
+            self.parts.append((offset, text[:end], 0))
+        whole = self._whole()
         self.parts, self.num_chars = [], 0
         lines = whole.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         if lines[-1] == "":
@@ -255,43 +262,44 @@ class _Block:
         self.num_lines += len(lines)
         yield from lines
 
-    def _garbled(self, garble: Garble) -> CorpusError:
-        left = garble.start
-        position = 0
+    def _position(self, left: int) -> int:
+        """攒下的第 `left` 个字在文件里的字节位置。"""
         for offset, part, start in self.parts:
-            if left < len(part) - start:
-                before = part[: start + left].encode(self.encoding.name)
-                position = offset + len(before)
-                break
+            if left <= len(part) - start:
+                return offset + len(part[: start + left].encode(self.encoding.name))
             left -= len(part) - start
+        return 0
+
+    def _garbled(self, garble: Garble) -> CorpusError:
+        place = self._position(garble.start)
         return CorpusError(
-            found=f"{self.origin} 第 {position} 字节处有乱码“{garble.text}”："
+            found=f"{self.origin} 第 {place} 字节处有乱码“{garble.text}”："
             f"{garble.cause}（本文件按 {self.encoding.label} 解码）",
             expected="没有转坏的文本",
             remedy=garble.remedy,
         )
 
 
-def _decode(data: bytes, name: str, final: bool) -> str | None:
-    try:
-        return codecs.getincrementaldecoder(name)("strict").decode(data, final)
-    except UnicodeDecodeError:
-        return None
+def _decode(data: bytes, name: str, final: bool, most_bad: float = 0) -> str | None:
+    """解出的文字；坏字超过 `most_bad`（占字数的比例）则为 None。"""
+    text = codecs.getincrementaldecoder(name)("replace").decode(data, final)
+    return text if text.count("\ufffd") <= most_bad * len(text) else None
 
 
 def _best_candidate(prefix: bytes, whole: bool) -> tuple[str | None, float]:
     best: tuple[str | None, float] = (None, float("-inf"))
     for name in _CANDIDATES:
-        text = _decode(prefix, name, whole)
+        text = _decode(prefix, name, whole, MOST_BAD)
         score = chinese_score(text) if text else float("-inf")
         if score > best[1] + 1e-9:  # 并列时取靠前的，GB18030 最常见
             best = (name, score)
     return best
 
 
-def _mostly_utf8(prefix: bytes) -> bool:
+def _mostly_utf8(prefix: bytes, most_bad: float) -> bool:
     kept = prefix.decode("utf-8", "ignore")
-    return len(kept.encode("utf-8")) >= 0.5 * len(prefix) and not kept.isascii()
+    lost = len(prefix) - len(kept.encode("utf-8"))
+    return lost <= most_bad * len(prefix) and not kept.isascii()
 
 
 def _refuse_magic(prefix: bytes, origin: str) -> None:
@@ -312,6 +320,15 @@ def _guess(sample: bytes) -> str:
     return best.encoding.upper().replace("_", "-") if best else "二进制数据"
 
 
+def good_stop(text: str, low: int, high: int) -> int:
+    """[low, high] 之内最靠后的换行之后；没有就句末之后，再没有就硬切。"""
+    for marks in _ENDINGS:
+        stop = max(text.rfind(mark, low, high) for mark in marks) + 1
+        if stop > low:
+            return stop
+    return high
+
+
 def _broken_bytes(
     error: UnicodeDecodeError, base: int, origin: str, encoding: Encoding
 ) -> CorpusError:
@@ -323,86 +340,23 @@ def _broken_bytes(
             expected="完整的文件",
             remedy="多半是下载或复制中断，重新取得这份文件",
         )
+    found = (
+        f"{origin} 第 {base + error.start} 字节（{bad[:4].hex(' ')}）不是合法的 "
+        f"{encoding.label}"
+    )
+    if _decode(bad, encoding.name, False, MOST_BAD) is not None:
+        return CorpusError(
+            found=f"{found}，其后又读得通",
+            expected="没有坏字节的文件",
+            remedy="找没有损坏的原件；或用 `companion corpus clean 文件 --errors "
+            "replace` 把坏的几处换成“□”，换了几处会说出来",
+        )
     name, score = _best_candidate(bad, False)
     likely = Encoding(name).label if name and score >= 0.5 else _guess(bad)
-    shown = bad[:4].hex(" ")
     return CorpusError(
-        found=f"{origin} 第 {base + error.start} 字节（{shown}）不是合法的 "
-        f"{encoding.label}，从这里起像是 {likely}",
+        found=f"{found}，从这里起像是 {likely}",
         expected="全文只用一种编码",
         remedy="若由几份文件拼成，把各份分别转成 UTF-8 再拼；若下载中断，重新下载",
-    )
-
-
-def open_error(path: Path, error: OSError) -> CorpusError:
-    """把打不开文件的系统错误说成人话。"""
-    return CorpusError(
-        found=f"读不了 {path}：{error.strerror or error}",
-        expected="当前用户可读的文件",
-        remedy="检查路径、权限与磁盘",
-    )
-
-
-def require_file(path: Path) -> None:
-    """要有这份普通文件；没有就猜是不是名字写错了。"""
-    if path.is_dir():
-        raise CorpusError(
-            found=f"{path} 是文件夹",
-            expected="一份文件",
-            remedy="指明文件夹里的一份文件",
-        )
-    if not path.exists():
-        siblings = path.parent.iterdir() if path.parent.is_dir() else ()
-        near = get_close_matches(path.name, [item.name for item in siblings], n=1)
-        hint = f"是不是 {path.parent / near[0]}？" if near else ""
-        raise CorpusError(
-            found=f"没有 {path}",
-            expected="存在的文件、文件夹，或 `companion corpus list` 列出的名字",
-            remedy=(hint + "检查路径").replace("？检查", "？否则检查"),
-        )
-    if not path.is_file():
-        raise CorpusError(
-            found=f"{path} 不是普通文件",
-            expected="磁盘上的文件",
-            remedy="先把管道或设备的内容存成文件",
-        )
-
-
-@contextmanager
-def _opened(path: Path) -> Generator[BinaryIO]:
-    """打开（需要时解压）文件，把系统与压缩的错误换成 `CorpusError`。"""
-    try:
-        if path.stat().st_size == 0:
-            raise no_text_error(path)
-        if not path.name.lower().endswith(".gz"):
-            with path.open("rb") as plain:
-                yield plain
-            return
-        with path.open("rb") as packed:
-            if packed.read(2) != b"\x1f\x8b":
-                raise CorpusError(
-                    found=f"{path} 的后缀是 .gz，内容却不是 gzip",
-                    expected="gzip 压缩的文本",
-                    remedy="若本是纯文本，去掉 .gz 后缀；否则重新取得这份文件",
-                )
-        with gzip.open(path, "rb") as unpacked:
-            yield cast(BinaryIO, io.BufferedReader(unpacked))
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise CorpusError(
-            found=f"{path} 解压到一半坏了：{error}",
-            expected="完整的 gzip 文件",
-            remedy="多半是下载中断，重新取得这份文件；`gzip -t` 可以验证",
-        ) from None
-    except OSError as error:
-        raise open_error(path, error) from None
-
-
-def no_text_error(path: Path) -> CorpusError:
-    """一份文件里没有正文的错误。"""
-    return CorpusError(
-        found=f"{path} 里没有正文，是空的或只有空白",
-        expected="至少一个文档",
-        remedy="检查这份文件是否写完；文件夹里多余的空文件请删去",
     )
 
 
@@ -466,7 +420,7 @@ def _misread_as_latin(text: str, start: int) -> Garble | None:
     for name in ("utf-8", "gb18030"):
         restored = _whole(raw, name)
         # Latin-1 的西文偶有两个连写的重音字母，碰巧合法的极少；GBK 则要三个汉字才算数
-        if not restored or (name == "gb18030" and not _CHINESE.fullmatch(restored)):
+        if not restored or (name == "gb18030" and not _reads_well(restored)):
             continue
         if len(restored) == 1 and shown[0] not in _UTF8_LEADS:
             continue
@@ -478,6 +432,19 @@ def _misread_as_latin(text: str, start: int) -> Garble | None:
             f"回到原件，按 {label} 读入后另存为 UTF-8",
         )
     return None
+
+
+def _reads_well(text: str) -> bool:
+    """是中文，而且通顺：至少三个不同的汉字，五个里有一个常用字。
+
+    `······`、`ÄÖÜäöü` 的字节也凑得成汉字，可“贩贩贩”“帜茕瞿”不成话。
+    """
+    frequent = sum(char in _FREQUENT for char in text)
+    return (
+        _CHINESE.fullmatch(text) is not None
+        and len(set(text)) >= 3
+        and 5 * frequent >= len(text)
+    )
 
 
 def _as_single_bytes(text: str) -> bytes:
@@ -529,7 +496,7 @@ _FREQUENT = frozenset(
 
 _ODD = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x9f\u0100-\u024f\u0370-\u058f\u2500-\u257f"
-    "\u3105-\u312f\u3400-\u4dbf\ua000-\ud7ff\ue000-\uf8ff\uff61-\uffdc]"
+    "\u3105-\u312f\u3400-\u4dbf\ua000-\ud7ff\ue000-\uf8ff\uff61-\uffdc\ufffd]"
 )
 """中文连续文本里少见的字符：控制符、注音、私用区、制表符、谚文……"""
 

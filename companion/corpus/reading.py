@@ -6,11 +6,11 @@
 | `.jsonl` `.jsonl.gz` | 一行：字段 `text`，或句对的 `source` 与 `target` |
 | `.tsv` `.tsv.gz` | 一行两列：源侧、目标侧 |
 | `.parquet` | 一行：列名与 `.jsonl` 的字段相同 |
-| 文件夹 | 其中（含子文件夹）全部上述文件，按路径排序 |
+| 文件夹 | 其中（含子文件夹与连到别处的）全部上述文件，按路径排序 |
 
-没有空行的长文（整本小说、网页拼成的大文件）每满一百万字在行末断成一个文档：
-远长于任何模型的上下文，而 10 GB 的文件也只占一篇的内存。一行一条的格式里
-错在哪一行，就报哪一行。
+没有空行的长文（整本小说、网页拼成的大文件）每满一百万字在行末或句末断成一个文档：
+远长于任何模型的上下文，而 10 GB 的文件，哪怕只有一行，也只占一篇的内存。一行一条的格式
+里错在哪一行，就报哪一行。文件夹里不认识的文件跳过，`Resolved.skipped` 列出它们。
 
 写文件时先写在旁边的临时文件里，写完才换上去，中断不留半份。
 """
@@ -23,13 +23,16 @@ import re
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
 from companion.corpus.document import (
     CHAPTERS,
     FORMATS,
+    LOCK,
     SOURCES,
     Document,
     file_stem,
@@ -37,13 +40,12 @@ from companion.corpus.document import (
     format_of,
     group_by_chapter,
     join_lines,
-)
-from companion.corpus.encoding import (
-    find_garble,
     no_text_error,
     read_lines,
+    readable,
     require_file,
 )
+from companion.corpus.encoding import Errors, find_garble, good_stop
 from companion.errors import CorpusError
 
 Body = tuple[str, str, str | None]
@@ -53,7 +55,7 @@ MAX_DOCUMENT_CHARS = 1_000_000
 
 
 def read_documents(
-    path: str | Path, *, refuse_garble: bool = True
+    path: str | Path, *, refuse_garble: bool = True, errors: Errors = "strict"
 ) -> Iterator[Document]:
     """逐篇读出一份语料。
 
@@ -62,6 +64,7 @@ def read_documents(
     Args:
         path: 文件或文件夹，格式见模块说明；编码自动认出。
         refuse_garble: 遇到乱码就拒绝；为假则放行，由清洗来收拾。
+        errors: 遇到解不开的字节时拒绝（`strict`），或换成 �（`replace`）。
 
     Returns:
         文档的迭代器，只能走一遍。
@@ -70,11 +73,17 @@ def read_documents(
         CorpusError: 路径、格式、编码或内容不对，或没有任何正文。
     """
     root = Path(path)
+    lines = partial(read_lines, refuse_garble=refuse_garble, errors=errors)
     if root.is_dir():
-        return _read_folder(root, _corpus_files(root), refuse_garble)
+        files = corpus_files(root)[0]
+        stems = [path.relative_to(root).with_name(file_stem(path)) for path in files]
+        return chain.from_iterable(
+            _read_file(path, readable(stem.as_posix()), lines)
+            for path, stem in zip(files, stems, strict=True)
+        )
     require_file(root)
     format_of(root)
-    return _read_file(root, file_stem(root), refuse_garble)
+    return _read_file(root, readable(file_stem(root)), lines)
 
 
 def read_pairs(source: str | Path, target: str | Path) -> Iterator[Document]:
@@ -92,7 +101,7 @@ def read_pairs(source: str | Path, target: str | Path) -> Iterator[Document]:
     """
     left_path, right_path = Path(source), Path(target)
     left, right = read_lines(left_path), read_lines(right_path)
-    name = file_stem(left_path).removesuffix(".classical") + ".pairs"
+    name = readable(file_stem(left_path)).removesuffix(".classical") + ".pairs"
     number = count = 0
     while True:
         pair = next(left, None), next(right, None)
@@ -117,52 +126,54 @@ def read_pairs(source: str | Path, target: str | Path) -> Iterator[Document]:
                 remedy="补上这一行，或把两侧的这一行一同删去",
             )
         count += 1
-        origin = f"{left_path.name}+{right_path.name}"
+        origin = readable(f"{left_path.name}+{right_path.name}")
         yield Document(text, f"{name}#{count}", origin, translation)
     if not count:
         raise no_text_error(left_path)
 
 
-def _read_folder(
-    root: Path, files: list[Path], refuse_garble: bool
+def _read_file(
+    path: Path, stem: str, lines: partial[Iterator[str]]
 ) -> Iterator[Document]:
-    for path in files:
-        stem = path.relative_to(root).with_name(file_stem(path)).as_posix()
-        yield from _read_file(path, stem, refuse_garble)
-
-
-def _read_file(path: Path, stem: str, refuse_garble: bool) -> Iterator[Document]:
-    kind = format_of(path)
+    kind, name, shown = format_of(path), readable(path.name), readable(path)
     if kind.startswith(".txt"):
-        bodies = _read_text(path, refuse_garble)
+        bodies = _read_text(path, lines)
     elif kind == ".parquet":
-        bodies = read_parquet(path, refuse_garble)
+        bodies = read_parquet(path, lines.keywords["refuse_garble"])
     else:
         parse = parse_jsonl if kind.startswith(".jsonl") else parse_tsv
-        bodies = parse(read_lines(path, refuse_garble=refuse_garble), str(path))
+        bodies = parse(lines(path), shown)
     count = 0
     for title, text, target in bodies:
-        if not text:
-            continue
-        count += 1
-        source = f"{path.name}：{title}" if title else path.name
-        yield Document(text, f"{stem}#{count}", source, target)
+        for part in [text] if target is not None else _parts(text):
+            count += 1
+            source = f"{name}：{title}" if title else name
+            yield Document(part, f"{stem}#{count}", source, target)
     if not count:
         raise no_text_error(path)
 
 
-def _read_text(path: Path, refuse_garble: bool) -> Iterator[Body]:
-    lines = read_lines(path, refuse_garble=refuse_garble)
+def _parts(text: str) -> Iterator[str]:
+    """一篇分成至多一百万字的几篇，在句末断开；没有字就一篇也没有。"""
+    while len(text) > MAX_DOCUMENT_CHARS:
+        stop = good_stop(text, MAX_DOCUMENT_CHARS // 2, MAX_DOCUMENT_CHARS)
+        yield text[:stop]
+        text = text[stop:]
+    if text:
+        yield text
+
+
+def _read_text(path: Path, lines: partial[Iterator[str]]) -> Iterator[Body]:
     chapters = find_chapters(path)
     if chapters:
-        for title, text in group_by_chapter(lines, chapters, str(path)):
+        for title, text in group_by_chapter(lines(path), chapters, readable(path)):
             yield title, text, None
         return
-    for text in _group_byno_text_error(lines):
+    for text in _group_by_blank(lines(path, longest=MAX_DOCUMENT_CHARS)):
         yield "", text, None
 
 
-def _group_byno_text_error(lines: Iterator[str]) -> Iterator[str]:
+def _group_by_blank(lines: Iterator[str]) -> Iterator[str]:
     held: list[str] = []
     size = 0
     for line in lines:
@@ -176,34 +187,43 @@ def _group_byno_text_error(lines: Iterator[str]) -> Iterator[str]:
         yield join_lines(held)
 
 
-def _corpus_files(root: Path) -> list[Path]:
-    found = sorted(path for path in root.rglob("*") if path.is_file())
-    visible = [
-        path
-        for path in found
-        if not any(part.startswith(".") for part in path.relative_to(root).parts)
-    ]
-    files = [
-        path
-        for path in visible
-        if path.name.lower().endswith(FORMATS) and path.name not in (CHAPTERS, SOURCES)
-    ]
+def corpus_files(root: Path) -> tuple[list[Path], list[Path]]:
+    """文件夹里的语料，与跳过的文件；连到别处的文件夹也进去，藏起来的（.git）不看。
+
+    Raises:
+        CorpusError: 没有一份语料，或既有 train 又有 valid。
+    """
+    visible: list[Path] = []
+    entered: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in entered:  # 连回自己，或两处连到同一个文件夹
+            subfolders.clear()
+            continue
+        entered.add(real)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        visible += [Path(folder, name) for name in names if not name.startswith(".")]
+    beside = (CHAPTERS, SOURCES, LOCK)
+    visible = sorted(path for path in visible if path.name not in beside)
+    files = [path for path in visible if path.name.lower().endswith(FORMATS)]
+    skipped = [path for path in visible if not path.name.lower().endswith(FORMATS)]
     if not files:
-        others = "、".join(path.name for path in visible[:5])
+        others = "、".join(readable(path.name) for path in skipped[:5])
         raise CorpusError(
-            found=f"文件夹 {root} 里没有语料" + (f"，只有 {others}" if others else ""),
+            found=f"文件夹 {readable(root)} 里没有语料"
+            + (f"，只有 {others}" if others else ""),
             expected="至少一份 " + "、".join(FORMATS),
             remedy="检查路径，或把语料放进去",
         )
     splits = {path.name.split(".")[0] for path in files}
     if {"train", "valid"} <= splits:
         raise CorpusError(
-            found=f"文件夹 {root} 里既有 train 又有 valid",
+            found=f"文件夹 {readable(root)} 里既有 train 又有 valid",
             expected="训练语料里不混留出集",
             remedy="指明一份文件，例如 "
-            + next(str(path) for path in files if path.name.startswith("train.")),
+            + next(readable(path) for path in files if path.name.startswith("train.")),
         )
-    return files
+    return files, skipped
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -304,21 +324,22 @@ def read_parquet(path: Path, refuse_garble: bool) -> Iterator[Body]:
             wanted = _columns(names)
             if wanted is None:
                 raise CorpusError(
-                    found=f"{path} 的列是 {'、'.join(names) or '（无）'}",
+                    found=f"{readable(path)} 的列是 {'、'.join(names) or '（无）'}",
                     expected=_FIELDS.replace("字段", "列"),
                     remedy="把正文所在的列改名为 text",
                 )
             for batch in table.iter_batches(batch_size=1024, columns=list(wanted)):
                 for record in batch.to_pylist():
                     number += 1
-                    place = f"{path} 第 {number} 行"
+                    place = f"{readable(path)} 第 {number} 行"
                     body = _body(record, place)
                     if refuse_garble:
                         _refuse_garble(body, place)
                     yield body
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise CorpusError(
-            found=f"{path} 不是完整的 Parquet 文件：{str(error).splitlines()[0]}",
+            found=f"{readable(path)} 不是完整的 Parquet 文件："
+            f"{str(error).splitlines()[0]}",
             expected="能读出的 Parquet 文件",
             remedy="重新生成或重新下载这份文件",
         ) from None
@@ -405,11 +426,13 @@ def write_documents(
     kind = format_of(target)
     if target.is_dir():
         raise CorpusError(
-            found=f"{target} 是文件夹", expected="文件名", remedy="在后面加上文件名"
+            found=f"{readable(target)} 是文件夹",
+            expected="文件名",
+            remedy="在后面加上文件名",
         )
     if target.exists() and not overwrite:
         raise CorpusError(
-            found=f"{target} 已经存在",
+            found=f"{readable(target)} 已经存在",
             expected="一个新文件名",
             remedy="换个名字；确要替换，加 --overwrite",
         )

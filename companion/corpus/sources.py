@@ -20,17 +20,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-from companion.corpus.document import Document
-from companion.corpus.encoding import read_lines
-from companion.corpus.reading import read_documents, read_pairs
+from companion.corpus.document import FORMATS, LOCK, Document, read_lines, readable
+from companion.corpus.encoding import Errors
+from companion.corpus.reading import corpus_files, read_documents, read_pairs
 from companion.errors import CorpusError
 
 SIDES = {"classical": "文言", "modern": "白话", "pairs": "句对"}
 SPLITS = ("train", "valid", "test")
-LOCK = "corpus.lock.json"
 
 
 def data_folder() -> Path | None:
@@ -113,11 +113,42 @@ class Resolved:
         """是否自带留出集。"""
         return "valid" in self.files
 
-    def read(self, split: str = "train") -> Iterator[Document]:
+    @property
+    def skipped(self) -> list[Path]:
+        """文件夹里不认识、因而没有读的文件。"""
+        root = self.files["train"][0][0]
+        return corpus_files(root)[1] if self.source is None and root.is_dir() else []
+
+    @property
+    def notices(self) -> list[str]:
+        """读这份语料要让用户知道的话；没有则为空。"""
+        if not (skipped := self.skipped):
+            return []
+        shown = "、".join(readable(path.name) for path in skipped[:5])
+        return [
+            f"{readable(self.spec)} 里跳过 {len(skipped)} 个文件：{shown}"
+            + (" 等" if len(skipped) > 5 else "")
+            + f"；只读 {'、'.join(FORMATS)}"
+        ]
+
+    @property
+    def held_out(self) -> str:
+        """当作留出集时读哪个切分：自带的 valid；文件与文件夹整个都是。"""
+        return "valid" if self.has_valid else "train"
+
+    def read(
+        self,
+        split: str = "train",
+        *,
+        refuse_garble: bool = True,
+        errors: Errors = "strict",
+    ) -> Iterator[Document]:
         """读出一个切分的文档。
 
         Args:
             split: `train`、`valid` 或 `test`。
+            refuse_garble: 见 `read_documents`；句对遇到乱码总是拒绝。
+            errors: 同上；句对遇到坏字节总是拒绝。
 
         Returns:
             文档的迭代器。
@@ -131,14 +162,16 @@ class Resolved:
                 expected="、".join(self.files),
                 remedy="另行指定留出集，或先用 `companion corpus split` 切分",
             )
-        return self._documents(split)
-
-    def _documents(self, split: str) -> Iterator[Document]:
-        for paths in self.files[split]:
-            if len(paths) == 2:
-                yield from read_pairs(*paths)
-            else:
-                yield from read_documents(paths[0])
+        return chain.from_iterable(
+            [
+                read_pairs(*paths)
+                if len(paths) == 2
+                else read_documents(
+                    paths[0], refuse_garble=refuse_garble, errors=errors
+                )
+                for paths in self.files[split]
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -196,6 +229,12 @@ def resolve(name_or_path: str | Path) -> Resolved:
         CorpusError: 名字拼错、数据还没取得，或路径不存在。
     """
     spec = str(name_or_path)
+    if not spec.strip():  # 空的路径会读成当前文件夹
+        raise CorpusError(
+            found="语料的名字是空的",
+            expected="文件、文件夹，或 `companion corpus list` 列出的名字",
+            remedy="写出名字；多半是脚本里的变量没有赋值。当前文件夹写作 .",
+        )
     name, _, side = spec.partition(":")
     if isinstance(name_or_path, str) and name in NAMED and side in ("", *SIDES):
         return _resolve_named(spec, NAMED[name], side)
@@ -226,10 +265,7 @@ def read_corpus(spec: str | Path, split: str = "train") -> Iterator[Document]:
     Raises:
         CorpusError: 同 `resolve`，或内容读不了。
     """
-    resolved = resolve(spec)
-    if resolved.source is None and split == "train":
-        return read_documents(resolved.files["train"][0][0])
-    return resolved.read(split)
+    return resolve(spec).read(split)
 
 
 def find_side(folder: Path, split: str, side: str) -> Path | None:

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from companion.corpus.document import Document, format_table
+from companion.corpus.encoding import good_stop
 from companion.corpus.words import Segmenter, word_ids
 from companion.errors import CorpusError
 
@@ -41,7 +42,6 @@ CHUNK_CHARACTERS = 16_384
 BATCH_CHARACTERS = 131_072
 
 _MAX_NUM_CHARS = 255  # num_chars 存作 uint8
-_ENDINGS = ("\n", "。！？!?", "…；;", " 　，,")  # 宜切之处，由优到劣
 
 
 class TextBatch(NamedTuple):
@@ -89,19 +89,10 @@ def cut_texts(texts: Iterable[str]) -> Iterator[TextBatch]:
 def _chunks(text: str) -> Iterator[tuple[str, bool]]:
     at = 0
     while len(text) - at > CHUNK_CHARACTERS:
-        stop = _good_stop(text, at + CHUNK_CHARACTERS // 2, at + CHUNK_CHARACTERS)
+        stop = good_stop(text, at + CHUNK_CHARACTERS // 2, at + CHUNK_CHARACTERS)
         yield text[at:stop], False
         at = stop
     yield text[at:], True
-
-
-def _good_stop(text: str, low: int, high: int) -> int:
-    """[low, high] 之内最靠后的换行之后；没有就句末之后，再没有就硬切。"""
-    for marks in _ENDINGS:
-        stop = max(text.rfind(mark, low, high) for mark in marks) + 1
-        if stop > low:
-            return stop
-    return high
 
 
 def encode_texts(

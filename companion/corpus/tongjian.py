@@ -16,8 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from companion.corpus.document import CHAPTERS
-from companion.corpus.encoding import read_lines
+from companion.corpus.document import CHAPTERS, read_lines
 from companion.corpus.sources import SPLITS
 from companion.errors import CorpusError
 

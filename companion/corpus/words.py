@@ -44,7 +44,10 @@ from companion.errors import CorpusError
 Segmenter = Callable[[str], list[str]]
 """文本进，词的列表出；各词相接即原文，其间的空白可以略去。"""
 
-_DICT_LINE = re.compile(r"^(.+?)(?: (\d+))?(?: ([a-zA-Z]+))?$")
+_DICT_LINE = re.compile(r"(.+?)(?:[\s,，;；|]+(\d+))?(?:[\s,，;；|]+([a-zA-Z]+))?")
+"""词，词频，词性；隔开它们的可以是空格、制表符、逗号、分号、竖线。"""
+_SEVERAL = re.compile(r"[\t、，,;；|]")
+"""一行写了几个词的样子。"""
 # jieba 只在这些字符之内拼词，词典中含别的字符（𠮷、·）的词它认不出来
 _JIEBA_WORD = re.compile(r"[\u4E00-\u9FD5a-zA-Z0-9+#&._%\-]+")
 _LATIN = re.compile(r"[A-Za-z0-9]+")
@@ -56,17 +59,22 @@ def jieba_segmenter(
     """用 jieba 切词，词典与别处的 jieba 互不影响。
 
     Args:
-        user_dict: 词典文件（UTF-8，一行一词，词后可有空格与词频、词性），或词的列表。
+        user_dict: 词典文件（UTF-8，一行一词，词后可有词频、词性，以空格、制表符或逗号
+            隔开），或词的列表。
 
     Raises:
-        CorpusError: 词典文件不存在或不是 UTF-8。
+        CorpusError: 词典文件不存在、不是 UTF-8，或一行有几个词。
     """
     if user_dict is None:
         return JiebaSegmenter(())
     if isinstance(user_dict, str | Path):
-        return JiebaSegmenter(tuple(read_word_list(user_dict)))
-    lines = [line.strip() for line in user_dict]
-    return JiebaSegmenter(tuple(line for line in lines if line))
+        origin, lines = str(user_dict), read_word_list(user_dict)
+    else:
+        origin, lines = "user_dict", list(user_dict)
+    entries = tuple(line.strip() for line in lines if line.strip())
+    for entry in entries:
+        _split_entry(entry, origin)
+    return JiebaSegmenter(entries)
 
 
 def read_word_list(path: str | Path) -> list[str]:
@@ -90,6 +98,23 @@ def read_word_list(path: str | Path) -> list[str]:
             expected="UTF-8 编码",
             remedy="用编辑器另存为 UTF-8",
         ) from error
+
+
+def _split_entry(entry: str, origin: str) -> tuple[str, str | None, str | None]:
+    """词典的一行：词、词频、词性。
+
+    Raises:
+        CorpusError: 一行写了几个词，照一个词读就永远匹配不上。
+    """
+    match = _DICT_LINE.fullmatch(entry)
+    word, frequency, tag = match.groups() if match else (entry, None, None)
+    if _SEVERAL.search(word):
+        raise CorpusError(
+            found=f"{origin} 里有一行是“{entry[:40]}”",
+            expected="一行一个词，后面至多有词频与词性，例如 云计算 3 n",
+            remedy="拆成几行；词里真有这样的标点，就把它从词典里去掉",
+        )
+    return word, frequency, tag
 
 
 class JiebaSegmenter:
@@ -124,8 +149,7 @@ class JiebaSegmenter:
         tokenizer.initialize()
         hard: list[str] = []
         for entry in self.entries:
-            match = _DICT_LINE.match(entry)
-            word, frequency, tag = match.groups() if match else (entry, None, None)
+            word, frequency, tag = _split_entry(entry, "词典")
             if _JIEBA_WORD.fullmatch(word):
                 count = int(frequency) if frequency else None
                 tokenizer.add_word(word, count, tag)
@@ -312,17 +336,17 @@ BUILT_IN = "tongjian"
 
 
 def read_names(spec: str | Path) -> list[str]:
-    """专名表：`tongjian` 是随包的一份，别的当作文件，一行一个。
+    """专名表：`tongjian` 是随包的一份，别的当作文件，一行一个，词频与词性略去。
 
     Raises:
-        CorpusError: 文件读不了，或不是 UTF-8。
+        CorpusError: 文件读不了，不是 UTF-8，或一行有几个词。
 
     >>> names = read_names("tongjian")
     >>> len(names), "平原君" in names
     (707, True)
     """
     if str(spec) != BUILT_IN:
-        return read_word_list(spec)
+        return [_split_entry(line, str(spec))[0] for line in read_word_list(spec)]
     file = resources.files("companion.corpus") / "names_tongjian.txt"
     return file.read_text("utf-8").split()
 
@@ -420,7 +444,7 @@ def segmenters_for(
 
 
 def read_similar_words(path: str | Path) -> Mapping[str, list[str]]:
-    """读近义词表：一行先是词，空白之后是它的近义词，几个之间也以空白隔开。
+    """读近义词表：一行先是词，然后是它的近义词，以空白、顿号、逗号或分号隔开。
 
         天子 皇帝 官家
         诸侯 列国
@@ -430,7 +454,7 @@ def read_similar_words(path: str | Path) -> Mapping[str, list[str]]:
     """
     table: dict[str, list[str]] = {}
     for number, line in enumerate(read_word_list(path), 1):
-        word, *similar = line.split()
+        word, *similar = filter(None, re.split(r"[\s、，,;；|]+", line))
         if not similar:
             raise CorpusError(
                 found=f"近义词表 {path} 第 {number} 个词“{word}”后面没有近义词",

@@ -18,7 +18,6 @@ from companion.checkpoints.running import (
 from companion.config import TrainingConfig
 from companion.corpus.document import Document
 from companion.corpus.documents import (
-    Documents,
     open_corpus,
     open_dataset,
     split_corpus,
@@ -49,6 +48,8 @@ class Corpora:
     replay: Sequence[Document]
     duplicates: int
     """训练语料里因完全重复而删去的文档数。"""
+    notices: Sequence[str] = ()
+    """读的时候跳过了什么。"""
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,14 @@ def read_corpora(config: TrainingConfig, corpus: Any = None) -> Corpora:
     Raises:
         CorpusError: 某份语料读不了，或只有一篇、划不出留出集。
     """
+    names = [config.valid, config.general, config.replay]
+    if corpus is None:
+        names.append(config.corpus)
     every = open_corpus(config.corpus) if corpus is None else open_dataset(corpus)
     documents = every.without_duplicates() if config.deduplicate else every
-    own = corpus is None and "valid" in resolve(config.corpus).files
+    own = corpus is None and resolve(config.corpus).has_valid
     if config.valid is not None:
-        train, valid = documents, _held_out(config.valid)
+        train, valid = documents, open_corpus(config.valid, None)
     elif own:  # 有名字的语料自带留出集
         train, valid = documents, open_corpus(config.corpus, "valid")
     else:
@@ -89,15 +93,13 @@ def read_corpora(config: TrainingConfig, corpus: Any = None) -> Corpora:
     return Corpora(
         train=train,
         valid=valid,
-        general=_held_out(config.general) if config.general else [],
-        replay=open_corpus(config.replay) if config.replay else [],
+        general=[] if config.general is None else open_corpus(config.general, None),
+        replay=[] if config.replay is None else open_corpus(config.replay),
         duplicates=len(every) - len(documents),
+        notices=[
+            each for name in names if name is not None for each in resolve(name).notices
+        ],
     )
-
-
-def _held_out(spec: str) -> Documents:
-    """留出集：有名字的语料取它的 valid 切分，文件与文件夹整个都是。"""
-    return open_corpus(spec, "valid" if "valid" in resolve(spec).files else "train")
 
 
 def choose_block_size(config: TrainingConfig, model: Any) -> int:

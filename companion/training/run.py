@@ -158,6 +158,8 @@ def _prepare(
     device = best_device(checkpoint.model.config.model_type)
     check_means(config, checkpoint.model, device.kind, team.size)
     corpora = read_corpora(config, corpus)
+    for notice in corpora.notices:
+        say(f"注意：{notice}")
     extension = extend_for_corpus(checkpoint, config, corpora.train)
     checkpoint = extension.checkpoint if extension else checkpoint
     extra = prepare_extra_losses(config, checkpoint)

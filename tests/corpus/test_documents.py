@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from companion.corpus import documents as module
 from companion.corpus.dedup import deduplicate
-from companion.corpus.document import Document
+from companion.corpus.document import Document, letters_key
 from companion.corpus.documents import (
     Documents,
     open_corpus,
@@ -62,7 +62,7 @@ def test_pairs_come_apart_into_both_sides(tmp_path: Path) -> None:
     assert [each.text for each in corpus.sides()[1:3]] == texts[1:3]
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=9))
 def test_duplicates_go_as_in_the_stream(texts: list[str]) -> None:
     """磁盘上的去重与逐篇的完全去重留下同样的文档；切分也与列表的相同。"""
@@ -71,7 +71,7 @@ def test_duplicates_go_as_in_the_stream(texts: list[str]) -> None:
         corpus = stored(docs, Path(folder)).without_duplicates()
         kept = list(deduplicate(docs, near=False)[0])
         assert list(corpus) == kept
-        if len(kept) > 1:
+        if len({letters_key(each) for each in kept}) > 1:
             ours, theirs = split_corpus(corpus), split_corpus(kept)
             assert list(ours.train) == list(theirs.train)
             assert list(ours.valid) == list(theirs.valid)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.corpus import encoding
+from companion.corpus import encoding, reading
+from companion.corpus.cleaning import clean_text
 from companion.corpus.encoding import decode_lines, detect_encoding, find_garble
 from companion.corpus.reading import read_documents
 from companion.errors import CorpusError
@@ -193,11 +194,69 @@ def test_the_offset_of_mojibake_counts_bytes_of_the_file() -> None:
         "鍦字见于《集韵》，音地。",
         "锛孉",  # 倒转只得一个逗号，证据太少
         "São João, coração, IRMÃO",
+        "省略号打成了······六个点。",
+        "密码××××××请保管。",
+        "§§§§§§ 分隔 ±±±±±± 线 ÷×÷×÷×÷×",
+        "德文多出ÄÖÜäöüß七个字母",
+        "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏ",
     ],
 )
 def test_rare_but_honest_text_is_not_mistaken_for_mojibake(text: str) -> None:
     """指纹字本身是字：要能倒转出通顺的原文才算乱码。"""
     assert find_garble(text) is None
+
+
+@pytest.mark.parametrize("bad", [bad for _, bad, _ in GARBLED.values()])
+def test_a_remedy_that_names_clean_is_one(bad: str) -> None:
+    """消息说“先用 clean”的乱码，清洗之后确实读得进去。"""
+    text = "清晨下了一场雨，院里的水缸满了。" * 3 + "\n" + bad + "。"
+    garble = find_garble(text)
+    assert garble is not None
+    if "corpus clean" in garble.remedy:
+        cleaned = clean_text(text)
+        assert cleaned is not None
+        assert find_garble(cleaned) is None
+        assert "□" in cleaned
+
+
+@pytest.mark.parametrize(
+    ("name", "label"), [("gb18030", "GB18030"), ("utf-8", "UTF-8"), ("cp950", "Big5")]
+)
+def test_a_few_bad_bytes_are_located_and_can_be_replaced(
+    name: str, label: str, tmp_path: Path
+) -> None:
+    """坏了两个字节的小说不是二进制：指出位置，`replace` 换成 �，其余一字不差。"""
+    line = TRADITIONAL if name == "cp950" else CLASSICAL
+    good = (line + "\r\n").encode(name) * 60
+    at = 10 * len((line + "\r\n").encode(name))
+    data = good[:at] + b"\x80\xff" + good[at:]
+    with pytest.raises(CorpusError, match=f"第 {at} 字节（80 ff") as caught:
+        lines_of(data)
+    assert label in caught.value.found
+    assert "--errors replace" in caught.value.remedy
+    read = list(
+        decode_lines(io.BytesIO(data), "x", refuse_garble=False, errors="replace")
+    )
+    assert len(read) == 60
+    assert "\ufffd" in read[10]
+    assert [each.replace("\ufffd", "") for each in read] == [line] * 60
+
+
+def test_a_single_endless_line_becomes_documents(tmp_path: Path) -> None:
+    """只有一行的大文件在句末断成几篇，一字不丢；乱码的字节位置照样说得准。"""
+    path = tmp_path / "一行.txt"
+    text = "".join(f"第{n}日，清晨下了一场雨。" for n in range(400))
+    path.write_text(text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "MAX_DOCUMENT_CHARS", 1000)
+        patch.setattr(encoding, "PREFIX_BYTES", 700)
+        patch.setattr(encoding, "CHUNK_BYTES", 700)
+        docs = [doc.text for doc in read_documents(path)]
+        assert "".join(docs) == text
+        assert all(len(doc) <= 1000 and doc.endswith("。") for doc in docs)
+        path.write_text(text + "锟斤拷", encoding="utf-8")
+        with pytest.raises(CorpusError, match=f"第 {len(text.encode())} 字节"):
+            list(read_documents(path))
 
 
 def test_garbled_text_may_pass_when_cleaning_will_see_to_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from companion.corpus import reading
 from companion.corpus.document import Document, join_lines
 from companion.corpus.reading import read_documents, read_pairs, write_documents
+from companion.corpus.sources import resolve
 from companion.errors import CorpusError
 
 bodies = st.lists(
@@ -363,3 +365,50 @@ def test_the_real_corpus_has_a_document_per_juan(shared_data: Path) -> None:
     assert len(docs) == 262
     assert sum(doc.num_chars for doc in docs) == 2_663_325
     assert docs[0].source.endswith("周纪一")
+
+
+def test_linked_folders_are_read_and_other_files_listed(tmp_path: Path) -> None:
+    """连到别处的文件夹也读，连回自己的不死循环；不认识的文件列出来。"""
+    folder, real = tmp_path / "卷", tmp_path / "别处"
+    folder.mkdir()
+    real.mkdir()
+    (folder / "甲.txt").write_text("甲乙丙丁。", encoding="utf-8")
+    (real / "乙.txt").write_text("庚辛壬癸。", encoding="utf-8")
+    (folder / "连").symlink_to(real)
+    (real / "回").symlink_to(folder)
+    for name in ("b.md", "c.csv", "d.docx", ".藏"):
+        (folder / name).write_text("丙", encoding="utf-8")
+    texts = {doc.text for doc in read_documents(folder)}
+    assert texts == {"甲乙丙丁。", "庚辛壬癸。"}
+    resolved = resolve(folder)
+    assert [path.name for path in resolved.skipped] == ["b.md", "c.csv", "d.docx"]
+    assert "跳过 3 个文件：b.md、c.csv、d.docx" in resolved.notices[0]
+    assert resolve(real / "乙.txt").notices == []
+
+
+def test_a_file_name_in_another_encoding_is_written_in_unicode(tmp_path: Path) -> None:
+    """文件名是 GB18030 的字节：编号、出处与消息里都是认得出的字，写得进 JSON。"""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + "章回.txt".encode("gbk")))
+    path.write_text("天子之职。", encoding="utf-8")
+    [doc] = read_documents(path)
+    assert (doc.id, doc.source) == ("章回#1", "章回.txt")
+    assert [each.id for each in read_documents(tmp_path)] == ["章回#1"]
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"章回\.txt"):
+        list(read_documents(path))
+
+
+def test_a_long_record_becomes_several_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """一行 JSON 里的长文也在句末断开，一字不丢；句对不断。"""
+    monkeypatch.setattr(reading, "MAX_DOCUMENT_CHARS", 20)
+    path = tmp_path / "长.jsonl"
+    text = "清晨下了一场雨。" * 9
+    path.write_text(json.dumps({"text": text}) + "\n", encoding="utf-8")
+    docs = list(read_documents(path))
+    assert "".join(doc.text for doc in docs) == text
+    assert [doc.id for doc in docs] == [f"长#{n}" for n in range(1, len(docs) + 1)]
+    pair = {"source": text, "target": text}
+    path.write_text(json.dumps(pair) + "\n", encoding="utf-8")
+    assert len(list(read_documents(path))) == 1

@@ -8,6 +8,7 @@ import pytest
 
 import companion.corpus as corpus
 from companion.corpus.cleaning import clean_documents
+from companion.corpus.documents import open_corpus
 from companion.corpus.fetching import UPSTREAM
 from companion.corpus.sources import (
     NAMED,
@@ -104,6 +105,14 @@ def test_companion_data_comes_before_the_cache(
         read_corpus("tongjian:classical", "valid")
     with pytest.raises(CorpusError, match="没有 tongjian:modern 的训练文本"):
         resolve("tongjian:modern")
+
+
+@pytest.mark.parametrize("spec", ["", " ", "\t\n"])
+def test_an_empty_name_is_refused_everywhere(spec: str) -> None:
+    """空的名字不是当前文件夹：一处打开语料，处处拒绝。"""
+    for opened in (resolve, read_corpus, open_corpus):
+        with pytest.raises(CorpusError, match="是空的"):
+            opened(spec)
 
 
 def test_paths_resolve_to_themselves(bare: Path) -> None:

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from companion.corpus.words import (
     dictionary_segmenter,
     jieba_segmenter,
+    read_names,
     segmenter_fingerprint,
     word_ids,
     word_spans,
@@ -240,3 +241,26 @@ def test_the_fingerprint_of_a_function_sees_its_code_and_closure() -> None:
     assert segmenter_fingerprint(build(2)) == segmenter_fingerprint(build(2))
     assert segmenter_fingerprint(build(2)) != segmenter_fingerprint(build(3))
     assert segmenter_fingerprint(list) != segmenter_fingerprint(str.split)
+
+
+@pytest.mark.parametrize("gap", [" ", "\t", ",", "，", "　", "; ", "|"])
+@pytest.mark.parametrize("rest", [(), ("3",), ("3", "n")])
+def test_any_usual_separator_divides_a_dictionary_line(
+    gap: str, rest: tuple[str, ...], tmp_path: Path
+) -> None:
+    """词频与词性前是空格、制表符、逗号还是全角空格，词都认得出。"""
+    path = tmp_path / "词典.txt"
+    path.write_text(gap.join(("红泥炉盖", *rest)) + "\n", encoding="utf-8")
+    assert "红泥炉盖" in jieba_segmenter(path)("那红泥炉盖以及炭")
+
+
+def test_several_words_on_a_line_are_refused(tmp_path: Path) -> None:
+    """一行几个词，照一个词读永远匹配不上，所以拒绝；专名表也是。"""
+    path = tmp_path / "词典.txt"
+    path.write_text("云计算、水缸盖\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match="云计算、水缸盖"):
+        jieba_segmenter(path)
+    with pytest.raises(CorpusError, match="云计算、水缸盖"):
+        read_names(path)
+    path.write_text("平原君\t3\tnr\n", encoding="utf-8")
+    assert read_names(path) == ["平原君"]
