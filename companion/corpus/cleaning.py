@@ -35,7 +35,12 @@ from importlib import import_module
 from itertools import accumulate
 from typing import Any
 
-from companion.corpus.document import Document, format_table
+from companion.corpus.document import (
+    Document,
+    format_table,
+    join_lines,
+    tidy_lines,
+)
 from companion.errors import CorpusError
 
 MOST_REMOVED = 0.1
@@ -419,6 +424,7 @@ _UNKNOWN = re.compile(
 )
 _WIDE_SPACE = re.compile(rf"(?<=[{_WIDE}])\s+(?=[{_WIDE}])")
 _SPACES = re.compile(r"\s+")
+_INDENT = re.compile(rf"(?:\t| {{2}})[ \t]*(?=[^\s{_WIDE}])")
 _RUN = re.compile(r"([^\w\s])\1{7,}")
 _ADDRESS = r"[A-Za-z0-9][\w.:/?=&%#-]*"
 _BOILERPLATE = re.compile(
@@ -448,7 +454,19 @@ def _garbled(text: str) -> str | None:
 
 
 def _spaces(text: str) -> str:
-    return _SPACES.sub(" ", _WIDE_SPACE.sub("", text)).strip()
+    if "\n" not in text:
+        return _SPACES.sub(" ", _WIDE_SPACE.sub("", text)).strip()
+    return tidy_lines("\n".join(map(_spaces_of_line, text.split("\n"))))
+
+
+def _spaces_of_line(line: str) -> str:
+    indent = _INDENT.match(line)  # 代码的缩进
+    body = _SPACES.sub(" ", _WIDE_SPACE.sub("", line)).strip()
+    return (indent.group() if indent and body else "") + body
+
+
+def _one_line(text: str) -> str:
+    return join_lines(text.split("\n"))
 
 
 def _too_short(text: str) -> str | None:
@@ -494,7 +512,17 @@ CLEANING_RULES: dict[str, Rule] = {
         "同一符号连写八次以上只留三个",
         lambda text: _RUN.sub(r"\1\1\1", text),
     ),
-    "spaces": Rule("空白", "汉字之间不留空白，别处连续的空白并成一个空格", _spaces),
+    "spaces": Rule(
+        "空白",
+        "汉字之间不留空白，别处连续的空白并成一个空格；换行与代码的缩进不动",
+        _spaces,
+    ),
+    "one_line": Rule(
+        "接成一行",
+        "正文里的换行若只是排版，就接起来；诗、代码与 Markdown 不可用，故不默认",
+        _one_line,
+        default=False,
+    ),
     "too_short": Rule("太短", "不足两个字母或汉字，没有可学的", _too_short),
     "few_chinese": Rule(
         "汉字太少",

@@ -1,8 +1,9 @@
 """文档：语料的单位，一篇、一卷、一则，而不是一行；与篇目表，即哪些行是一篇。
 
-连续的行合成一个文档，上下文才长，填充才少，打包才诚实。文档正文里没有换行符：
-换行只是排版，多数分词器会丢掉它，字节级分词器（BLOOM、GPT-2）却会当作一个词元
-学进去。因此读入时就把行接好，同一篇文章不论存成哪种格式，读出来都一样。
+连续的行合成一个文档，上下文才长，填充才少，打包才诚实。文本文件里的换行只是排版，
+读入时就把行接好。`.jsonl`、`.parquet` 一条之内的换行是写的人要的（诗、代码），
+留在正文里；分词时，写得出换行的分词器（GPT-2、Llama、Qwen 的字节级）照样学它，写不出的
+（BERT、T5）再接成一行。
 
 篇目表是放在语料旁边的 `chapters.tsv`，说出哪些连续的行是一篇。表头至少有
 `split`、`first_line`（从 1 起）、`n_lines` 三列，其余各列（卷号、书名……）多少随意。
@@ -44,10 +45,10 @@ _WIDE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """一个文档，或一个句对。
+    r"""一个文档，或一个句对。
 
     Args:
-        text: 正文；句对的源侧（文言）。
+        text: 正文；句对的源侧（文言）。换行只写作 `\n`。
         id: 稳定的编号，`{文件名去后缀}#{序号}`，序号从 1 起，与内容无关。
         source: 出处：文件名，有篇目时是 `文件名：篇名`。
         target: 句对的目标侧（白话）；单语文档为 None。
@@ -97,6 +98,16 @@ def join_lines(lines: Iterable[str]) -> str:
         pieces.append(stripped)
         last = stripped[-1]
     return "".join(pieces)
+
+
+def tidy_lines(text: str) -> str:
+    r"""留着换行的正文：换行统一写作 \n，去掉行末的空白、行首的全角空格与首尾的空行。
+
+    >>> tidy_lines("def f():\r\n    return 1  \r\n")
+    'def f():\n    return 1'
+    """
+    lines = re.split("\r\n|[\r\n]", text)
+    return "\n".join(line.rstrip().lstrip("\u3000") for line in lines).strip("\n")
 
 
 def content_letters(text: str) -> str:

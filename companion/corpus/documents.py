@@ -28,6 +28,7 @@ from companion.corpus.document import (
     Document,
     content_key,
     letters_key,
+    tidy_lines,
 )
 from companion.corpus.sources import cache_folder, read_corpus, resolve
 from companion.errors import CorpusError
@@ -131,6 +132,17 @@ class Documents(Sequence[Document]):
         keys = [b.column(kind).flatten().to_numpy() for b in batches_at(self.parts())]
         return np.concatenate([np.empty(0, np.uint64), *keys]).reshape(-1, 2)
 
+    @property
+    def line_breaks(self) -> int:
+        """正文里的换行有几处。"""
+        import pyarrow.compute as pc
+
+        counts = (
+            pc.sum(pc.count_substring(texts, "\n")).as_py() or 0
+            for texts in self.text_batches(self.parts())
+        )
+        return sum(counts)
+
     def select(self, places: NDArray[np.int64]) -> "Documents":
         """取其中几篇，(K,) 由小到大的下标。"""
         rows = places if self.rows is None else self.rows[places]
@@ -228,9 +240,8 @@ def open_dataset(table: "datasets.Dataset") -> Documents:
                         remedy="用 filter 去掉这样的行",
                     )
             if row[wanted[0]]:
-                yield Document(
-                    row[wanted[0]], f"dataset#{number}", "dataset", row.get("target")
-                )
+                text = row[wanted[0]] if pairs else tidy_lines(row[wanted[0]])
+                yield Document(text, f"dataset#{number}", "dataset", row.get("target"))
 
     documents = store_documents(
         read, cache_folder() / "documents", repr((table._fingerprint, wanted))

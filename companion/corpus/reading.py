@@ -3,7 +3,7 @@
 | 后缀 | 一个文档是 |
 |---|---|
 | `.txt` `.txt.gz` | 空行之间的连续行；旁边有 `chapters.tsv` 时是一篇 |
-| `.jsonl` `.jsonl.gz` | 一行：字段 `text`，或句对的 `source` 与 `target` |
+| `.jsonl` `.jsonl.gz` | 一行：字段 `text`（换行留着），或句对的 `source` 与 `target` |
 | `.tsv` `.tsv.gz` | 一行两列：源侧、目标侧 |
 | `.parquet` | 一行：列名与 `.jsonl` 的字段相同 |
 | 文件夹 | 其中（含子文件夹与连到别处的）全部上述文件，按路径排序 |
@@ -44,6 +44,7 @@ from companion.corpus.document import (
     read_lines,
     readable,
     require_file,
+    tidy_lines,
 )
 from companion.corpus.encoding import Errors, find_garble, good_stop
 from companion.errors import CorpusError
@@ -157,8 +158,8 @@ def _parts(text: str) -> Iterator[str]:
     """一篇分成至多一百万字的几篇，在句末断开；没有字就一篇也没有。"""
     while len(text) > MAX_DOCUMENT_CHARS:
         stop = good_stop(text, MAX_DOCUMENT_CHARS // 2, MAX_DOCUMENT_CHARS)
-        yield text[:stop]
-        text = text[stop:]
+        yield text[:stop].rstrip("\n")
+        text = text[stop:].lstrip("\n")
     if text:
         yield text
 
@@ -377,9 +378,10 @@ def _body(record: dict[str, Any], place: str) -> Body:
                 expected="合法的 Unicode 文本",
                 remedy="多半是表情符号被截成两半，删去这个残字",
             )
-        values.append(join_lines(re.split("[\r\n]", value)))
+        values.append(value)
     if len(values) == 1:
-        return "", values[0], None
+        return "", tidy_lines(values[0]), None
+    values = [join_lines(re.split("[\r\n]", value)) for value in values]
     if bool(values[0]) != bool(values[1]):
         raise CorpusError(
             found=f"{place}的 {names[0] if not values[0] else names[1]} 是空的",

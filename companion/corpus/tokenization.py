@@ -178,6 +178,24 @@ def text_ids(text: str, tokenizer: Any) -> list[int]:
     ]
 
 
+def keeps_line_breaks(tokenizer: Any) -> bool:
+    r"""分词器写得出换行吗：与空格、与没有都编得不同，也不是 [UNK]。
+
+    字节级的都行；BERT 略去它，T5 当作空格，便不行。
+
+    >>> from companion.checkpoints import tiny_tokenizer
+    >>> [keeps_line_breaks(tiny_tokenizer(family)) for family in ("gpt2", "t5")]
+    [True, False]
+    """
+    broken, spaced, joined = (
+        ids.tolist() for ids, _ in token_spans(["a\nb", "a b", "ab"], tokenizer)
+    )
+    unknown = unknown_id(tokenizer)
+    return broken not in (spaced, joined) and (
+        broken.count(unknown) <= joined.count(unknown)
+    )
+
+
 def token_spans(texts: list[str], tokenizer: Any) -> Iterator[_Pair]:
     """各段文字的编号 (T,) int64 与它们在段内的字符区间 (T, 2) int64。
 

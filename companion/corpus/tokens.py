@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from companion.corpus.document import Document
+from companion.corpus.document import Document, join_lines
 from companion.corpus.documents import Documents, store_documents
 from companion.corpus.tokenization import (
     OUTSIDE,
@@ -37,6 +37,7 @@ from companion.corpus.tokenization import (
     cut_texts,
     encode_texts,
     joined,
+    keeps_line_breaks,
     require_offsets,
     unknown_id,
     word_codes,
@@ -47,7 +48,7 @@ from companion.errors import CorpusError
 if TYPE_CHECKING:
     import datasets
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """分词或存储的做法一变就加一，旧库随之作废。"""
 WORTH_PROCESSES = 1_000_000
 """少于这么多字时，启动几个进程得不偿失。"""
@@ -430,8 +431,14 @@ def _tables(
 
     schema = _features(tokenizer, segmenter).arrow_schema
     unknown = unknown_id(tokenizer)
+    keeps = keeps_line_breaks(tokenizer)
     for array in read(parts):
-        texts = array.to_pylist()
+        texts: list[str] = array.to_pylist()
+        sizes = [len(text) for text in texts]
+        if not keeps:
+            texts = [
+                join_lines(each.split("\n")) if "\n" in each else each for each in texts
+            ]
         batches = cut_texts(texts)
         encoded = joined([encode_texts(each, tokenizer, segmenter) for each in batches])
         offsets = np.cumsum([0, *encoded.lengths])  # (D + 1,)
@@ -448,7 +455,7 @@ def _tables(
         columns = {
             "ids": listed(encoded.ids, "ids"),
             "num_chars": listed(encoded.num_chars, "num_chars"),
-            "characters": pa.array([len(text) for text in texts], pa.int32()),
+            "characters": pa.array(sizes, pa.int32()),
             "placed": counted(encoded.num_chars),
             "unknown": counted(encoded.ids == unknown),
         }

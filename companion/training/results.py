@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
+from companion.corpus.document import readable
 from companion.corpus.packing import TokenLedger
 from companion.evaluation.comparison import Sitting, assemble
 from companion.evaluation.report import HTML_FILE, write_report
@@ -128,7 +129,11 @@ def write_card(
         after,
         curve=curve.read_bytes() if curve.exists() else None,
         ledger=ledger.rows(),
-        config=run.config.as_dict(),
+        # 文件名可以不是 UTF-8，报告里写成认得出的字
+        config={
+            name: readable(value) if isinstance(value, str) else value
+            for name, value in run.config.as_dict().items()
+        },
         facts=[
             ("步数", f"{metrics['steps']:,}"),
             ("训练词元", f"{metrics['tokens_trained']:,}"),

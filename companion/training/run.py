@@ -18,6 +18,7 @@ from companion.checkpoints.saving import save_checkpoint
 from companion.config import TrainingConfig
 from companion.corpus.packing import TokenLedger
 from companion.corpus.sources import cache_folder, read_cloze
+from companion.corpus.tokenization import keeps_line_breaks
 from companion.errors import TrainingError
 from companion.evaluation.comparison import (
     Exam,
@@ -158,7 +159,7 @@ def _prepare(
     device = best_device(checkpoint.model.config.model_type)
     check_means(config, checkpoint.model, device.kind, team.size)
     corpora = read_corpora(config, corpus)
-    for notice in corpora.notices:
+    for notice in (*corpora.notices, *_line_breaks(corpora, checkpoint.tokenizer)):
         say(f"注意：{notice}")
     extension = extend_for_corpus(checkpoint, config, corpora.train)
     checkpoint = extension.checkpoint if extension else checkpoint
@@ -289,6 +290,18 @@ def _advice(finding: Finding) -> str:
     """一条提醒：发现了什么，为什么，怎么办。"""
     parts = (finding.message, finding.cause, finding.remedy)
     return "。".join(part for part in parts if part)
+
+
+def _line_breaks(corpora: Corpora, tokenizer: Any) -> list[str]:
+    """语料里的换行怎么处理了；没有换行则不说。"""
+    count = getattr(corpora.train, "line_breaks", 0)
+    if not count:
+        return []
+    kept = keeps_line_breaks(tokenizer)
+    return [
+        f"语料里有 {count:,} 处换行，"
+        + ("照原样学" if kept else "这个分词器写不出，各接成一行")
+    ]
 
 
 def _prepare_exam(run: Run, clozes: Sequence[Any]) -> Exam | None:

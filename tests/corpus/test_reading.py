@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from companion.corpus import reading
+from companion.corpus.cleaning import clean_documents, clean_text
 from companion.corpus.document import Document, join_lines
 from companion.corpus.reading import read_documents, read_pairs, write_documents
 from companion.corpus.sources import resolve
@@ -100,10 +101,35 @@ def test_every_pair_format_gives_back_the_pairs(suffix: str, tmp_path: Path) -> 
     assert read == [(doc.text, doc.target) for doc in pairs]
 
 
-def test_newlines_inside_a_json_field_are_joined(tmp_path: Path) -> None:
-    """JSON 里的换行与文本文件的换行同样处理：一篇文章不因格式而异。"""
-    path = write(tmp_path, "a.jsonl", json.dumps({"text": "甲\n乙\r\n\nc\nd"}) + "\n")
-    assert texts(path) == ["甲乙c d"]
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("春雨来得早\n水缸满了\n", "春雨来得早\n水缸满了"),
+        ("def f(x):\r\n    return 1  \r\n", "def f(x):\n    return 1"),
+        ("# 题目\n\n- 第一\n- 第二\n", "# 题目\n\n- 第一\n- 第二"),
+        ("　　段首\r　　次段", "段首\n次段"),
+        ("| 甲 | 乙 |\n|---|---|\n", "| 甲 | 乙 |\n|---|---|"),
+    ],
+)
+def test_line_breaks_of_verse_and_code_survive(
+    text: str, kept: str, tmp_path: Path
+) -> None:
+    """一条记录之内的换行是正文：读、洗、写、再读都在；要接起来，有一条规则。"""
+    path = write(tmp_path, "a.jsonl", json.dumps({"text": text}) + "\n")
+    assert texts(path) == [kept]
+    cleaned, _ = clean_documents(read_documents(path))
+    write_documents(cleaned, tmp_path / "b.parquet")
+    assert texts(tmp_path / "b.parquet") == [kept]
+    joined = clean_text(kept, ["one_line"])
+    assert joined == join_lines(kept.split("\n"))
+
+
+def test_line_breaks_of_a_pair_are_joined(tmp_path: Path) -> None:
+    """句对的一侧是一句话，换行接起来。"""
+    pair = {"source": "甲\n乙", "target": "c\r\nd"}
+    path = write(tmp_path, "a.jsonl", json.dumps(pair) + "\n")
+    [doc] = read_documents(path)
+    assert (doc.text, doc.target) == ("甲乙", "c d")
 
 
 def test_chapters_beside_a_text_make_the_documents(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from companion.corpus import tokenization, tokens
-from companion.corpus.tokenization import cut_texts
+from companion.corpus.document import join_lines
+from companion.corpus.tokenization import cut_texts, keeps_line_breaks
 from companion.corpus.tokens import (
     Piece,
     TokenStore,
@@ -29,11 +30,13 @@ from companion.errors import CorpusError
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_document_is_what_the_tokenizer_says(kind: str, tmp_path: Path) -> None:
-    """库里的每一篇就是分词器对它的输出，空文档也占一篇。"""
+    """库里的每一篇就是分词器对它的输出，空文档也占一篇；写不出换行的，先接成一行。"""
     tokenizer = TOKENIZERS[kind]
     store = tokenize_documents(documents(TEXTS), tokenizer, cache_dir=tmp_path)
     assert len(store) == len(TEXTS)
     for number, text in enumerate(TEXTS):
+        if not keeps_line_breaks(tokenizer):
+            text = join_lines(text.split("\n")) if "\n" in text else text
         expected = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert store.tokens(whole(store, number)).tolist() == expected
     assert store.tokens(whole(store, 0)).dtype == np.int64
@@ -348,3 +351,23 @@ def test_a_column_is_sliced_across_its_parts(
     blocks = list(store.blocks())
     assert blocks[0][0] == 0
     assert np.array_equal(np.concatenate([part for _, part in blocks]), ids)
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept"),
+    [("bytelevel", True), ("wordpiece", False), ("sentencepiece", False)],
+)
+def test_line_breaks_are_kept_where_the_tokenizer_can_write_them(
+    kind: str, kept: bool, tmp_path: Path
+) -> None:
+    """字节级的分词器学得到换行；写不出换行的，与先接成一行的相同。"""
+    tokenizer = TOKENIZERS[kind]
+    assert keeps_line_breaks(tokenizer) == kept
+    store = tokenize_documents(
+        documents(["天子\n之职"]), tokenizer, cache_dir=tmp_path / "行"
+    )
+    joined = tokenize_documents(
+        documents(["天子之职"]), tokenizer, cache_dir=tmp_path / "接"
+    )
+    same = np.asarray(store.ids).tolist() == np.asarray(joined.ids).tolist()
+    assert same != kept
