@@ -16,6 +16,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -135,8 +136,7 @@ class Documents(Sequence[Document]):
     @property
     def line_breaks(self) -> int:
         """正文里的换行有几处。"""
-        import pyarrow.compute as pc
-
+        pc: Any = import_module("pyarrow.compute")
         counts = (
             pc.sum(pc.count_substring(texts, "\n")).as_py() or 0
             for texts in self.text_batches(self.parts())

@@ -439,9 +439,9 @@ def write_documents(
             remedy="换个名字；确要替换，加 --overwrite",
         )
     writers: dict[str, Callable[[Iterable[Document], Path], int]] = {
-        ".txt": _write_text,
-        ".jsonl": _write_jsonl,
-        ".tsv": _write_tsv,
+        ".txt": partial(_write_lines, line_of=_text_line, between="\n"),
+        ".jsonl": partial(_write_lines, line_of=_json_line),
+        ".tsv": partial(_write_lines, line_of=_tsv_line),
         ".parquet": _write_parquet,
     }
     with atomic_path(target) as temporary:
@@ -504,45 +504,43 @@ def _text_stream(path: Path) -> Generator[TextIO]:
         yield out
 
 
-def _write_text(docs: Iterable[Document], path: Path) -> int:
+def _write_lines(
+    docs: Iterable[Document],
+    path: Path,
+    line_of: Callable[[Document], str],
+    between: str = "",
+) -> int:
     count = 0
     with _text_stream(path) as out:
         for doc in docs:
-            if doc.target is not None:
-                raise CorpusError(
-                    found=f"{doc.id} 是句对，.txt 放不下目标侧",
-                    expected="单语文档",
-                    remedy="改用 .jsonl 或 .tsv 后缀",
-                )
-            out.write(("\n" if count else "") + join_lines(_lines(doc.text)) + "\n")
+            out.write((between if count else "") + line_of(doc) + "\n")
             count += 1
     return count
 
 
-def _write_jsonl(docs: Iterable[Document], path: Path) -> int:
-    count = 0
-    with _text_stream(path) as out:
-        for doc in docs:
-            out.write(json.dumps(_record(doc), ensure_ascii=False) + "\n")
-            count += 1
-    return count
+def _text_line(doc: Document) -> str:
+    if doc.target is not None:
+        raise CorpusError(
+            found=f"{doc.id} 是句对，.txt 放不下目标侧",
+            expected="单语文档",
+            remedy="改用 .jsonl 或 .tsv 后缀",
+        )
+    return join_lines(_lines(doc.text))
 
 
-def _write_tsv(docs: Iterable[Document], path: Path) -> int:
-    count = 0
-    with _text_stream(path) as out:
-        for doc in docs:
-            if doc.target is None or "\t" in doc.text + doc.target:
-                state = "没有目标侧" if doc.target is None else "正文里有制表符"
-                raise CorpusError(
-                    found=f"{doc.id} {state}，.tsv 放不下",
-                    expected="两侧都没有制表符的句对",
-                    remedy="改用 .jsonl 后缀",
-                )
-            sides = (join_lines(_lines(side)) for side in (doc.text, doc.target))
-            out.write("\t".join(sides) + "\n")
-            count += 1
-    return count
+def _json_line(doc: Document) -> str:
+    return json.dumps(_record(doc), ensure_ascii=False)
+
+
+def _tsv_line(doc: Document) -> str:
+    if doc.target is None or "\t" in doc.text + doc.target:
+        state = "没有目标侧" if doc.target is None else "正文里有制表符"
+        raise CorpusError(
+            found=f"{doc.id} {state}，.tsv 放不下",
+            expected="两侧都没有制表符的句对",
+            remedy="改用 .jsonl 后缀",
+        )
+    return "\t".join(join_lines(_lines(side)) for side in (doc.text, doc.target))
 
 
 def _write_parquet(docs: Iterable[Document], path: Path) -> int:

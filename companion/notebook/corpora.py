@@ -12,7 +12,7 @@ from companion.corpus import (
     plan_packing,
     split_documents,
 )
-from companion.corpus.document import content_key
+from companion.corpus.document import letters_key
 from companion.corpus.encoding import detect_encoding, find_garble
 from companion.notebook.tables import Table
 
@@ -115,7 +115,7 @@ def splits_table(
     for name, way in ways.items():
         train, valid = way()
         found = overlap(train, valid)
-        repeated = len(train) - len({content_key(each) for each in train})
+        repeated = len(train) - len({letters_key(each) for each in train})
         sizes = [str(len(train)), str(len(valid))]
         rows.append([name, *sizes, str(found.contaminated), str(repeated)])
     return Table(["切法", "训练集", "留出集", "混进训练集的", "训练集里重复的"], rows)

@@ -8,6 +8,7 @@
 | `best_fit` | `plan_packing` | 逐行查找，不分桶；没有特殊词元，也不切长文 |
 """
 
+import unicodedata
 from collections.abc import Sequence
 
 from companion.corpus.dedup import SHINGLE_CHARS
@@ -15,17 +16,17 @@ from companion.corpus.document import content_letters
 
 
 def first_of_each(texts: Sequence[str]) -> list[str]:
-    """内容相同的只留先来的；标点、空白与全半角不算内容。
+    """逐字相同（合成字形之后）的只留先来的；差一个标点就不是同一篇。
 
-    >>> first_of_each(["臣光曰：", "天子", "臣光曰"])
-    ['臣光曰：', '天子']
+    >>> first_of_each(["臣光曰：", "天子", "臣光曰：", "臣光曰"])
+    ['臣光曰：', '天子', '臣光曰']
     """
     seen: set[str] = set()
     kept: list[str] = []
     for text in texts:
-        letters = content_letters(text)
-        if letters not in seen:
-            seen.add(letters)
+        same = unicodedata.normalize("NFC", text)
+        if same not in seen:
+            seen.add(same)
             kept.append(text)
     return kept
 

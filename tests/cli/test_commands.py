@@ -439,3 +439,40 @@ def test_the_summary_shows_gain_and_forgetting_side_by_side() -> None:
     assert "−25.0%" in text
     assert "+5.0%" in text
     assert text.count("通用") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("corpus", "stats", ""),
+        ("corpus", "clean", " ", "--output", "净.jsonl"),
+        ("corpus", "split", "", "--output", "分"),
+        ("evaluate", "--model", "m", "--objective", "masked_lm", "--corpus", ""),
+    ],
+)
+def test_an_empty_corpus_is_never_the_current_folder(
+    words: tuple[str, ...],
+    run: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """语料的名字是空的（多半是变量没有赋值），不论哪个命令都拒绝，不读当前文件夹。"""
+    (tmp_path / "别的.txt").write_text("天子之职。", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    result = run(*words)
+    assert result.exit_code == 1
+    assert "语料的名字是空的" in result.stderr
+
+
+def test_bad_bytes_are_replaced_and_counted(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """坏了两个字节的旧小说：缺省拒绝，--errors replace 换成“□”并说换了几处。"""
+    line = "清晨下了一场雨，院里的水缸满了。\r\n".encode("gb18030")
+    path, output = tmp_path / "小说.txt", tmp_path / "净.jsonl"
+    path.write_bytes(line * 20 + b"\x80\xff" + line * 20)
+    words = ("corpus", "clean", path, "--output", output)
+    assert "--errors replace" in run(*words).stderr
+    found = _json(run(*words, "--errors", "replace", "--json"))
+    text = output.read_text(encoding="utf-8")
+    assert found["lost_characters"] == text.count("□") > 0
