@@ -129,8 +129,8 @@ def check_threshold(threshold: float) -> None:
 def _deduplicate(
     docs: Iterable[Document], index: "NearIndex | None", report: DedupReport
 ) -> Iterator[Document]:
-    with tempfile.TemporaryDirectory() as folder:  # 全文放在磁盘上，不进内存
-        stored = store_documents(lambda: docs, folder, "")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        stored = store_documents(lambda: docs, folder, "")  # 全文在磁盘上
         keys = stored.keys("content")
         first = np.zeros(len(stored), np.bool_)
         first[first_occurrences(keys)] = True

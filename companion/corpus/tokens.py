@@ -312,7 +312,7 @@ def tokenize_documents(
 
     require_offsets(tokenizer, segmenter)
     if callable(documents):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             stored = store_documents(documents, folder, "")
             return tokenize_documents(
                 stored,

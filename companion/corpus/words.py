@@ -26,14 +26,12 @@
 import hashlib
 import importlib
 import logging
-import marshal
 import pickle
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -228,24 +226,20 @@ class DictionarySegmenter:
 def segmenter_fingerprint(segmenter: Segmenter | None) -> str:
     """切词器的指纹：同一指纹应当切出同样的词，缓存据此判断能否沿用。
 
-    有 `fingerprint` 属性就用它；普通函数看它的字节码、默认值与闭包，看不见它读的全局
-    变量，那种函数应当自己带上 `fingerprint`。
+    有 `fingerprint` 属性就用它；别的照 datasets 的办法，连代码、闭包与全局变量一起看。
     """
     if segmenter is None:
         return "none"
     own = getattr(segmenter, "fingerprint", None)
     if own is not None:
         return str(own)
-    if isinstance(segmenter, FunctionType):
-        cells = [cell.cell_contents for cell in segmenter.__closure__ or ()]
-        state = repr((segmenter.__defaults__, segmenter.__kwdefaults__, cells))
-        code = marshal.dumps(segmenter.__code__).hex()
-        return f"{segmenter.__qualname__}-{_digest(code, state)}"
+    from datasets.fingerprint import Hasher
+
     try:
-        state = pickle.dumps(segmenter).hex()
-    except (pickle.PicklingError, TypeError, AttributeError):
-        state = repr(segmenter)  # 含内存地址：换一个进程就重算，宁可多算不可错用
-    return f"{type(segmenter).__qualname__}-{_digest(state)}"
+        return Hasher.hash(segmenter)
+    except (pickle.PicklingError, TypeError):
+        # 含内存地址：换一个进程就重算，宁可多算不可错用
+        return _digest(repr(segmenter))
 
 
 def _digest(*parts: str) -> str:

@@ -77,6 +77,13 @@ def test_duplicates_go_as_in_the_stream(texts: list[str]) -> None:
             assert list(ours.valid) == list(theirs.valid)
 
 
+def test_line_breaks_are_counted(tmp_path: Path) -> None:
+    """正文里的换行数得清，选出的几篇也一样。"""
+    corpus = stored(listed(["春雨\n来得早\n", "水缸满了", "甲\n乙"]), tmp_path)
+    assert corpus.line_breaks == 3
+    assert corpus.select(np.array([1, 2])).line_breaks == 1
+
+
 def test_an_unchanged_file_is_read_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
