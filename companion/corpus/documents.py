@@ -130,8 +130,11 @@ class Documents(Sequence[Document]):
         """各篇的 `content_key` 或 `letters_key`，(N, 2) uint64。"""
         from companion.corpus.arrow import batches_at
 
-        keys = [b.column(kind).flatten().to_numpy() for b in batches_at(self.parts())]
-        return np.concatenate([np.empty(0, np.uint64), *keys]).reshape(-1, 2)
+        keys = [np.empty(0, np.uint64)]
+        for batch in batches_at(self.parts()):
+            # 抄一份：一批的各列共用一块内存，留着切片，全文就都不放手
+            keys.append(batch.column(kind).flatten().to_numpy().copy())
+        return np.concatenate(keys).reshape(-1, 2)
 
     @property
     def line_breaks(self) -> int:

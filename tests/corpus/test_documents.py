@@ -7,6 +7,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -123,3 +124,19 @@ def test_a_dataset_of_the_user_is_a_corpus(
         open_dataset(datasets.Dataset.from_dict({"text": ["天", None]}))
     with pytest.raises(CorpusError, match="一篇文档也没有"):
         open_dataset(datasets.Dataset.from_dict({"text": [""]}))
+
+
+def test_the_keys_do_not_hold_the_text(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """取各篇的指纹时，读过的一批随即放手：峰值远小于全文。"""
+    monkeypatch.setattr(module, "BATCH_CHARACTERS", 1 << 14)
+    corpus = stored(listed([f"{n}" + "天" * 1000 for n in range(1000)]), tmp_path)
+    usual = pyarrow.default_memory_pool()
+    pool = pyarrow.proxy_memory_pool(usual)
+    pyarrow.set_memory_pool(pool)
+    try:
+        assert corpus.keys("content").shape == (1000, 2)
+    finally:
+        pyarrow.set_memory_pool(usual)
+    assert 0 < pool.max_memory() < 500_000  # 全文 3 MB
