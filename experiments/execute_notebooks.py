@@ -54,6 +54,7 @@ def execute(path: Path) -> float:
         NotebookClient(
             notebook,
             timeout=CELL_SECONDS,
+            coalesce_streams=True,  # 打印几行分几次到，怎样分随机器而变
             kernel_name="python3",
             resources={"metadata": {"path": empty}},
         ).execute()

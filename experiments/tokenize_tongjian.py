@@ -11,25 +11,72 @@ WordPiece、Unigram、字节 BPE 由《资治通鉴》训练集里随机抽的 1
 import argparse
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
 from recording import record, spread
 from transformers import BertTokenizer
 
-from companion.corpus import Document, corpus_stats, read_corpus, read_documents
+from companion.corpus import (
+    Document,
+    corpus_stats,
+    plan_packing,
+    read_corpus,
+    read_documents,
+)
 from companion.corpus.document import read_lines
 from companion.corpus.sources import data_folder
-from companion.notebook.corpora import packings
 from companion.notebook.tokenizers import measure, train_tokenizers
 
 SIDES = ("classical", "modern")
 KINDS = (*SIDES, "general")
 MEASURES = ("tokens_per_char", "unk_rate", "restored_rate")
 JUAN, VOCAB_SIZE, CAPACITY, PARAGRAPHS = 12, 8000, 512, 300
+
+
+def packings(lengths: Sequence[int], capacity: int) -> dict[str, dict[str, int]]:
+    """三种装法的账；每一种都有：词元总数 = 格子 − 填充 + 丢弃。
+
+    Returns:
+        装法 → 行 `rows`、格子 `grid`、填充 `padded`、丢弃 `dropped`，与一行装得下
+        却切断了的文档 `cut`。
+    """
+    total = sum(lengths)
+    kept = sum(min(each, capacity) for each in lengths)
+    one_each = len(lengths) * capacity
+    joined = -(-total // capacity)
+    stops = list(accumulate(lengths))
+    cut = sum(
+        length <= capacity and (stop - length) // capacity != (stop - 1) // capacity
+        for stop, length in zip(stops, lengths, strict=True)
+    )
+    fitted = len(plan_packing(lengths, capacity))
+    return {
+        "一篇一行，过长的截断": {
+            "rows": len(lengths),
+            "grid": one_each,
+            "padded": one_each - kept,
+            "dropped": total - kept,
+            "cut": 0,
+        },
+        "首尾相接，等长切开": {
+            "rows": joined,
+            "grid": joined * capacity,
+            "padded": joined * capacity - total,
+            "dropped": 0,
+            "cut": cut,
+        },
+        "最佳适配": {
+            "rows": fitted,
+            "grid": fitted * capacity,
+            "padded": fitted * capacity - total,
+            "dropped": 0,
+            "cut": 0,
+        },
+    }
 
 
 def main() -> None:

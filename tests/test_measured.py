@@ -7,26 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from companion.errors import EvaluationError
-from companion.notebook.tradeoff import tradeoff_points, tradeoff_table
-
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = {
-    ("高", "不回放"): {
-        "before": {
-            "domain": {"bits_per_char": 8.0},
-            "general": {"bits_per_char": 7.0},
-        },
-        "after": {"domain": {"bits_per_char": 7.5}, "general": {"bits_per_char": 7.7}},
-    },
-    ("低", "不回放"): {
-        "before": {
-            "domain": {"bits_per_char": 8.0},
-            "general": {"bits_per_char": 7.0},
-        },
-        "after": {"domain": {"bits_per_char": 7.9}, "general": {"bits_per_char": 8.0}},
-    },
-}
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +51,3 @@ def test_numbers_are_written_the_house_way(measured: ModuleType) -> None:
     )
     assert measured.cell({**spread, "std": 0.0}, "%", {}) == "−5.0%"
     assert measured.cell("full", "", {"full": "全参数"}) == "全参数"
-
-
-def test_the_tradeoff_is_in_bits() -> None:
-    """学到的是领域降了几比特，忘掉的是通用升了几比特；前沿由此定。"""
-    high, low = tradeoff_points(RUNS)
-    assert high["learned"] == pytest.approx([0.5])
-    assert low["forgotten"] == pytest.approx([1.0])
-    [first, second] = tradeoff_table(RUNS).rows
-    assert list(first) == ["高", "不回放", "0.500", "0.700", "−6.2%", "+10.0%", "是"]
-    assert second[-1] == ""
-    with pytest.raises(EvaluationError, match="general"):
-        tradeoff_points({("高", "无"): {"before": {}, "after": {}}})

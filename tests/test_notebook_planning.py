@@ -31,7 +31,7 @@ def plan(**settings: Any) -> dict[str, str]:
 
 def test_the_tokens_follow_from_the_steps_or_from_the_corpus() -> None:
     """给了步数，步数 × 批量 × 累积；没给，字数 × 遍数 × 每字词元数，再添上回放。"""
-    assert plan(gradient_accumulation_steps=2)["要读的词元"] == f"{60 * 1024 * 2:,}"
+    assert plan(gradient_accumulation_steps=2)["要读的词元"] == f"{24 * 1024 * 2:,}"
     once, twice = (
         int(plan(max_steps=-1, num_train_epochs=n)["要读的词元"].replace(",", ""))
         for n in (1.0, 2.0)

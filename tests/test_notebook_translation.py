@@ -10,9 +10,17 @@ from companion.checkpoints.loading import Checkpoint
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import CorpusError, ModelError
 from companion.losses.target_head import target_losses
-from companion.notebook import TRANSLATION, finetune, sentence_pairs, translations_table
+from companion.notebook import (
+    TRANSLATION,
+    finetune,
+    finetune_blank,
+    sentence_pairs,
+    translations_table,
+    write_after,
+)
 from companion.notebook.translation import (
     TranslationPlan,
+    blank_batch,
     translate,
     translation_batch,
 )
@@ -114,3 +122,34 @@ def test_only_an_encoder_decoder_translates() -> None:
     ):
         with pytest.raises(ModelError, match="编码器–解码器"):
             call()
+
+
+def test_a_pair_is_a_prefix_and_one_blank() -> None:
+    """文言在 A 部分，后面一个空；白话由 [sop] 领着，标签与输入对齐，以 [eop] 收尾。"""
+    checkpoint = tiny("glm_two_row")
+    batch = blank_batch(checkpoint, [("狡兔死", "狡兔死了")])
+    words = checkpoint.tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist())
+    labels = batch["labels"][0]
+    written = checkpoint.tokenizer.convert_ids_to_tokens(
+        labels[labels != IGNORE_INDEX].tolist()
+    )
+    first = words.index("[sop]")
+    assert [word for word in words[:first] if len(word) == 1] == ["狡", "兔", "死"]
+    assert words.count("[gMASK]") == 1
+    assert words[first + 1 :] == ["狡", "兔", "死", "了"]
+    assert written == ["狡", "兔", "死", "了", "[eop]"]
+
+
+def test_finetuning_on_pairs_writes_the_targets() -> None:
+    """背下两对之后，照前缀写得出目标；表里有照抄的底线。"""
+    pairs = [("狡兔死", "狡兔死了"), ("良弓藏。", "良弓藏了。")]
+    plan = TranslationPlan(
+        max_chars=10, num_valid=2, steps=60, batch_size=2, learning_rate=1e-2
+    )
+    tuned = finetune_blank(tiny("glm_two_row"), pairs, plan, seed=3)
+    sources = [source for source, _ in pairs]
+    assert write_after(tuned, sources, 10) == [target for _, target in pairs]
+    table = translations_table({"微调后": tuned}, pairs, 10, write=write_after)
+    assert table.rows[-1] == ["", "微调后", "100.0"]
+    with pytest.raises(ModelError, match="因果语言模型"):
+        finetune_blank(tiny("bert"), pairs, plan)

@@ -1,7 +1,7 @@
-"""笔记本要用而别处用不着的：设置表、成绩表、对照表、翻译、练习的批改。
+"""笔记本要用而别处用不着的：设置、表、做错与做对的对照、翻译、练习的批改。
 
-笔记本因此每格只调用一件事，不定义函数。名字在第一次用到时才导入，
-`import companion.notebook` 不加载 torch，`setup` 来得及先把环境安静下来。
+笔记本因此每格只做一件事，不定义函数。名字在第一次用到时才导入，`import
+companion.notebook` 不加载 torch，`setup` 来得及先把环境安静下来。
 """
 
 from typing import TYPE_CHECKING
@@ -9,172 +9,93 @@ from typing import TYPE_CHECKING
 from companion.lazy import on_first_use
 
 if TYPE_CHECKING:
-    from companion.notebook.conditional import finetune_blank, write_after
-    from companion.notebook.contrast import (
-        contrast,
-        draw,
-        fit,
-        mean_loss,
-        rows_of,
-    )
-    from companion.notebook.corpora import (
-        encodings_table,
-        mojibake_table,
-        packing_table,
-        splits_table,
-        with_reprints,
-    )
-    from companion.notebook.decoding import decoding_table
+    from companion.notebook.contrast import contrast, draw, fit, mean_loss, rows_of
     from companion.notebook.exercises import EXERCISES, check
-    from companion.notebook.families import (
-        attention_table,
-        claimed_masks,
-        family_examples,
-        masks_table,
-        measured_masks,
-        open_families,
-        shift_table,
-    )
-    from companion.notebook.masked_family import (
-        granularity_table,
-        presets_table,
-        replaced_table,
-        run_lengths,
-    )
-    from companion.notebook.masking import (
-        mask_by_collator,
-        masked_counts,
-        noise_shares,
-    )
-    from companion.notebook.naive_corpus import (
+    from companion.notebook.naive import (
         best_fit,
-        shared_characters,
-        without_similar,
-    )
-    from companion.notebook.naive_tokenizers import (
         longest_match,
         merge_bytes,
         most_likely,
         pieces_of,
+        shared_characters,
+        without_similar,
     )
     from companion.notebook.planning import plan_training
-    from companion.notebook.prefixes import (
-        blank_examples,
-        mask_panels,
-        prefix_example,
-        seen_without_mask,
-        unified_examples,
-    )
     from companion.notebook.profiles import (
         PROFILES,
+        STUDY,
         fresh,
         get_corpus,
         new_run,
+        open_families,
+        prefix_example,
         profile_config,
-    )
-    from companion.notebook.results import (
-        answers_table,
-        completions_table,
-        fills_table,
-        infills_table,
-        scores_table,
-        verdict,
     )
     from companion.notebook.session import setup
     from companion.notebook.tables import (
         Table,
-        label_rows,
-        sides_table,
-        targets_table,
+        answers_table,
+        fills_table,
+        infills_table,
+        replaced_table,
+        scores_table,
+        verdict,
     )
     from companion.notebook.tokenizers import (
-        pieces_table,
+        measure,
         public_tokenizers,
-        tokens_table,
         train_tokenizers,
-    )
-    from companion.notebook.tradeoff import (
-        STUDY,
-        tradeoff_points,
-        tradeoff_table,
     )
     from companion.notebook.translation import (
         TRANSLATION,
         finetune,
+        finetune_blank,
         sentence_pairs,
         translations_table,
+        write_after,
     )
 
 _HOMES = {
     "EXERCISES": "exercises",
     "PROFILES": "profiles",
-    "STUDY": "tradeoff",
+    "STUDY": "profiles",
     "TRANSLATION": "translation",
     "Table": "tables",
-    "answers_table": "results",
-    "attention_table": "families",
-    "best_fit": "naive_corpus",
-    "blank_examples": "prefixes",
+    "answers_table": "tables",
+    "best_fit": "naive",
     "check": "exercises",
-    "claimed_masks": "families",
-    "completions_table": "results",
     "contrast": "contrast",
-    "decoding_table": "decoding",
     "draw": "contrast",
-    "encodings_table": "corpora",
-    "family_examples": "families",
-    "fills_table": "results",
+    "fills_table": "tables",
     "finetune": "translation",
+    "finetune_blank": "translation",
     "fit": "contrast",
-    "finetune_blank": "conditional",
     "fresh": "profiles",
     "get_corpus": "profiles",
-    "granularity_table": "masked_family",
-    "infills_table": "results",
-    "label_rows": "tables",
-    "longest_match": "naive_tokenizers",
-    "mask_by_collator": "masking",
-    "mask_panels": "prefixes",
-    "masked_counts": "masking",
-    "masks_table": "families",
-    "measured_masks": "families",
+    "infills_table": "tables",
+    "longest_match": "naive",
     "mean_loss": "contrast",
-    "merge_bytes": "naive_tokenizers",
-    "mojibake_table": "corpora",
-    "most_likely": "naive_tokenizers",
+    "measure": "tokenizers",
+    "merge_bytes": "naive",
+    "most_likely": "naive",
     "new_run": "profiles",
-    "noise_shares": "masking",
-    "open_families": "families",
-    "packing_table": "corpora",
-    "pieces_of": "naive_tokenizers",
-    "pieces_table": "tokenizers",
+    "open_families": "profiles",
+    "pieces_of": "naive",
     "plan_training": "planning",
-    "prefix_example": "prefixes",
-    "presets_table": "masked_family",
+    "prefix_example": "profiles",
     "profile_config": "profiles",
     "public_tokenizers": "tokenizers",
-    "replaced_table": "masked_family",
+    "replaced_table": "tables",
     "rows_of": "contrast",
-    "run_lengths": "masked_family",
-    "scores_table": "results",
-    "seen_without_mask": "prefixes",
+    "scores_table": "tables",
     "sentence_pairs": "translation",
     "setup": "session",
-    "shared_characters": "naive_corpus",
-    "shift_table": "families",
-    "sides_table": "tables",
-    "splits_table": "corpora",
-    "targets_table": "tables",
-    "tokens_table": "tokenizers",
-    "tradeoff_points": "tradeoff",
-    "tradeoff_table": "tradeoff",
+    "shared_characters": "naive",
     "train_tokenizers": "tokenizers",
     "translations_table": "translation",
-    "unified_examples": "prefixes",
-    "verdict": "results",
-    "with_reprints": "corpora",
-    "without_similar": "naive_corpus",
-    "write_after": "conditional",
+    "verdict": "tables",
+    "without_similar": "naive",
+    "write_after": "translation",
 }
 
 __all__ = [
@@ -184,67 +105,38 @@ __all__ = [
     "TRANSLATION",
     "Table",
     "answers_table",
-    "attention_table",
     "best_fit",
-    "blank_examples",
     "check",
-    "claimed_masks",
-    "completions_table",
     "contrast",
-    "decoding_table",
     "draw",
-    "encodings_table",
-    "family_examples",
     "fills_table",
     "finetune",
     "finetune_blank",
     "fit",
     "fresh",
     "get_corpus",
-    "granularity_table",
     "infills_table",
-    "label_rows",
     "longest_match",
-    "mask_by_collator",
-    "mask_panels",
-    "masked_counts",
-    "masks_table",
     "mean_loss",
-    "measured_masks",
+    "measure",
     "merge_bytes",
-    "mojibake_table",
     "most_likely",
     "new_run",
-    "noise_shares",
     "open_families",
-    "packing_table",
     "pieces_of",
-    "pieces_table",
     "plan_training",
     "prefix_example",
-    "presets_table",
     "profile_config",
     "public_tokenizers",
     "replaced_table",
     "rows_of",
-    "run_lengths",
     "scores_table",
-    "seen_without_mask",
     "sentence_pairs",
     "setup",
     "shared_characters",
-    "shift_table",
-    "sides_table",
-    "splits_table",
-    "targets_table",
-    "tokens_table",
-    "tradeoff_points",
-    "tradeoff_table",
     "train_tokenizers",
     "translations_table",
-    "unified_examples",
     "verdict",
-    "with_reprints",
     "without_similar",
     "write_after",
 ]

@@ -16,17 +16,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from companion.config import TrainingConfig
 from companion.corpus.sources import NAMED
 from companion.errors import ConfigError
 from companion.objectives import get_objective
 
+if TYPE_CHECKING:
+    from companion.checkpoints.loading import Checkpoint
+    from companion.show import Example
+
 _TINY: dict[str, Any] = {
     "replay_ratio": 0.2,
-    "max_steps": 60,
+    "max_steps": 24,
     "block_size": 128,
+    "eval_max_chars": 4_000,
     "tokens_per_batch": 1024,
     "learning_rate": 1e-3,
     "warmup_steps": 0.1,
@@ -47,7 +52,7 @@ _TINY_PAIR: dict[str, Any] = {
     **_TINY,
     "corpus": "sample:classical",
     # 解码器要把全文写一遍，一步比掩码模型慢
-    "max_steps": 30,
+    "max_steps": 16,
     "tokens_per_batch": 768,
     "logging_steps": 1,
 }
@@ -94,7 +99,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
             **_TINY,
             "model": "starter:bloom",
             "corpus": "sample:modern",
-            "max_steps": 40,  # 每个词元都计损失，一步比掩码模型慢
+            "max_steps": 20,  # 每个词元都计损失，一步比掩码模型慢
         },
         "t4": {
             **_T4,
@@ -134,7 +139,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
             **_TINY,
             "model": "starter:electra",
             "corpus": "sample:classical",
-            "max_steps": 40,
+            "max_steps": 20,
         },
         "t4": {
             **_T4,
@@ -198,6 +203,36 @@ ALTERNATIVES: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
     },
 }
 """训练目标 → 档 → 另可选的检查点 → 要跟着改的字段。"""
+
+
+FAMILIES: dict[str, dict[str, str]] = {
+    "tiny": {
+        "causal_lm": "starter:bloom",
+        "masked_lm": "starter:bert",
+        "text_infilling": "starter:bart",
+        "prefix_lm": "tiny:llama",
+    },
+    "t4": {
+        "causal_lm": "bigscience/bloom-560m",
+        "masked_lm": "SIKU-BERT/sikubert",
+        "text_infilling": "fnlp/bart-base-chinese",
+        "prefix_lm": "Qwen/Qwen3-0.6B-Base",
+    },
+    "full": {
+        "causal_lm": "bigscience/bloom-1b7",
+        "masked_lm": "SIKU-BERT/sikuroberta",
+        "text_infilling": "fnlp/bart-large-chinese",
+        "prefix_lm": "Qwen/Qwen3-1.7B-Base",
+    },
+}
+"""档 → 每个家族的训练目标与检查点；`tiny:` 的权重是随机的，只能看掩码，不会写字。"""
+
+STUDY: dict[str, dict[str, Any]] = {
+    "tiny": {"max_steps": 16, "tokens_per_batch": 512, "eval_max_chars": 3_000},
+    "t4": {"max_steps": 200, "tokens_per_batch": 4096},
+    "full": {"max_steps": 1_000, "tokens_per_batch": 8192},
+}
+"""档 → 每种做法训练多久：要跑几次，所以各次都短。"""
 
 
 def require_profile(profile: str, profiles: Iterable[str]) -> None:
@@ -330,3 +365,52 @@ def get_corpus(spec: str) -> str:
 
         fetch(name)
     return f"{spec}：已在本机。{source.licence}"
+
+
+def open_families(profile: str) -> dict[str, "Checkpoint"]:
+    """打开四个家族的检查点，训练目标的键 → 检查点。
+
+    Args:
+        profile: `tiny`、`t4` 或 `full`。
+
+    Raises:
+        ConfigError: 没有这一档。
+    """
+    from companion.checkpoints.loading import (
+        Checkpoint,
+        load_checkpoint,
+        load_tokenizer,
+    )
+    from companion.checkpoints.tiny import tiny_model
+
+    require_profile(profile, FAMILIES)
+    opened: dict[str, Checkpoint] = {}
+    for key, name in FAMILIES[profile].items():
+        prefix, _, kind = name.partition(":")
+        if prefix == "tiny":  # 随机造一个，借用因果一族的分词器，切出的词元因此相同
+            tokenizer = load_tokenizer(FAMILIES[profile]["causal_lm"])
+            opened[key] = Checkpoint(tiny_model(kind, tokenizer), tokenizer, name)
+        else:
+            opened[key] = load_checkpoint(name, key)
+    return opened
+
+
+def prefix_example(
+    objective: str,
+    checkpoint: Any,
+    text: str,
+    seed: int,
+    *,
+    epoch: int = 0,
+    **options: Any,
+) -> "Example":
+    """一个样本；整理器的参数里只有模型知道的，从检查点里取。"""
+    from companion.checkpoints.running import model_options
+    from companion.show import show_example
+
+    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    goal = get_objective(objective).for_config(model.config)
+    known = model_options(model, goal)
+    return show_example(
+        goal, text, tokenizer, seed, epoch=epoch, model_options=known, **options
+    )

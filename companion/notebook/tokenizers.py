@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -12,10 +12,8 @@ from companion.checkpoints.loading import load_tokenizer
 from companion.corpus.document import Document
 from companion.corpus.tokenization import TextBatch, cut_texts, encode_texts, unknown_id
 from companion.errors import CorpusError
-from companion.notebook.naive_tokenizers import MAX_PIECE
+from companion.notebook.naive import MAX_PIECE
 from companion.notebook.profiles import require_profile
-from companion.notebook.tables import Table, fixed
-from companion.show import token_text
 
 WORD_PIECE, SENTENCE_PIECE, BYTE_BPE = "WordPiece", "SentencePiece", "字节 BPE"
 _SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -152,17 +150,6 @@ def _fast(backend: Any, **names: str) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
 
 
-def pieces_table(tokenizers: Mapping[str, Any], text: str) -> Table:
-    """同一句话，各切成几个词元、哪些词元；半个字写成十六进制的字节。"""
-    rows = [[name, *_cut(each, text)] for name, each in tokenizers.items()]
-    return Table(["分词器", "词元数", "切法"], rows)
-
-
-def _cut(tokenizer: Any, text: str) -> tuple[str, str]:
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return str(len(ids)), " ".join(token_text(tokenizer, each) for each in ids)
-
-
 def measure(tokenizer: Any, documents: Iterable[Document]) -> dict[str, float]:
     """一个分词器在一份文字上的表现。
 
@@ -195,18 +182,3 @@ def _restored(tokenizer: Any, line: str) -> bool:
     ids = encode_texts(TextBatch([line], [True]), tokenizer).ids.tolist()
     written = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     return "".join(written.split()) == "".join(line.split())
-
-
-def tokens_table(
-    tokenizers: Mapping[str, Any], texts: Mapping[str, Sequence[Document]]
-) -> Table:
-    """每个分词器在每份文字上：词表多大，每字几个词元，多少 [UNK]，能不能还原。"""
-    rows: list[list[str]] = []
-    for name, tokenizer in tokenizers.items():
-        for kind, documents in texts.items():
-            found = measure(tokenizer, documents)
-            shares = [f"{found[key]:.1%}" for key in ("unk_rate", "restored_rate")]
-            size = f"{len(tokenizer):,}"
-            rows.append([name, size, kind, fixed(found["tokens_per_char"]), *shares])
-    heads = ["分词器", "词表", "文字", "词元／字", "[UNK]", "还原的句子"]
-    return Table(heads, rows)

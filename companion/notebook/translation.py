@@ -2,7 +2,8 @@
 
     泠水不欺人。  →  泠水不欺骗人。
 
-编码器读文言，解码器写白话，目标里没有掩码与哨兵；这一步是微调，不是继续预训练。
+编码器读文言，解码器写白话，目标里没有掩码与哨兵；这一步是微调，不是继续预训练。只有解码器
+的模型也做得到：文言在前，末尾一个 [gMASK]，空里写白话，样本给出 `prefix_length`。
 
 形状字母：B 句对数，L 文言一侧的长，K 白话一侧的长。
 """
@@ -16,15 +17,23 @@ import torch
 from torch import Tensor
 
 from companion.batch import IGNORE_INDEX, Batch
+from companion.checkpoints.running import model_options, special_edges
 from companion.corpus import read_corpus
 from companion.corpus.sources import NAMED
 from companion.errors import CorpusError
 from companion.evaluation.chrf import chrf
-from companion.inference.reading import require_seq2seq, without_added_spaces
+from companion.inference.completion import complete
+from companion.inference.reading import (
+    require_causal,
+    require_seq2seq,
+    without_added_spaces,
+)
 from companion.losses.target_head import target_losses
 from companion.notebook.tables import Table
+from companion.objectives import get_objective
 from companion.objectives.collate import pad_rows
 from companion.preflight.device import best_device
+from companion.preflight.probing import adapt_batch
 
 Pair = tuple[str, str]
 _WARMUP = 0.1
@@ -248,3 +257,59 @@ def translations_table(
         ["", name, f"{chrf(texts, references):.1f}"] for name, texts in written.items()
     ]
     return Table(["句", "谁写的", f"共 {len(pairs)} 句"], rows)
+
+
+def finetune_blank(
+    checkpoint: Any, pairs: Sequence[Pair], plan: TranslationPlan, seed: int = 0
+) -> Any:
+    """在句对上微调 GLM，就地改动模型。
+
+    Args:
+        checkpoint: 用 blank_infilling 训练过的检查点。
+        pairs: （文言，白话）。
+        plan: 步数、一步几对、学习率。
+        seed: 每步取哪些句对。
+
+    Returns:
+        同一个检查点，已放到最好的设备上。
+
+    Raises:
+        ModelError: 不是只有解码器的模型。
+        ObjectiveError: 分词器缺写空的词元，或句对长过模型的位置。
+    """
+    require_causal(checkpoint)
+    return fit_pairs(checkpoint, pairs, plan, seed, make_batch=blank_batch)
+
+
+def blank_batch(checkpoint: Any, pairs: Sequence[Pair]) -> Batch:
+    """句对 → 批量：文言是前缀，白话是一个文档级的空，标签与输入对齐。"""
+    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    goal, edges = get_objective("blank_infilling"), special_edges(tokenizer)
+    collator = goal.make_collator(tokenizer, **model_options(model, goal))
+    features: list[dict[str, Any]] = []
+    for number, pair in enumerate(pairs):
+        source, target = tokenizer(list(pair), add_special_tokens=False)["input_ids"]
+        features.append(
+            {
+                "input_ids": [*edges.prefix, *source, *target, *edges.suffix],
+                "prefix_length": len(edges.prefix) + len(source),
+                "example_id": number,
+            }
+        )
+    return adapt_batch(model, collator(features))
+
+
+def write_after(checkpoint: Any, sources: Sequence[str], max_chars: int) -> list[str]:
+    """逐句：双向地读文言，贪心地写后面的空。
+
+    Args:
+        checkpoint: GLM。
+        sources: 文言。
+        max_chars: 参考译文至多多少字；再多写十几个词元就截断。
+    """
+    return [
+        complete(checkpoint, each, max_chars + ROOM, objective="blank_infilling")[
+            0
+        ].new_text
+        for each in sources
+    ]

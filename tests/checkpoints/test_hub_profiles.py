@@ -17,8 +17,7 @@ from hub_server import HubServer
 from model_folders import write_checkpoint, write_glm, write_old_checkpoint
 
 from companion.checkpoints.tiny_tokenizers import TINY_TEXT
-from companion.notebook.families import MODELS
-from companion.notebook.profiles import PROFILES, checkpoints
+from companion.notebook.profiles import FAMILIES, PROFILES, checkpoints
 from companion.notebook.tokenizers import PUBLIC
 
 for module in ("sentencepiece", "google.protobuf"):
@@ -63,7 +62,7 @@ import json, sys
 from companion.checkpoints.loading import load_checkpoint
 from companion.notebook import get_corpus, plan_training, profile_config
 from companion.checkpoints.tiny_tokenizers import TINY_TEXT
-from companion.notebook.families import open_families
+from companion.notebook import open_families
 from companion.notebook.tokenizers import public_tokenizers
 from companion.plots import curves, style
 from companion.training import train
@@ -93,7 +92,7 @@ for objective, profile, name in json.loads(sys.argv[1]):
                    "class": type(opened.model).__name__}
     answers[key] = answer
 answers["families"] = [
-    type(each.checkpoint.model).__name__ for each in open_families("t4").values()
+    type(each.model).__name__ for each in open_families("t4").values()
 ]
 answers["tokenizers"] = [len(each) for each in public_tokenizers("t4").values()]
 print(json.dumps(answers))
@@ -172,7 +171,7 @@ def test_every_checkpoint_the_notebooks_name_is_here() -> None:
         PROFILES["replaced_token"][profile]["generator"] for profile in ("t4", "full")
     }
     for profile in ("t4", "full"):
-        named |= set(PUBLIC[profile].values()) | set(MODELS[profile].values())
+        named |= set(PUBLIC[profile].values()) | set(FAMILIES[profile].values())
     assert named == {*OLD, *NEW}
 
 
