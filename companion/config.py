@@ -22,23 +22,16 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from companion.errors import ConfigError
+from companion.objectives.choices import (
+    GapStrategy,
+    Granularity,
+    InfillingNoise,
+    PresetName,
+    SpanPlacement,
+)
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Scheduler = Literal["cosine", "warmup_stable_decay", "linear", "constant"]
-Granularity = Literal["token", "whole_word", "ngram", "span"]
-Preset = Literal[
-    "bert",
-    "roberta",
-    "bert-wwm",
-    "albert",
-    "spanbert",
-    "macbert",
-    "ernie",
-    "modernbert",
-]
-SpanPlacement = Literal["unbiased", "reference"]
-Noise = Literal["text_infilling", "token_masking", "token_deletion"]
-GapStrategy = Literal["principal", "random", "lead"]
 
 MAX_SEED = 2**32 - 1
 """NumPy 的全局种子至多这么大。"""
@@ -104,7 +97,7 @@ class TrainingConfig:
     granularity: Granularity | None = _setting(
         "masked_lm：掩码粒度，token、whole_word、ngram 或 span，缺省 token", None
     )
-    preset: Preset | None = _setting(
+    preset: PresetName | None = _setting(
         "masked_lm：照哪篇论文的选法；它定下的比例与粒度不必再给", None
     )
     span_boundary: bool = _setting(
@@ -127,7 +120,7 @@ class TrainingConfig:
         "片段怎样摆：unbiased 不偏不倚，reference 照发布的代码；缺省因目标而异", None
     )
     final_sentinel: bool = _setting("span_corruption：目标末尾多一个哨兵", False)
-    noise: Noise = _setting("text_infilling：用哪一种噪声", "text_infilling")
+    noise: InfillingNoise = _setting("text_infilling：用哪一种噪声", "text_infilling")
     permute_sentences: bool = _setting("text_infilling：打乱句子的次序", True)
     rotate: bool = _setting("text_infilling：从随机的词元处起头", False)
     strategy: GapStrategy = _setting("gap_sentences：怎样挑句子", "principal")

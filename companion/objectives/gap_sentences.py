@@ -30,17 +30,17 @@ text_infilling。
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from companion.batch import Feature
 from companion.errors import ObjectiveError
+from companion.objectives.choices import GapStrategy
 from companion.objectives.rows import Runs, runs_of
 from companion.objectives.sentences import sentence_marks
 from companion.objectives.seq2seq import Corruption, Ids, Seq2SeqCollator, mask_id_of
-
-GapStrategy = Literal["principal", "random", "lead"]
 
 SCORE_NOISE = 0.2
 """`principal` 的分数上下浮动的幅度。"""
@@ -131,6 +131,10 @@ class GapSentencesCollator(Seq2SeqCollator):
         count = gap_count(len(sentences), self.noise_density)
         chosen = np.sort(np.argsort(-scores, kind="stable")[:count])
         return replace_gaps(tokens, [sentences[n] for n in chosen], self.mask_id)
+
+    def has_sentences(self, feature: Feature) -> bool:
+        """样本里有没有一篇不止一句；篇篇一句的只学得到“没有缺句”。"""
+        return bool(self.examples([feature])[0].hidden.any())
 
     def hide_tokens(self, tokens: Ids, noise: NDArray[np.bool_]) -> Corruption:
         """每段相连的换成一个掩码。"""

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from companion.batch import IGNORE_INDEX, Batch
 from companion.errors import ObjectiveError
+from companion.objectives.choices import Granularity
 from companion.objectives.collate import Collator, Example, make_example, pad_rows
 from companion.objectives.noise import (
     ALBERT_SHARES,
@@ -53,7 +54,6 @@ from companion.objectives.noise import (
 from companion.objectives.rows import Row, ordinary_ids_of, require_probability, runs_of
 from companion.objectives.similar_words import SimilarWords, replace_words
 
-Granularity = Literal["token", "whole_word", "ngram", "span"]
 Selection = Literal["exact", "bernoulli"]
 
 MAX_BORDER_TARGETS = 15

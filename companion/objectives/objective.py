@@ -55,6 +55,8 @@ class Objective:
     """语料有译文时，句对怎样成行（`companion.corpus.pairing`）；None 的不看译文。"""
     least_tokens: int = 1
     """一篇至少几个词元才有题可出；不够的不进训练，记进账本。"""
+    needs_sentences: str | None = None
+    """一篇至少两句才有目标可学，两句用来做什么；整理器因此有 `has_sentences`。"""
     pairs_required: bool = False
     """没有译文就训练不了。"""
     exam_collator: str | None = None

@@ -113,10 +113,10 @@ class SentenceOrderCollator(MaskedLMCollator):
         batch[self.order_label] = torch.stack([e.extra["order"] for e in examples])
         return batch
 
-    def sentence_lengths(self, feature: Feature) -> list[int]:
-        """一个样本的正文里各句的词元数；不足两句的练不了句序。"""
+    def has_sentences(self, feature: Feature) -> bool:
+        """样本里是否不止一句；不足两句的练不了句序。"""
         row = self.read(feature)
-        return self._sentences(row, self._only_document(row))
+        return len(self._sentences(row, self._only_document(row))) > 1
 
     def _sentences(self, row: Row, document: Document) -> list[int]:
         tokens = row.input_ids[document.left : document.right].tolist()

@@ -28,12 +28,13 @@
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from companion.errors import ObjectiveError
+from companion.objectives.choices import SpanPlacement
 from companion.objectives.rows import draw_below, runs_of, shuffled
 from companion.objectives.seq2seq import (
     Corruption,
@@ -42,8 +43,6 @@ from companion.objectives.seq2seq import (
     require_sentinels,
     sentinel_ids_of,
 )
-
-SpanPlacement = Literal["reference", "unbiased"]
 
 
 def span_counts(

@@ -30,19 +30,18 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from companion.errors import ObjectiveError
+from companion.objectives.choices import InfillingNoise, SpanPlacement
 from companion.objectives.noise import choose_tokens
 from companion.objectives.rows import draw_below, require_probability, runs_of, shuffled
 from companion.objectives.sentences import SentenceMarks, sentence_marks
 from companion.objectives.seq2seq import Corruption, Ids, Seq2SeqCollator
 
-Noise = Literal["text_infilling", "token_masking", "token_deletion"]
-SpanPlacement = Literal["unbiased", "reference"]
 Spans = list[tuple[int, int]]
 """各段从哪里起、到哪里止；各换成一个掩码。"""
 
@@ -171,7 +170,7 @@ class TextInfillingCollator(Seq2SeqCollator):
     poisson_lambda: float = 3.0
     """段长的平均（同上，§2.2）。"""
     span_placement: SpanPlacement = "unbiased"
-    noise: Noise = "text_infilling"
+    noise: InfillingNoise = "text_infilling"
     permute_sentences: bool = True
     rotate: bool = False
 
@@ -246,7 +245,10 @@ class TextInfillingCollator(Seq2SeqCollator):
                 expected="平均段长在 0.1 与 100 之间；再小就几乎全是空段",
                 remedy="改用例如 poisson_lambda=3",
             )
-        for name, kind in (("noise", Noise), ("span_placement", SpanPlacement)):
+        for name, kind in (
+            ("noise", InfillingNoise),
+            ("span_placement", SpanPlacement),
+        ):
             if getattr(self, name) not in get_args(kind):
                 raise ObjectiveError(
                     found=f"{name} = {getattr(self, name)!r}",

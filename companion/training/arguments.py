@@ -10,6 +10,7 @@ from typing import Any
 
 from companion.config import TrainingConfig
 from companion.errors import ConfigError
+from companion.objectives import get_objective
 from companion.preflight.device import overflows_in_fp16
 
 FALLBACK_LEARNING_RATE = 5e-5
@@ -90,9 +91,9 @@ def check_means(
             expected="装有 peft",
             remedy='pip install "cpt-companion[lora]"，或去掉 lora_rank',
         )
-    if config.lora_rank and config.objective == "replaced_token":
+    if config.lora_rank and get_objective(config.objective).discriminator:
         raise ConfigError(
-            found=f"lora_rank = {config.lora_rank}，而 replaced_token 训练一对模型",
+            found=f"lora_rank = {config.lora_rank}，而 {config.objective} 训练一对模型",
             expected="一个模型才套得上 LoRA",
             remedy="去掉 lora_rank，全参数训练（小的 ELECTRA 不大）",
         )

@@ -222,10 +222,8 @@ def prepare_data(
             datasets.append(rows_here)
         stages.append(JoinedRows(datasets))
     rows = stages[0]
-    if objective.key == "sentence_order":
-        _require_two_sentences(rows.datasets[0], collator)
-    if objective.key == "gap_sentences":
-        _require_gaps(rows.datasets[0], collator)
+    if objective.needs_sentences:
+        _require_sentences(rows.datasets[0], collator, objective)
     plan = plan_batches(
         rows.lengths,
         tokens_per_batch=config.tokens_per_batch,
@@ -268,24 +266,16 @@ def _require_unreserved(
             )
 
 
-def _require_two_sentences(dataset: BlockDataset, collator: Any) -> None:
-    """至少一行有两句，才有次序可判；只有一句的行训练时跳过，训练完记进账本。"""
-    if not any(len(collator.sentence_lengths(row)) > 1 for row in dataset):
-        raise CorpusError(
-            found=f"语料 {len(dataset)} 行，没有一行有两句",
-            expected="sentence_order 的一行至少两句，才能对调",
-            remedy="把连续的句子合成一个文档（空行才是文档的分界），或改用 masked_lm",
-        )
-
-
-def _require_gaps(dataset: BlockDataset, collator: Any) -> None:
-    """至少一篇有两句，才有句子可挖；只有一句的文档只学得到“没有缺句”。"""
-    if not any(collator.examples([row])[0].hidden.any() for row in dataset):
+def _require_sentences(
+    dataset: BlockDataset, collator: Any, objective: Objective
+) -> None:
+    """至少有一篇不止一句；只有一句的训练时学不到东西，账本里记着。"""
+    if not any(map(collator.has_sentences, dataset)):
         raise CorpusError(
             found=f"语料 {len(dataset)} 行，没有一篇有两句",
-            expected="gap_sentences 的一篇至少两句，挖去一句，还留一句",
-            remedy="把连续的句子合成一个文档（空行才是文档的分界），或改用 "
-            "span_corruption（T5）、text_infilling（BART）",
+            expected=f"{objective.key} 的一篇至少两句，{objective.needs_sentences}",
+            remedy="把连续的句子合成一个文档（空行才是文档的分界），或改用别的训练目标"
+            "（编码器用 masked_lm，T5 用 span_corruption，BART 用 text_infilling）",
         )
 
 

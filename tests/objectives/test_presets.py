@@ -8,8 +8,8 @@ import pytest
 from strategies import BERT, CLS, PLAIN_IDS, SEP, within_five_sigma
 
 from companion.batch import IGNORE_INDEX
-from companion.config import Preset
 from companion.errors import ObjectiveError
+from companion.objectives.choices import PresetName
 from companion.objectives.masked_lm import MaskedLMCollator
 from companion.objectives.presets import PRESETS, get_preset, masking_options
 from companion.objectives.similar_words import similar_from_lists
@@ -83,7 +83,7 @@ def test_a_preset_refuses_a_setting_that_contradicts_it():
 
 def test_the_settings_know_every_preset():
     """设置里 preset 的选项与名册相同。"""
-    assert get_args(Preset) == tuple(PRESETS)
+    assert get_args(PresetName) == tuple(PRESETS)
 
 
 def test_listing_the_presets_loads_no_torch():

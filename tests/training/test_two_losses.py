@@ -177,7 +177,7 @@ def test_only_single_sentences_leave_no_order_to_learn(settings, tmp_path):
     """整份语料篇篇一句：开训之前就说，不造假。"""
     path = tmp_path / "一句.txt"
     path.write_text("\n\n".join(["三年春大旱。", "民饥。", "王使人告于诸侯。"] * 3))
-    with pytest.raises(CorpusError, match=r"没有一行有两句"):
+    with pytest.raises(CorpusError, match="没有一篇有两句"):
         train(
             settings("sentence_order", tmp_path / "out", corpus=str(path)), quiet=True
         )
