@@ -11,9 +11,10 @@
 `starters/fast.py`）。行从短到长，文字首尾相接，没有填充；掩码从多到少。学习率是梯形：预
 热，恒定，后一半线性降到零；降到零之前，分数看参数的滑动平均（EMA）。
 
-每 `SAVE_STEPS` 步存盘，每 `SCORE_STEPS` 步打分，都写进 `<work>/<kind>.log.jsonl`。被
-打断后同一条命令接着跑，与不打断的逐位相同。衰减开始之前，--tokens 可以改：想早些收尾，
-就改成已读词元的两倍以下。
+分数总照 256 个词元一行考，短行的阶段会吃亏；训练损失在只算候选时偏低，与分数不可比。每
+`SAVE_STEPS` 步存盘，每 `SCORE_STEPS` 步打分，都写进 `<work>/<kind>.log.jsonl`。被打断
+后同一条命令接着跑，与不打断的逐位相同。衰减开始之前，--tokens 可以改：想早些收尾，改成
+已读词元的两倍以下。
 """
 
 import argparse
@@ -101,9 +102,9 @@ RECIPES = {
         like="bloom",
         shares={"classical": 0.42, "modern": 0.45, "general": 0.13},
         phases=(
-            Phase(0.4, 64),
-            Phase(0.35, 128),
-            Phase(0.15, POSITIONS),
+            Phase(0.2, 64),
+            Phase(0.4, 128),
+            Phase(0.3, POSITIONS),
             Phase(0.1, POSITIONS, whole_head=True),
         ),
     ),
@@ -112,9 +113,9 @@ RECIPES = {
         like="bert",
         shares={"classical": 0.5, "modern": 0.35, "general": 0.15},
         phases=(
-            Phase(0.4, 64, 0.4),
-            Phase(0.3, 128, 0.3),
-            Phase(0.2, POSITIONS, 0.15),
+            Phase(0.2, 64, 0.4),
+            Phase(0.4, 128, 0.3),
+            Phase(0.3, POSITIONS, 0.15),
             Phase(0.1, POSITIONS, 0.15, whole_head=True),
         ),
     ),
