@@ -30,6 +30,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def jieba_segmenter(
         CorpusError: 词典文件不存在、不是 UTF-8，或一行有几个词。
     """
     if user_dict is None:
-        return JiebaSegmenter(())
+        return _shared_segmenter(())
     if isinstance(user_dict, str | Path):
         origin, lines = str(user_dict), read_word_list(user_dict)
     else:
@@ -113,6 +114,12 @@ def _split_entry(entry: str, origin: str) -> tuple[str, str | None, str | None]:
             remedy="拆成几行；词里真有这样的标点，就把它从词典里去掉",
         )
     return word, frequency, tag
+
+
+@cache
+def _shared_segmenter(entries: tuple[str, ...]) -> "JiebaSegmenter":
+    """同样的词典只载入一次：jieba 读词库要一秒多。"""
+    return JiebaSegmenter(entries)
 
 
 class JiebaSegmenter:
