@@ -13,6 +13,7 @@
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -70,11 +71,26 @@ class ChineseCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """读参数；读不懂时让错误记得是哪个命令，好给出它的用法。"""
         try:
+            self._refuse_repeats(ctx, args)
             return super().parse_args(ctx, args)
         except Exception as error:
             if getattr(error, "ctx", ctx) is None:
                 error.ctx = ctx  # pyright: ignore[reportAttributeAccessIssue]
             raise
+
+    def _refuse_repeats(self, ctx: Any, args: list[str]) -> None:
+        """只收一个值的选项写了几次：typer 只认最后一次，前面的会悄悄丢掉。"""
+        if ctx.resilient_parsing:
+            return
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for option, count in Counter(given).items():
+            single = option.nargs == 1 and not option.multiple
+            if count > 1 and single and not getattr(option, "is_flag", False):
+                hint = "几份语料放进一个文件夹，路径写文件夹"
+                ctx.fail(
+                    f"选项 {option.opts[0]} 写了 {count} 次，它只收一个值"
+                    + (f"；{hint}" if option.name == "corpus" else "")
+                )
 
     def invoke(self, ctx: Any) -> Any:
         """运行命令；其间库里打印的东西都改道标准错误。"""

@@ -219,7 +219,9 @@ class BlockDataset:
     """按计划从词元库取行的数据集：下标进，样本（Feature）出。
 
     下标是行号，或 (轮次, 行号)：轮次由采样器给出，样本便带上 `epoch`，噪声随轮次
-    而变，又不依赖进程数。取出的数组每次都是新的，改动它们不会伤及词元库。
+    而变，又不依赖进程数。下标只是行号时，轮次是 `set_epoch` 记下的那个：库的 `Trainer`
+    每一轮开头会调用它（accelerate 的 `DataLoaderShard.set_epoch`），掩码因此每轮不同。
+    取出的数组每次都是新的，改动它们不会伤及词元库。
 
     Args:
         store: 词元库。
@@ -246,6 +248,7 @@ class BlockDataset:
         self.prefix_ids = tuple(prefix_ids)
         self.suffix_ids = tuple(suffix_ids)
         self.document_end_ids = tuple(document_end_ids)
+        self.epoch = 0
         document, start, stop = self.plan.pieces.T
         is_last = stop == store.lengths[document]
         sizes = (
@@ -260,6 +263,10 @@ class BlockDataset:
     def __len__(self) -> int:
         return len(self.plan)
 
+    def set_epoch(self, epoch: int) -> None:
+        """从现在起，只给行号取出的样本属于第 `epoch` 轮。"""
+        self.epoch = epoch
+
     def __iter__(self) -> "Iterator[Feature]":
         return (self[row] for row in range(len(self)))
 
@@ -272,12 +279,12 @@ class BlockDataset:
         Returns:
             `input_ids` `num_chars` int64 (T,)，`special_tokens_mask` bool (T,)，
             `document_starts` int64 (R,)，有词界时 `word_ids` int64 (T,)，
-            `example_id`，以及给了轮次时的 `epoch`。
+            `example_id` 与 `epoch`。
 
         Raises:
             IndexError: 行号越界。
         """
-        epoch, row = index if isinstance(index, tuple) else (None, index)
+        epoch, row = index if isinstance(index, tuple) else (self.epoch, index)
         row = range(len(self))[operator.index(row)]
         pieces = self.plan[row]
         length = int(self.lengths[row])
@@ -307,11 +314,10 @@ class BlockDataset:
             "special_tokens_mask": special,
             "num_chars": num_chars,
             "example_id": row,
+            "epoch": operator.index(epoch),
         }
         if words is not None:
             feature["word_ids"] = words
-        if epoch is not None:
-            feature["epoch"] = operator.index(epoch)
         return feature
 
 

@@ -149,7 +149,7 @@ class PairDataset(BlockDataset):
 
     def __getitem__(self, index: int | tuple[int, int]) -> "Feature":
         """取一行；比 `BlockDataset` 的多一项 `prefix_length`（`documents` 没有）。"""
-        epoch, row = index if isinstance(index, tuple) else (None, index)
+        epoch, row = index if isinstance(index, tuple) else (self.epoch, index)
         row = range(len(self))[operator.index(row)]
         source, target = self.plan[row]
         before, between, after = (np.array(ids, np.int64) for ids in self.frame)
@@ -173,9 +173,8 @@ class PairDataset(BlockDataset):
             ),
             "num_chars": framed(store.characters(source), store.characters(target), 0),
             "example_id": row,
+            "epoch": operator.index(epoch),
         }
-        if epoch is not None:
-            feature["epoch"] = operator.index(epoch)
         if self.form == "documents":
             second = len(before) + source.stop + len(after)
             feature["document_starts"] = np.array([0, second], np.int64)

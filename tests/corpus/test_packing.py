@@ -187,7 +187,7 @@ def test_a_masked_row_wraps_every_piece() -> None:
     assert feature["num_chars"].tolist() == [0, 1, 2, 1, 0, 0, 1, 0, 0]
     assert feature["word_ids"].tolist() == [-1, 0, 0, 1, -1, -1, 2, 2, -1]
     assert feature["example_id"] == 0
-    assert "epoch" not in feature
+    assert feature["epoch"] == 0
     for key in ("input_ids", "document_starts", "num_chars", "word_ids"):
         assert feature[key].dtype == np.int64
     assert feature["special_tokens_mask"].dtype == np.bool_
@@ -212,6 +212,8 @@ def test_the_epoch_comes_with_the_index() -> None:
     """下标带轮次，样本就带轮次；其余与不带时相同。"""
     dataset = BlockDataset(STORE, ROWS)
     assert dataset[(3, 1)]["epoch"] == 3
+    dataset.set_epoch(5)
+    assert (dataset[1]["epoch"], dataset[(3, 1)]["epoch"]) == (5, 3)
     assert dataset[(3, 1)]["example_id"] == dataset[1]["example_id"] == 1
     assert dataset[np.int64(1)]["input_ids"].tolist() == [4, 5]
 

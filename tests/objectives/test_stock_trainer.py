@@ -13,6 +13,12 @@ from transformers import Trainer, TrainingArguments
 
 from companion.batch import IGNORE_INDEX
 from companion.checkpoints.tiny import tiny_model
+from companion.corpus import (
+    BlockDataset,
+    Document,
+    plan_packing,
+    tokenize_documents,
+)
 from companion.errors import ObjectiveError
 from companion.objectives.causal_lm import CausalLMCollator
 from companion.objectives.masked_lm import MaskedLMCollator
@@ -47,14 +53,13 @@ def train(kind, collator, rows, folder, **settings):
     arguments = TrainingArguments(
         str(folder),
         max_steps=3,
-        per_device_train_batch_size=2,
+        **{"per_device_train_batch_size": 2} | settings,
         learning_rate=1e-2,
         save_strategy="no",
         report_to="none",
         use_cpu=True,
         disable_tqdm=True,
         dataloader_pin_memory=False,
-        **settings,
     )
     trainer = Trainer(model, arguments, train_dataset=rows, data_collator=recorder)
     loss = trainer.train().training_loss
@@ -133,3 +138,26 @@ def test_packed_rows_stay_apart_only_when_the_columns_are_kept(keep, tmp_path):
     assert changed > 10
     assert {batch["attention_mask"].dim() for batch in batches} == {4 if keep else 2}
     assert all(("position_ids" in batch) == keep for batch in batches)
+
+
+def test_the_masks_of_our_rows_change_with_every_epoch(tmp_path):
+    """`BlockDataset` 直接放进库的 Trainer：每一轮遮的不同，同一轮重来一遍相同。"""
+    store = tokenize_documents(
+        [Document(text * 3, f"t#{i}", "t") for i, text in enumerate(TEXTS)],
+        tokenizer_of("bert"),
+        cache_dir=tmp_path / "tokens",
+    )
+    found = []
+    for folder in ("first", "again"):
+        rows = BlockDataset(store, plan_packing(store.lengths, 64))
+        _, _, batches = train(
+            "bert",
+            MaskedLMCollator(tokenizer_of("bert")),
+            rows,
+            tmp_path / folder,
+            remove_unused_columns=False,
+            per_device_train_batch_size=len(rows),
+        )
+        found.append([sorted(each["labels"].tolist()) for each in batches[:3]])
+    assert found[0] == found[1]
+    assert len({str(labels) for labels in found[0]}) == 3
