@@ -29,8 +29,7 @@ RulerText = Annotated[
     str | None,
     typer.Option(
         metavar="语料",
-        help="数这份文字的一元、二元、三元，答同样的目标，作模型的尺子；"
-        f"不要用留出集自己。{CORPUS_HELP}",
+        help="作尺子：数它的一、二、三元，答同样的目标",
     ),
 ]
 MaxChars = Annotated[int, typer.Option(metavar="整数", help="每个留出集至多用多少字")]
