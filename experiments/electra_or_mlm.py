@@ -25,7 +25,7 @@ from punctuation_probe import Piece, pieces_of, probe
 from runs import Job, Run, parser_of, run_all, settings_of
 
 from companion.checkpoints.loading import load_checkpoint
-from companion.checkpoints.quiet import quiet_transformers
+from companion.checkpoints.reading import quiet_transformers
 
 Work = tuple[str, str]
 """（起点，目标）。"""
@@ -156,18 +156,18 @@ def starting_points(folder: Path) -> dict[Work, str]:
     """两个起点各写成掩码模型与一对；编码器的权重同一份。"""
     from transformers import BertForMaskedLM, ElectraForMaskedLM
 
-    from companion.checkpoints.electra_checkpoint import load_pair
+    from companion.checkpoints.loading import load_checkpoint
+    from companion.checkpoints.locating import starter_path
     from companion.checkpoints.saving import save_checkpoint
-    from companion.checkpoints.starters import starter_path
 
     torch.manual_seed(0)  # 新的判别头
     bert = BertForMaskedLM.from_pretrained(starter_path("bert")).float()
-    pair = load_pair("starter:electra")
+    pair = load_checkpoint("starter:electra", "replaced_token")
     mine = pair_of_bert(bert)
     save_checkpoint(mine, pair.tokenizer, folder / "bert-pair")
-    words = ElectraForMaskedLM(pair.pair.discriminator.config)
-    words.load_state_dict(pair.pair.generator.state_dict(), strict=False)  # 输出头
-    words.electra.load_state_dict(pair.pair.discriminator.electra.state_dict())
+    words = ElectraForMaskedLM(pair.model.discriminator.config)
+    words.load_state_dict(pair.model.generator.state_dict(), strict=False)  # 输出头
+    words.electra.load_state_dict(pair.model.discriminator.electra.state_dict())
     save_checkpoint(words, pair.tokenizer, folder / "electra-words")
     return {
         ("starter:bert", "masked_lm"): "starter:bert",

@@ -7,15 +7,69 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, get_args
 
+import torch
 from recording import record
 
-from companion.checkpoints.quiet import quiet_transformers
-from companion.preflight.mask_support import MaskRow, mask_table
+from companion.checkpoints.reading import quiet_transformers
+from companion.checkpoints.tiny import TINY_KINDS, tiny_model
+from companion.objectives.attention import MaskKind
+from companion.preflight.visibility import Verdict, mask_verdict
 
 IMPLEMENTATIONS = ("eager", "sdpa")
+
+
+@dataclass(frozen=True)
+class MaskRow:
+    """`mask_table` 的一行。"""
+
+    kind: str
+    implementation: str
+    """"eager" 或 "sdpa"。"""
+    dtype: str
+    """"float32" 或 "bfloat16"。"""
+    mask: MaskKind
+    packed: bool
+    """一行装两篇文档。"""
+    ok: bool
+    reason: str
+    leak: float | None
+
+
+def mask_table() -> list[MaskRow]:
+    """各架构的极小模型 × 注意力实现 × 精度 × 掩码，逐一试出来的表。"""
+    cases = [(mask, packed) for packed in (False, True) for mask in get_args(MaskKind)]
+    rows: list[MaskRow] = []
+    for kind in TINY_KINDS:
+        for implementation in ("eager", "sdpa"):
+            try:
+                model = tiny_model(kind, attn_implementation=implementation)
+            except ValueError:  # 这种架构没有 sdpa 实现
+                model = None
+            for dtype in (torch.float32, torch.bfloat16):
+                if model is None:
+                    absent = Verdict(False, f"没有 {implementation} 实现")
+                    verdicts = [absent] * len(cases)
+                else:
+                    half = model.to(dtype)
+                    verdicts = [mask_verdict(half, m, packed=p) for m, p in cases]
+                name = str(dtype).removeprefix("torch.")
+                rows += [
+                    MaskRow(
+                        kind,
+                        implementation,
+                        name,
+                        *case,
+                        each.ok,
+                        each.reason,
+                        each.leak,
+                    )
+                    for case, each in zip(cases, verdicts, strict=True)
+                ]
+    return rows
 
 
 def summarise(table: Iterable[MaskRow]) -> list[dict[str, Any]]:

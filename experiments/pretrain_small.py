@@ -38,9 +38,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.locating import starter_path
 from companion.checkpoints.running import special_edges
 from companion.checkpoints.saving import write_checkpoint
-from companion.checkpoints.starters import starter_path
 from companion.corpus import read_documents
 from companion.evaluation.scoring import score_targets
 from companion.evaluation.targets import FrozenTargets, build_targets

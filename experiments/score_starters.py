@@ -20,7 +20,7 @@ from pretrain_starters import RECIPES
 
 from companion.checkpoints.electra_pair import ElectraPair
 from companion.checkpoints.loading import load_checkpoint
-from companion.checkpoints.starters import StarterCard, seal
+from companion.checkpoints.locating import StarterCard, seal
 from companion.corpus.document import Document
 from companion.corpus.reading import read_documents
 from companion.evaluation.scoring import evaluate

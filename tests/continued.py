@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 import torch
 from model_folders import write_vocabulary
+from model_support import NamedModel, no_dropout, tiny_for
 from transformers import BertTokenizer
 
-from companion.checkpoints.quiet import quiet_transformers
-from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
+from companion.checkpoints.reading import quiet_transformers
+from companion.checkpoints.tiny import TINY_TEXT, tiny_model, tiny_tokenizer
 from companion.config import TrainingConfig
 from companion.objectives import get_objective
-from companion.preflight.support import NamedModel, no_dropout, tiny_for
 from companion.training import train
 
 ACCUMULATION = 2

@@ -5,9 +5,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from companion.checkpoints.quiet import quiet_transformers
-from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
-from companion.checkpoints.tiny_tokenizers import decoder_tokenizer
+from companion.checkpoints.reading import quiet_transformers
+from companion.checkpoints.tiny import decoder_tokenizer, tiny_model, tiny_tokenizer
 
 
 def write_checkpoint(folder: Path, kind: str, **overrides: Any) -> Path:

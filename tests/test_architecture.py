@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,20 +14,19 @@ from companion.objectives import OBJECTIVES
 PACKAGE = Path(__file__).resolve().parents[1] / "companion"
 
 # 每一层可以导入的层；自己总可以导入自己
-_BASE = {"batch", "errors", "lazy"}
-_MODELS = {"checkpoints", "preflight", "losses"}
-_MIDDLE = _MODELS | {"objectives", "corpus"}
+_BASE = {"batch", "errors"}
+_DATA = _BASE | {"corpus", "objectives"}
+_MIDDLE = {"corpus", "objectives", "checkpoints", "losses", "preflight"}
 _UPPER = {"training", "inference", "evaluation", "plots"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "batch": set(),
-    "lazy": set(),
     "config": {"errors", "objectives"},
     "corpus": _BASE,
     "objectives": _BASE,
-    "checkpoints": _BASE | _MODELS | {"corpus", "objectives"},
-    "preflight": _BASE | _MODELS | {"corpus", "objectives"},
-    "losses": _BASE | _MODELS | {"corpus", "objectives"},
+    "checkpoints": _DATA,
+    "losses": _DATA | {"checkpoints"},
+    "preflight": _DATA | {"checkpoints", "losses"},
     "plots": _BASE,
     "inference": _BASE | _MIDDLE,
     "evaluation": _BASE | _MIDDLE | {"inference", "plots"},
@@ -62,18 +62,25 @@ def layer_of(path: Path) -> str:
     return first.removesuffix(".py")
 
 
-def imports_of(path: Path) -> Iterator[tuple[int, str, bool]]:
-    """一个文件的全部导入：（行号，完整模块名，是否在运行时的模块层）。"""
+def imports_of(path: Path, *, typing: bool = True) -> Iterator[tuple[int, str, bool]]:
+    """一个文件的导入：（行号，完整模块名，是否在运行时的模块层）；可以不要只为类型的。"""
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
     lazy = {
         id(inner)
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
-        eager = id(node) not in lazy
+        if not typing and id(node) in for_types:
+            continue
+        eager = id(node) not in lazy | for_types
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name, eager
@@ -106,6 +113,26 @@ def test_arrows_between_layers_never_point_back(path: Path) -> None:
         if target not in allowed
     ]
     assert not back, "\n".join(back)
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """文件之间没有导入的环，函数里的导入也算；只为类型的（TYPE_CHECKING）不算。"""
+    modules = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for path in FILES
+    }
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        names = {name for _, name, _ in imports_of(path, typing=False)}
+        # `from companion.corpus import fetch` 指的是文件 fetch，没有才是包里的名字
+        homes = {name if name in modules else name.rpartition(".")[0] for name in names}
+        graph[module] = (homes & modules.keys()) - {module}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" → ".join(error.args[1]))
 
 
 def test_the_corpus_layer_never_touches_torch_or_the_trainer() -> None:

@@ -85,8 +85,7 @@ def memory() -> list[dict[str, Any]]:
     """几个公开的检查点训练时占多少，照 `training_memory` 的公式；只搭空壳，不下载。"""
     import torch
 
-    from companion.preflight.device import Device
-    from companion.preflight.model_checks import training_memory
+    from companion.preflight.device import Device, training_memory
 
     gpu = Device("cuda", "GPU", torch.bfloat16, 0, "")
     shells = {

@@ -16,31 +16,39 @@
 - ConvBERT：库里没有它的判别头，用只有一个标签的 `ConvBertForTokenClassification`，头从
   随机练起，1 是“换过”。
 
+存下的是两个标准检查点：
+
+    DIR/discriminator   AutoModelForPreTraining；ConvBERT 是 …ForTokenClassification
+    DIR/generator       AutoModelForMaskedLM
+
+没有生成器时，新建一个判别器四分之一宽的，词嵌入照样共用，其余从随机练起，并说出来：它起初
+只会乱猜，造的假很容易识破，判别器要过一阵才学得到东西。有配套的生成器总是更好。
+
 形状字母：B 行数，L 行长，N 被遮的词元数，M 普通词元数，V 词表。
 """
 
+import copy
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from companion.batch import IGNORE_INDEX, Batch
-from companion.errors import ModelError
-from companion.losses.target_head import (
-    TargetLosses,
-    output_head,
-    score_logits,
-    widest_float,
+from companion.checkpoints.locating import DISCRIMINATOR, GENERATOR, locate
+from companion.checkpoints.reading import (
+    check_weight_files,
+    load_weights,
+    quiet_transformers,
+    read_config,
+    read_tokenizer,
 )
+from companion.checkpoints.running import output_head, submodel_inputs, widest_float
+from companion.errors import ModelError
 from companion.objectives.replaced_token import NOISE_BITS
-from companion.preflight.probing import adapt_batch
-
-DISCRIMINATOR_WEIGHT = 50.0
-"""判别器那一项的权重（Clark 等，2020，§2 与发布的代码）。"""
 
 DISCRIMINATORS = {
     "electra": "AutoModelForPreTraining",
@@ -55,51 +63,25 @@ ORIGINAL_IS_ONE = ("funnel",)
 TIED_TABLES = ("position_embeddings", "token_type_embeddings")
 """词嵌入之外，两个模型共用的嵌入表。"""
 
+GENERATOR_SHARE = 0.25
+"""新建的生成器有判别器的几分之几宽（Clark 等，2020，§3.2：四分之一到二分之一）。"""
+
 _CHUNK = 256
 """一次抽多少个词元。"""
 
-LABEL_KEYS = (
-    "labels",
-    "original_ids",
-    "sampling_noise",
-    "sentence_order_label",
-    "next_sentence_label",
-    "span_borders",
-    "attended",
-)
-"""批量里不交给模型的几项。"""
-
 
 @dataclass(frozen=True)
-class ReplacedTokenLosses:
-    """一批的两份损失。"""
+class PairOutputs:
+    """一批造假、认假的所得；损失由 `companion.losses.parts.PairLoss` 求。"""
 
-    targets: TargetLosses
-    """生成器：被遮的词元。"""
-    detection_total_nats: Tensor
-    """判别器的损失之和，标量 float32，可求导；未乘 50。"""
-    detection_nats: Tensor
-    """每个普通词元的损失，(M,) float32，不求导。"""
+    word_logits: Tensor
+    """生成器在被遮处的分数，(N, V)，可求导。"""
+    words: Tensor
+    """被遮的词元，(N,) int64。"""
+    scores: Tensor
+    """判别器给每个普通词元“换过”的分数，(M,) float32，可求导。"""
     replaced: Tensor
     """真的换过为真，(M,) bool。"""
-    guessed: Tensor
-    """判别器说换过为真，(M,) bool。"""
-
-    @property
-    def detection(self) -> TargetLosses:
-        """判别器的一份，写成与词元的一份同样的形式。"""
-        return TargetLosses(
-            self.detection_total_nats,
-            self.detection_nats,
-            self.guessed == self.replaced,
-        )
-
-    @property
-    def loss(self) -> Tensor:
-        """两项各自平均，判别器的乘 50，相加。"""
-        words = self.targets.total_nats / max(1, len(self.targets.nats))
-        detection = self.detection_total_nats / max(1, len(self.detection_nats))
-        return words + DISCRIMINATOR_WEIGHT * detection
 
 
 class ElectraPair(nn.Module):
@@ -160,54 +142,38 @@ class ElectraPair(nn.Module):
         """生成器的输出头。"""
         return self.generator.get_output_embeddings()
 
-    def forward(self, **batch: Tensor) -> ReplacedTokenLosses:
-        """造一批假、认一遍，求两份损失。
+    def forward(self, **batch: Tensor) -> PairOutputs:
+        """造一批假，认一遍。
 
         Args:
             **batch: `ReplacedTokenCollator` 的输出。
         """
-        original_ids = batch["original_ids"]
-        fakes, targets = self.make_fakes(batch)
+        labels, original_ids = batch["labels"], batch["original_ids"]
+        fakes, word_logits = self.make_fakes(batch)
         judged = original_ids != IGNORE_INDEX
-        replaced = (fakes != original_ids)[judged]  # (M,)
-        logits = self._says_replaced({**batch, "input_ids": fakes})[judged]
-        nats = _detection_nats(logits, replaced)
-        return ReplacedTokenLosses(
-            targets=targets,
-            detection_total_nats=nats.sum(),
-            detection_nats=nats.detach(),
-            replaced=replaced,
-            guessed=logits > 0,
+        return PairOutputs(
+            word_logits=word_logits,
+            words=labels[labels != IGNORE_INDEX],
+            scores=self.says_replaced({**batch, "input_ids": fakes})[judged],
+            replaced=(fakes != original_ids)[judged],
         )
 
-    def detect(self, batch: Batch) -> TargetLosses:
-        """假的已经造好时，判别器认得怎样；生成器不上场。
-
-        Args:
-            batch: `input_ids` 里有假；`labels` (B, L)：1 换过，0 原文，−100 不判。
-        """
-        judged = batch["labels"] != IGNORE_INDEX
-        replaced = batch["labels"][judged] == 1
-        logits = self._says_replaced(batch)[judged]
-        nats = _detection_nats(logits, replaced)
-        return TargetLosses(nats.sum(), nats.detach(), (logits > 0) == replaced)
-
-    def _says_replaced(self, batch: Batch) -> Tensor:
-        """判别器给每个词元“换过”的分数，(B, L) float32。"""
-        inputs = submodel_inputs(self.discriminator, batch)
-        logits = self.discriminator(**inputs).logits
-        logits = logits.reshape(batch["input_ids"].shape).float()
-        return -logits if self.original_is_one else logits  # 1 与 0 互换，等于取反
-
-    def make_fakes(self, batch: Batch) -> tuple[Tensor, TargetLosses]:
-        """生成器前向一次：判别器的输入 (B, L)，与生成器自己的损失。"""
+    def make_fakes(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """生成器前向一次：判别器的输入 (B, L)，与生成器在被遮处的分数 (N, V)。"""
         labels, inputs = batch["labels"], batch["input_ids"]
         chosen = labels != IGNORE_INDEX
         with _only_rows(output_head(self.generator), chosen):
             logits = self.generator(**submodel_inputs(self.generator, batch)).logits
         fakes = torch.where(chosen, labels, inputs)  # 原文
         fakes[chosen] = sample_tokens(logits.detach(), batch["sampling_noise"][chosen])
-        return fakes, score_logits(logits, labels[chosen])
+        return fakes, logits
+
+    def says_replaced(self, batch: Batch) -> Tensor:
+        """判别器给每个词元“换过”的分数，(B, L) float32，正的是说换过；生成器不上场。"""
+        inputs = submodel_inputs(self.discriminator, batch)
+        logits = self.discriminator(**inputs).logits
+        logits = logits.reshape(batch["input_ids"].shape).float()
+        return -logits if self.original_is_one else logits  # 1 与 0 互换，等于取反
 
 
 def sample_tokens(logits: Tensor, noise: Tensor) -> Tensor:
@@ -268,24 +234,125 @@ def tie_embeddings(generator: Any, discriminator: Any) -> tuple[str, ...]:
     return tuple(tied)
 
 
+def open_pair(
+    name: str, generator: str | None = None, *, revision: str | None = None
+) -> tuple[ElectraPair, Any, list[str]]:
+    """打开判别器与生成器。
+
+    Args:
+        name: 判别器的名字（写法见 `locating`），或 `save_checkpoint` 存下一对的文件夹。
+        generator: 生成器的名字；不给就用存在一起的那个，再没有就新建。
+        revision: 判别器所在仓库的分支、标签或提交。
+
+    Returns:
+        一对（评估模式，float32），判别器的分词器，用户应当知道的事。
+
+    Raises:
+        ModelError: 找不到、残缺、不是判别器，或两者的词表、嵌入宽度不同。
+    """
+    location = locate(name, revision)
+    folder = location.folder
+    if (folder / DISCRIMINATOR).is_dir():
+        if generator is None and (folder / GENERATOR).is_dir():
+            generator = str(folder / GENERATOR)
+        folder = folder / DISCRIMINATOR
+    judge, remarks = _open_discriminator(folder, name)
+    tokenizer, more = read_tokenizer(folder, name)
+    notices = [*location.notices, *remarks, *more]
+    if generator is None:
+        maker = fresh_generator(judge)
+        notices.append(
+            f"没有给生成器：新建了一个（{_size(maker)}），词嵌入与判别器共用，其余随机。"
+            "它起初只会乱猜，判别器要过一阵才学得到东西；有配套的生成器就用它"
+        )
+    else:
+        place = locate(generator)
+        notices += [*place.notices, *check_weight_files(place.folder)]
+        with quiet_transformers():
+            loaded = load_weights(place.folder, "AutoModelForMaskedLM")
+        notices += loaded.notices
+        maker = loaded.model
+        theirs, _ = read_tokenizer(place.folder, generator)
+        _require_same_vocabulary(tokenizer, theirs, generator)
+        notices += _warn_untied(maker, judge)
+    return ElectraPair(maker, judge).eval(), tokenizer, notices
+
+
+def fresh_generator(discriminator: Any, seed: int = 0) -> Any:
+    """照判别器新建一个小的生成器，权重随机；全局随机状态原样不动。
+
+    ELECTRA 与 ConvBERT 的嵌入宽度与隐藏层宽度是两回事，所以缩隐藏层：头数、宽度、前馈层
+    都乘 `GENERATOR_SHARE`。Funnel 两者是一回事，为了共用嵌入，宽度不动，各段的层数乘
+    `GENERATOR_SHARE`。
+    """
+    from transformers import AutoModelForMaskedLM
+
+    config = copy.deepcopy(discriminator.config)
+    config.architectures = None
+
+    def shrunk(value: int) -> int:
+        return max(1, round(value * GENERATOR_SHARE))
+
+    if config.model_type == "funnel":
+        config.block_sizes = [shrunk(layers) for layers in config.block_sizes]
+        config.block_repeats = [1] * len(config.block_sizes)
+    else:
+        heads = shrunk(config.num_attention_heads)
+        ratio = heads / config.num_attention_heads
+        config.hidden_size = round(config.hidden_size * ratio)
+        config.intermediate_size = round(config.intermediate_size * ratio)
+        config.num_attention_heads = heads
+    with torch.random.fork_rng(devices=[]), quiet_transformers():
+        torch.default_generator.manual_seed(seed)
+        return AutoModelForMaskedLM.from_config(config).eval()
+
+
+def _open_discriminator(folder: Path, name: str) -> tuple[Any, list[str]]:
+    kind = read_config(folder, name).model_type
+    if kind not in DISCRIMINATORS:
+        raise ModelError(
+            found=f"{name} 的 model_type 是 {kind}，不能作判别器",
+            expected=f"{'、'.join(DISCRIMINATORS)} 之一",
+            remedy="换一个这样的检查点（例如 starter:electra）；别的编码器用 masked_lm",
+        )
+    notices = check_weight_files(folder)
+    with quiet_transformers():
+        loaded = load_weights(folder, DISCRIMINATORS[kind])
+    model = loaded.model
+    if kind == "convbert" and model.config.num_labels != 1:
+        # 别处来的 ConvBERT 没有判别头：两个标签的换成一个，反正都是随机的
+        model.classifier = nn.Linear(model.config.hidden_size, 1)
+        model.config.num_labels = model.num_labels = 1
+    return model, notices + list(loaded.notices)
+
+
+def _require_same_vocabulary(mine: Any, theirs: Any, generator: str) -> None:
+    if mine.get_vocab() != theirs.get_vocab():
+        raise ModelError(
+            found=f"生成器 {generator} 与判别器的词表不同",
+            expected="同一个词表：生成器抽出的编号，判别器要读作同一个词元",
+            remedy="用同一系列的生成器，或不给生成器，由本书新建一个",
+        )
+
+
+def _warn_untied(generator: Any, discriminator: Any) -> list[str]:
+    mine = generator.get_input_embeddings().weight
+    theirs = discriminator.get_input_embeddings().weight
+    if mine.shape != theirs.shape or torch.equal(mine, theirs):
+        return []
+    return ["两个检查点的词嵌入不一样，以判别器的为准：生成器开头的损失会偏高"]
+
+
+def _size(model: Any) -> str:
+    millions = sum(each.numel() for each in model.parameters()) / 1e6
+    return f"{millions:.1f} 百万参数"
+
+
 def _table(model: Any, name: str) -> nn.Embedding | None:
     for path, module in model.named_modules():
         if path.rpartition(".")[2] == name and isinstance(module, nn.Embedding):
             return module
     return None
-
-
-def submodel_inputs(model: Any, batch: Batch) -> Batch:
-    """只留模型要的几项，改成它收得下的样子；标签都不给。"""
-    kept = {name: value for name, value in batch.items() if name not in LABEL_KEYS}
-    return adapt_batch(model, kept)
-
-
-def _detection_nats(logits: Tensor, replaced: Tensor) -> Tensor:
-    """各词元的二元交叉熵，(M,)。"""
-    return F.binary_cross_entropy_with_logits(
-        logits, replaced.float(), reduction="none"
-    )
 
 
 @contextmanager

@@ -14,27 +14,26 @@
 从不执行仓库里的代码（`trust_remote_code=False`）。
 """
 
-import json
 import warnings
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from companion.checkpoints.locating import Location, locate
-from companion.checkpoints.quiet import quiet_transformers
-from companion.checkpoints.suitability import check_family, check_fit
-from companion.checkpoints.weights import check_weight_files, load_weights
+from companion.checkpoints.locating import DISCRIMINATOR, GENERATOR, Location, locate
+from companion.checkpoints.reading import (
+    check_weight_files,
+    load_weights,
+    quiet_transformers,
+    read_config,
+    read_json,
+    read_tokenizer,
+)
+from companion.checkpoints.running import judges_order, model_options
 from companion.errors import ModelError
+from companion.objectives import Objective, get_objective
 
-if TYPE_CHECKING:
-    from companion.objectives import Objective
-
-_FOR_SENTENCEPIECE = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
-"""transformers 读 spiece.model 要的包 → 导入时的名字。"""
-
-DISCRIMINATOR, GENERATOR = "discriminator", "generator"
-"""一对模型存在一个文件夹里时，各自的文件夹名。"""
+_SMALLEST_COVERAGE = 0.5
+"""分词器的词表不足词嵌入的这一比例时，断定读错了分词器。"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Checkpoint:
 
 def load_checkpoint(
     name: str,
-    objective: "str | Objective",
+    objective: str | Objective,
     *,
     revision: str | None = None,
     generator: str | None = None,
@@ -79,15 +78,13 @@ def load_checkpoint(
     Raises:
         ModelError: 找不到、残缺、不可信，或与训练目标不合。
     """
-    from companion.objectives import get_objective
-
     goal = get_objective(objective) if isinstance(objective, str) else objective
     if goal.discriminator:
-        from companion.checkpoints.electra_checkpoint import load_pair
+        from companion.checkpoints.electra_pair import open_pair
 
-        pair = load_pair(name, generator, revision=revision)
-        check_fit(pair.pair, pair.tokenizer, goal, name)
-        return Checkpoint(pair.pair, pair.tokenizer, name, pair.notices)
+        pair, tokenizer, remarks = open_pair(name, generator, revision=revision)
+        check_fit(pair, tokenizer, goal, name)
+        return Checkpoint(pair, tokenizer, name, remarks)
     location = _word_half(locate(name, revision), name)
     if (location.folder / "adapter_config.json").is_file():
         return _load_adapter(name, location.folder, goal)
@@ -97,7 +94,7 @@ def load_checkpoint(
     notices = [*location.notices, *check_weight_files(location.folder)]
     with quiet_transformers():
         loaded = load_weights(location.folder, goal.auto_class)
-    tokenizer, remarks = _read_tokenizer(location.folder, name)
+    tokenizer, remarks = read_tokenizer(location.folder, name)
     check_fit(loaded.model, tokenizer, goal, name)
     return Checkpoint(
         loaded.model,
@@ -119,12 +116,12 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
     folder = locate(name, revision, weights=False).folder
     if (folder / DISCRIMINATOR).is_dir():
         folder = folder / DISCRIMINATOR
-    return _read_tokenizer(folder, name)[0]
+    return read_tokenizer(folder, name)[0]
 
 
 def load_objective(
-    name: str, objective: "Objective", *, revision: str | None = None
-) -> "Objective":
+    name: str, objective: Objective, *, revision: str | None = None
+) -> Objective:
     """训练目标用于这个检查点时的样子，由 config.json 看出；权重不下载。
 
     Raises:
@@ -137,7 +134,7 @@ def load_objective(
 
 
 def load_model_options(
-    name: str, objective: "Objective", *, revision: str | None = None
+    name: str, objective: Objective, *, revision: str | None = None
 ) -> dict[str, Any]:
     """整理器的参数里只有模型知道的几项（`model_options`），由 config.json 看出。
 
@@ -151,8 +148,6 @@ def load_model_options(
     import torch
     import transformers
 
-    from companion.checkpoints.running import model_options
-
     folder = locate(name, revision, weights=False).folder
     config = read_config(folder, name)
     objective = objective.for_config(config)
@@ -163,7 +158,7 @@ def load_model_options(
 
 
 def _word_half(location: Location, name: str) -> Location:
-    """一对模型的文件夹（`save_pair`）→ 其中会猜字的生成器；别的原样返回。"""
+    """一对模型的文件夹→ 其中会猜字的生成器；别的原样返回。"""
     if not (location.folder / DISCRIMINATOR).is_dir():
         return location
     inside = location.folder / GENERATOR
@@ -177,107 +172,7 @@ def _word_half(location: Location, name: str) -> Location:
     )
 
 
-def read_config(folder: Path, name: str) -> Any:
-    """检查点的设置。
-
-    Raises:
-        ModelError: 没有 config.json，读不懂，或要执行仓库的代码。
-    """
-    from transformers import AutoConfig
-
-    if not (folder / "config.json").is_file():
-        present = "、".join(sorted(p.name for p in folder.iterdir())[:5]) or "空的"
-        raise ModelError(
-            found=f"{name} 里没有 config.json（有：{present}）",
-            expected="transformers 的检查点：config.json、权重与分词器",
-            remedy="给出检查点所在的那一层文件夹；训练输出在 model/ 之下",
-        )
-    try:
-        with quiet_transformers():
-            return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # 配置由外人写成，错法不可穷举
-        written = _read_json(folder / "config.json")
-        if "auto_map" in written:
-            raise ModelError(
-                found=f"{name} 要执行仓库自带的代码才能打开",
-                expected="transformers 内置的架构；本程序不执行下载来的代码",
-                remedy="换一个内置架构的检查点（BERT、BLOOM、Qwen3……）",
-            ) from error
-        raise ModelError(
-            found=f"{name} 的 config.json 读不懂"
-            f"（model_type：{written.get('model_type', '没有写')}）",
-            expected="transformers 认识的 model_type，例如 bert、bloom、qwen3",
-            remedy="核对 config.json；老检查点补上 model_type 一行即可",
-        ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _read_tokenizer(folder: Path, name: str) -> tuple[Any, list[str]]:
-    """分词器与提醒。"""
-    from transformers import AutoTokenizer, BertTokenizer
-
-    tokenizer, failure = None, None
-    with quiet_transformers():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except Exception as error:  # tokenizers 直接抛 Exception
-            failure = error
-        entries = _lone_vocabulary(folder)
-        if entries and (tokenizer is None or len(tokenizer) < entries / 2):
-            notice = (
-                f"{name} 只有 vocab.txt（{entries} 行）：按 model_type 自动选的分词器"
-                "读不了它，已改用 BertTokenizer"
-            )
-            return BertTokenizer.from_pretrained(folder), [notice]
-    if tokenizer is None:
-        raise ModelError(
-            found=f"{name} 的分词器打不开：{str(failure).splitlines()[0]}",
-            expected="tokenizer.json，或与架构相符的词表文件",
-            remedy=_tokenizer_remedy(folder),
-        ) from failure
-    return tokenizer, []
-
-
-def _tokenizer_remedy(folder: Path) -> str:
-    """分词器打不开怎么办：transformers 只说缺 tiktoken，真正缺的常是下面两个包。"""
-    absent = [
-        name
-        for name, module in _FOR_SENTENCEPIECE.items()
-        if any(folder.glob("*.model")) and not _has_module(module)
-    ]
-    if absent:
-        return f"先装读 SentencePiece 词表的包：pip install {' '.join(absent)}"
-    return "从原处重新下载分词器的各文件；XLM、FlauBERT 的另要 pip install sacremoses"
-
-
-def _has_module(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:  # 上一级的包也没有
-        return False
-
-
-def _lone_vocabulary(folder: Path) -> int:
-    """只靠 vocab.txt 立身的文件夹，返回其行数；否则 0。"""
-    if not (folder / "vocab.txt").is_file():
-        return 0
-    others = ("tokenizer.json", "vocab.json")
-    if any((folder / other).is_file() for other in others) or any(
-        folder.glob("*.model")
-    ):
-        return 0
-    with (folder / "vocab.txt").open(encoding="utf-8", errors="replace") as lines:
-        return sum(1 for _ in lines)
-
-
-def _load_adapter(name: str, folder: Path, goal: "Objective") -> Checkpoint:
+def _load_adapter(name: str, folder: Path, goal: Objective) -> Checkpoint:
     """LoRA 适配器：打开它的底座，并进去，得到一个普通模型。"""
     try:
         from peft import PeftModel
@@ -287,7 +182,7 @@ def _load_adapter(name: str, folder: Path, goal: "Objective") -> Checkpoint:
             expected="能读适配器的环境",
             remedy="pip install 'cpt-companion[lora]'",
         ) from error
-    written = _read_json(folder / "adapter_config.json")
+    written = read_json(folder / "adapter_config.json")
     base_name = written.get("base_model_name_or_path")
     if not base_name:
         raise ModelError(
@@ -318,7 +213,7 @@ def _load_adapter(name: str, folder: Path, goal: "Objective") -> Checkpoint:
         )
     tokenizer, remarks = base.tokenizer, [f"已把适配器 {name} 并入底座 {base_name}"]
     if any(folder.glob("tokenizer*")) or (folder / "vocab.txt").is_file():
-        tokenizer, more = _read_tokenizer(folder, name)
+        tokenizer, more = read_tokenizer(folder, name)
         remarks += more
     check_fit(model, tokenizer, goal, name)
     notices = [*base.notices, *remarks]
@@ -331,3 +226,84 @@ def _load_adapter(name: str, folder: Path, goal: "Objective") -> Checkpoint:
         base.weight_notices,
         base.conflicting_tie,
     )
+
+
+def check_family(config: Any, goal: Objective, name: str) -> None:
+    """编码器、解码器、编码器–解码器各有其目标。
+
+    Args:
+        config: 检查点的 transformers 设置。
+        goal: 训练目标。
+        name: 用户给的名字。
+
+    Raises:
+        ModelError: 不是这个目标要的那一类。
+    """
+    import transformers
+
+    wanted = getattr(transformers, goal.auto_class)
+    bidirectional = transformers.AutoModelForMaskedLM
+    if config.is_encoder_decoder:
+        kind = "编码器–解码器"
+    elif type(config) not in bidirectional._model_mapping:
+        kind = "解码器"
+    else:  # BERT 等设 is_decoder 后只看左边，可作解码器；有的架构没有这一项
+        kind = "解码器" if getattr(config, "is_decoder", False) else "编码器"
+    needed = {
+        "AutoModelForMaskedLM": "编码器",
+        "AutoModelForPreTraining": "编码器",
+        "AutoModelForCausalLM": "解码器",
+        "AutoModelForSeq2SeqLM": "编码器–解码器",
+    }[goal.auto_class]
+    if kind == needed and type(config) in wanted._model_mapping:
+        if not goal.judges_order:
+            return
+        if judges_order(wanted._model_mapping[type(config)]):
+            return
+    other = {
+        "编码器": "masked_lm",
+        "解码器": "causal_lm",
+        "编码器–解码器": "span_corruption（T5 类）、text_infilling（BART 类）",
+    }[kind]
+    change = f"，或改用目标 {other}" if kind != needed else ""
+    raise ModelError(
+        found=f"{name} 是{kind}（model_type：{config.model_type}）",
+        expected=f"{goal.key} 用{needed}：{goal.family}",
+        remedy=f"换一个这样的检查点（例如 {goal.starter}）{change}",
+    )
+
+
+def check_fit(model: Any, tokenizer: Any, goal: Objective, name: str) -> None:
+    """分词器与模型、与目标是否相配。
+
+    Args:
+        model: 已打开的模型，或一对模型。
+        tokenizer: 它的分词器。
+        goal: 训练目标。
+        name: 用户给的名字。
+
+    Raises:
+        ModelError: 编号超出词嵌入，词表差得太多，或没有掩码词元。
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= rows:
+        raise ModelError(
+            found=f"{name} 的分词器有编号 {largest}，词嵌入只有 {rows} 行",
+            expected=f"每个词元的编号小于 {rows}",
+            remedy="换回与这份权重配套的分词器；若添过新词，"
+            "先用 model.resize_token_embeddings 扩词嵌入并保存",
+        )
+    if len(tokenizer) < _SMALLEST_COVERAGE * rows:
+        raise ModelError(
+            found=f"{name} 的分词器只有 {len(tokenizer)} 个词元，词嵌入有 {rows} 行",
+            expected="两者大致相等；差这么多，多半是缺词表文件或读错了分词器",
+            remedy="补齐 tokenizer.json 或 vocab.txt；中文的 ALBERT、RoBERTa、GPT-2 "
+            "若用 BERT 词表，在 config.json 写上 tokenizer_class: BertTokenizer",
+        )
+    if goal.usage == "fill" and tokenizer.mask_token_id is None:
+        raise ModelError(
+            found=f"{name} 的分词器没有掩码词元",
+            expected=f"{goal.key} 的分词器有 mask_token（BERT 的是 [MASK]）",
+            remedy=f"换一个这样的检查点（例如 {goal.starter}），或改用目标 causal_lm",
+        )

@@ -1,16 +1,236 @@
-"""喂给模型之前先看清：它能读多长，分词器在两头加什么。"""
+"""喂给模型之前先看清：它收什么、能读多长、分词器在两头加什么、合目标的样子。"""
 
-from typing import Any, NamedTuple
+import inspect
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from companion.batch import Batch
 from companion.errors import ModelError
-from companion.losses.sentence_order import order_label
-from companion.losses.target_head import inner_model
 from companion.objectives import Objective, get_objective
-from companion.preflight.probing import position_table
+
+if TYPE_CHECKING:
+    import torch
+
+
+HEAD_NAMES = (
+    "cls",  # BERT、ERNIE
+    "lm_head",  # GPT-2、BLOOM、Llama、Qwen、RoBERTa、Funnel
+    "predictions",  # ALBERT
+    "vocab_transform",  # DistilBERT
+    "generator_predictions",  # ELECTRA、ConvBERT
+    "pred_layer",  # XLM、FlauBERT
+    "head",  # ModernBERT
+)
+"""各架构输出头入口的属性名；入口收到最后一层的隐藏状态。"""
+
+
+ORDER_LABELS = ("sentence_order_label", "next_sentence_label")
+"""ALBERT 的标签名，BERT 与 ERNIE 的标签名。"""
+
+
+LABEL_KEYS = (
+    "labels",
+    "original_ids",
+    "sampling_noise",
+    "sentence_order_label",
+    "next_sentence_label",
+    "span_borders",
+    "attended",
+)
+"""批量里不交给模型的几项。"""
+
+
+_POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")
+"""位置表在各架构里的属性名：BERT 一族，GPT-2，BART 与 OPT。"""
+_OPTIONAL = ("position_ids", "token_type_ids")
+"""批量里可有可无、有的模型不收的两项。"""
+
 
 _PROBE = "一"
 DEFAULT_BLOCK_SIZE = 512
 """没有说行长时设想的行长，词元数。"""
+
+
+def inner_model(model: Any) -> Any:
+    """剥去 DDP 与 peft 的外壳。"""
+    model = getattr(model, "module", model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def text_config(model: Any) -> Any:
+    """读文字的那一份设置：能看图的模型把它套在里面，别的就是整份设置。"""
+    return inner_model(model).config.get_text_config()
+
+
+def output_head(model: Any) -> Any:
+    """输出头的入口模块，`torch.nn.Module`。
+
+    Raises:
+        ModelError: `HEAD_NAMES` 里没有一个属性是这个模型的。
+    """
+    from torch import nn
+
+    for name in HEAD_NAMES:
+        head = getattr(model, name, None)
+        if isinstance(head, nn.Module):
+            return head
+    raise ModelError(
+        found=f"{type(model).__name__} 没有认得的输出头",
+        expected=f"属性 {'、'.join(HEAD_NAMES)} 之一",
+        remedy="用带语言建模头的类打开检查点（AutoModelForMaskedLM、"
+        "AutoModelForCausalLM）",
+    )
+
+
+def widest_float(device: "torch.device") -> "torch.dtype":
+    """这种设备上最宽的浮点类型：Apple GPU（mps）没有双精度，别的都有。
+
+    >>> import torch
+    >>> widest_float(torch.device("mps")), widest_float(torch.device("cpu"))
+    (torch.float32, torch.float64)
+    """
+    import torch
+
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def takes(model: Any, argument: str) -> bool:
+    """模型的 forward 收不收这个参数。"""
+    return argument in inspect.signature(model.forward).parameters
+
+
+def is_causal(model: Any) -> bool:
+    """输出是否只看左边：解码器，或设了 `is_decoder` 的编码器。"""
+    from transformers import AutoModelForMaskedLM
+
+    bidirectional = type(model.config) in AutoModelForMaskedLM._model_mapping
+    return not bidirectional or bool(getattr(model.config, "is_decoder", False))
+
+
+@contextmanager
+def evaluation_mode(model: Any) -> Generator[None]:
+    """期间关掉随机失活（dropout）与梯度；结束时每个子模块各回各的模式。"""
+    import torch
+
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def adapt_batch(model: Any, batch: Batch) -> Batch:
+    """把整理器的批量改成这个模型收得下的样子，原批量不动。
+
+    整理器不认识模型，位置一律从 0 数起。RoBERTa 一族从 `pad_token_id + 1` 数起，这里
+    补上；模型不收的 `position_ids`、`token_type_ids`，这里去掉；加性掩码换成模型的浮点
+    类型。训练与评估喂模型之前都经过它。
+
+    Args:
+        model: transformers 的模型，不带 DDP、peft 的外壳。
+        batch: 整理器的输出。
+
+    Returns:
+        键与形状都与 `batch` 相同，至多少了模型不收的两项。一对模型（ELECTRA）各收什么，
+        由它们自己去改，这里原样返回。
+    """
+    if hasattr(model, "parts"):
+        return dict(batch)
+    adapted = {
+        name: _in_dtype(value, model.dtype)
+        for name, value in batch.items()
+        if name not in _OPTIONAL or takes(model, name)
+    }
+    if "position_ids" in adapted:
+        adapted["position_ids"] = adapted["position_ids"] + position_offset(model)
+    return adapted
+
+
+def _in_dtype(value: Any, dtype: Any) -> Any:
+    """加性掩码换成 `dtype`：遮住处是它的最小有限值，不溢出成 −inf；别的张量原样。"""
+    import torch
+
+    if not torch.is_tensor(value) or not value.is_floating_point():
+        return value
+    if value.dtype == dtype:
+        return value
+    least = torch.tensor(torch.finfo(dtype).min, dtype=dtype, device=value.device)
+    return torch.where(value < 0, least, torch.zeros_like(least))
+
+
+def submodel_inputs(model: Any, batch: Batch) -> Batch:
+    """只留模型要的几项，改成它收得下的样子；标签都不给。"""
+    kept = {name: value for name, value in batch.items() if name not in LABEL_KEYS}
+    return adapt_batch(model, kept)
+
+
+def position_offset(model: Any) -> int:
+    """第一个词元的位置编号：RoBERTa 一族是 `pad_token_id + 1`，其余是 0。"""
+    embeddings: Any = getattr(model.base_model, "embeddings", None)
+    if hasattr(embeddings, "create_position_ids_from_input_ids"):
+        return int(embeddings.padding_idx) + 1
+    return 0
+
+
+def position_table(model: Any) -> int | None:
+    """位置嵌入表够一行用多少词元；旋转位置、相对位置、ALiBi 等没有表的为 None。
+
+    RoBERTa 的位置从 `pad_token_id + 1` 数起，BART 的从 2 数起，开头几行用不上；有几张表
+    时（编码器与解码器）取小的。
+    """
+    from torch import nn
+
+    tables = [
+        module.num_embeddings - _unused_rows(module)
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in _POSITION_TABLES
+        and isinstance(module, nn.Embedding)
+    ]
+    return min(tables, default=None)
+
+
+def _unused_rows(table: Any) -> int:
+    """位置表开头用不上的行数。"""
+    offset = getattr(table, "offset", None)  # BART 一族写在模块上
+    if offset is None:
+        offset = 0 if table.padding_idx is None else table.padding_idx + 1
+    return int(offset)
+
+
+def position_limit(model: Any) -> int | None:
+    """模型一行至多能读多少词元（含特殊词元）；None 表示没有上限。
+
+    有位置表的看表（`position_table`），旋转位置看预训练时的长度；BLOOM 的 ALiBi
+    与 T5 的相对位置没有上限。
+    """
+    table = position_table(inner_model(model))
+    if table is not None:
+        return table
+    return getattr(text_config(model), "max_position_embeddings", None)
+
+
+def over_limit(model: Any, length: int) -> int | None:
+    """一行 `length` 个词元超过位置上限时，是那个上限；放得下的为 None。"""
+    limit = position_limit(model)
+    return limit if limit is not None and length > limit else None
+
+
+def position_rows(model: Any) -> int:
+    """模型的位置有几行：GLM 的是两行，别的都是一行。"""
+    return getattr(text_config(model), "position_rows", 1)
+
+
+def default_block_size(model: Any) -> int:
+    """没有说一行多长时取多长：512，但不超过位置上限，也不超过预训练时的长度。
+
+    T5 的相对位置没有上限，`n_positions` 是它预训练时的行长；更长的行读得进，读不好。
+    """
+    trained = getattr(text_config(model), "n_positions", None)
+    return min(filter(None, (DEFAULT_BLOCK_SIZE, position_limit(model), trained)))
 
 
 class Edges(NamedTuple):
@@ -92,33 +312,27 @@ def model_options(model: Any, objective: Objective) -> dict[str, Any]:
     return options
 
 
-def position_rows(model: Any) -> int:
-    """模型的位置有几行：GLM 的是两行，别的都是一行。"""
-    return getattr(inner_model(model).config, "position_rows", 1)
-
-
 def _has_languages(config: Any) -> bool:
     """有语言嵌入的架构（XLM、FlauBERT）。"""
     return getattr(config, "n_langs", None) is not None
 
 
-def position_limit(model: Any) -> int | None:
-    """模型一行至多能读多少词元（含特殊词元）；None 表示没有上限。
+def order_label(model: Any) -> str:
+    """句序的标签在这个模型里叫什么；整理器的 `order_label` 照它设。
 
-    有位置表的看表（`probing.position_table`），旋转位置看预训练时的长度；BLOOM 的 ALiBi
-    与 T5 的相对位置没有上限。
+    Raises:
+        ModelError: 模型不收句序的标签。
     """
-    inner = inner_model(model)
-    table = position_table(inner)
-    if table is not None:
-        return table
-    return getattr(inner.config, "max_position_embeddings", None)
+    for name in ORDER_LABELS:
+        if takes(model, name):
+            return name
+    raise ModelError(
+        found=f"{type(model).__name__} 不收句序的标签",
+        expected="ALBERT、BERT、ERNIE 的预训练类（AutoModelForPreTraining）",
+        remedy="换这三种检查点之一，或改用 masked_lm",
+    )
 
 
-def default_block_size(model: Any) -> int:
-    """没有说一行多长时取多长：512，但不超过位置上限，也不超过预训练时的长度。
-
-    T5 的相对位置没有上限，`n_positions` 是它预训练时的行长；更长的行读得进，读不好。
-    """
-    trained = getattr(inner_model(model).config, "n_positions", None)
-    return min(filter(None, (DEFAULT_BLOCK_SIZE, position_limit(model), trained)))
+def judges_order(kind: Any) -> bool:
+    """这个模型类收不收句序的标签。"""
+    return any(takes(kind, name) for name in ORDER_LABELS)

@@ -17,10 +17,14 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from companion.checkpoints.quiet import quiet_transformers
+from companion.checkpoints.locating import BOUNDARY_FILE
+from companion.checkpoints.reading import quiet_transformers
+from companion.checkpoints.running import inner_model
 from companion.errors import ModelError
 
 MARKER = "companion_checkpoint.json"
+BOUNDARY_HEAD = "span_boundary_head"
+"""片段边界目标的头挂在模型的这个属性上（`companion.losses.span_boundary`）。"""
 
 
 def save_checkpoint(model: Any, tokenizer: Any, directory: str | Path) -> Path:
@@ -53,14 +57,40 @@ def save_checkpoint(model: Any, tokenizer: Any, directory: str | Path) -> Path:
 
 def write_checkpoint(model: Any, tokenizer: Any, folder: Path) -> None:
     """把模型与分词器写进文件夹；一对模型各在自己名字的文件夹里，边界头另存一个文件。"""
-    from companion.losses.span_boundary import save_boundary_head, stock
-
     with quiet_transformers():
         for name, each in getattr(model, "parts", {"": model}).items():
             with stock(each):
                 each.save_pretrained(folder / name)
             save_boundary_head(each, folder / name)
             tokenizer.save_pretrained(folder / name)
+
+
+def boundary_head(model: Any) -> Any:
+    """模型上挂着的边界头；没有的为 None。"""
+    return getattr(inner_model(model), BOUNDARY_HEAD, None)
+
+
+@contextlib.contextmanager
+def stock(model: Any) -> Generator[None]:
+    """期间摘下边界头，模型与库里的一样；没有挂的原样不动。"""
+    inner, head = inner_model(model), boundary_head(model)
+    if head is None:
+        yield
+        return
+    delattr(inner, BOUNDARY_HEAD)
+    try:
+        yield
+    finally:
+        inner.add_module(BOUNDARY_HEAD, head)
+
+
+def save_boundary_head(model: Any, folder: Path) -> None:
+    """把模型上挂着的边界头存进文件夹；没有挂的不写。"""
+    from safetensors.torch import save_file
+
+    head = boundary_head(model)
+    if head is not None:
+        save_file(head.state_dict(), folder / BOUNDARY_FILE)
 
 
 def _write(model: Any, tokenizer: Any, folder: Path) -> None:

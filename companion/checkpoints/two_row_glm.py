@@ -12,34 +12,171 @@
 因此都要给四维的。transformers 见重复的位置会以为几个文档装在一行，所以位置不交给它造掩
 码。
 
-形状字母：B 行数，L 这次输入的长度，K 连同缓存的长度，V 词表。
+载入这个文件，就向 transformers 的 Auto 类登记。`load_checkpoint` 打开这种检查点之前自会
+载入；直接用 transformers 打开的，先写一行：
+
+    import companion.checkpoints.two_row_glm
+
+形状字母：B 行数，L 这次输入的长度，K 连同缓存的长度，H 头数，D 一个头的宽度，V 词表。
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
+from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.generation.utils import GenerationMixin
 from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
 )
-from transformers.modeling_utils import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModel, AutoModelForCausalLM
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from companion.checkpoints.two_row_config import TwoRowGlmConfig
-from companion.checkpoints.two_row_layer import (
-    ResidualLinear,
-    TwoRowGlmAttention,
-    TwoRowGlmLayer,
-)
 from companion.errors import ModelError
+
+
+class TwoRowGlmConfig(PreTrainedConfig):
+    """GLM 的设置（Du 等，2022，§2.2）；缺省值是 GLM-base 的大小。"""
+
+    model_type = "glm_two_row"
+    keys_to_ignore_at_inference = ("past_key_values",)
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu_new"
+    """发布的代码用 tanh 近似的 GELU。"""
+    max_position_embeddings: int = 512
+    """两张位置表各有多少行；片段内的位置从 1 数起，0 留给 A 部分。"""
+    position_rows: int = 2
+    """位置有几行；整理器由此知道要给几行，不能改。"""
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-5
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    tie_word_embeddings: bool = True
+
+
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """逐步写出的注意力；query (B, H, L, D)，key、value (B, H, K, D)。"""
+    scores = query @ key.transpose(2, 3) * scaling  # (B, H, L, K)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, dropout, module.training)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class ResidualLinear(nn.Linear):
+    """结果汇入残差的线性层，初始化时小一些（见 `_init_weights`）。"""
+
+
+class TwoRowGlmAttention(nn.Module):
+    """多头自注意力；算法由 transformers 的注意力接口选（sdpa、eager……）。"""
+
+    def __init__(self, config: TwoRowGlmConfig, layer_index: int) -> None:
+        super().__init__()
+        self.config, self.layer_index = config, layer_index
+        self.is_causal = True
+        width = config.hidden_size
+        self.head_width = width // config.num_attention_heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.dense = ResidualLinear(width, width)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, L, 宽) → (B, L, 宽) 与注意力权重 (B, H, L, K)（只有 eager 给）。"""
+
+        def split(states: Tensor) -> Tensor:
+            parts = states.unflatten(-1, (-1, self.head_width))
+            return parts.transpose(1, 2)
+
+        query = split(self.query(hidden_states))  # (B, H, L, D)
+        key = split(self.key(hidden_states))
+        value = split(self.value(hidden_states))
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_index)
+        attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
+            str(self.config._attn_implementation), eager_attention
+        )
+        rate = self.config.attention_probs_dropout_prob if self.training else 0.0
+        mixed, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=self.head_width**-0.5,
+            dropout=rate,
+            **kwargs,
+        )
+        return self.dense(mixed.flatten(2)), weights
+
+
+class TwoRowGlmLayer(GradientCheckpointingLayer):
+    """一层：注意力与前馈，层归一化都在残差支路的开头。"""
+
+    def __init__(self, config: TwoRowGlmConfig, layer_index: int) -> None:
+        super().__init__()
+        width, inner = config.hidden_size, config.intermediate_size
+        self.attention_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.attention = TwoRowGlmAttention(config, layer_index)
+        self.inner_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.inner = nn.Linear(width, inner)
+        self.outer = ResidualLinear(inner, width)
+        self.activation = ACT2FN[config.hidden_act]
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """(B, L, 宽) → (B, L, 宽)。"""
+        mixed, _ = self.attention(
+            self.attention_norm(hidden_states),
+            attention_mask,
+            past_key_values,
+            **kwargs,
+        )
+        hidden_states = hidden_states + self.dropout(mixed)
+        inner = self.activation(self.inner(self.inner_norm(hidden_states)))
+        return hidden_states + self.dropout(self.outer(inner))
 
 
 class TwoRowGlmPreTrainedModel(PreTrainedModel):
@@ -253,5 +390,6 @@ def _two_rows(
     return position_ids[:, 0], position_ids[:, 1]
 
 
+AutoConfig.register(TwoRowGlmConfig.model_type, TwoRowGlmConfig, exist_ok=True)
 AutoModel.register(TwoRowGlmConfig, TwoRowGlmModel, exist_ok=True)
 AutoModelForCausalLM.register(TwoRowGlmConfig, TwoRowGlmForCausalLM, exist_ok=True)

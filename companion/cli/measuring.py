@@ -180,16 +180,24 @@ def compare(
         )
     names = checkpoint_folder(before), checkpoint_folder(after)
     goal = get_objective(objective or guess_objective(names[1]))
-    texts = {"domain": held_out(corpus)}
-    if general is not None:
-        texts["general"] = held_out(general)
+    domain = held_out(corpus)
+    others = None if general is None else held_out(general)
     counted = None if ruler is None else held_out(ruler, "train")
-    pair = [load_checkpoint(name, goal) for name in names]
-    note(*(notice for checkpoint in pair for notice in checkpoint.notices))
+    first, second = (load_checkpoint(name, goal) for name in names)
+    note(*first.notices, *second.notices)
     from companion.evaluation import compare as run
     from companion.evaluation import write_report
 
-    card = run(*pair, goal, **texts, max_chars=max_chars, seed=seed, ruler=counted)
+    card = run(
+        first,
+        second,
+        goal,
+        domain,
+        others,
+        max_chars=max_chars,
+        seed=seed,
+        ruler=counted,
+    )
     written = [] if output is None else write_report(card, output)
     emit(
         {**card.as_dict(), "files": [str(path) for path in written]},
@@ -269,8 +277,7 @@ def guess_objective(name: str) -> str:
     Raises:
         ConfigError: 架构没有写，或不止一种可能。
     """
-    from companion.checkpoints.loading import DISCRIMINATOR
-    from companion.checkpoints.locating import locate
+    from companion.checkpoints.locating import DISCRIMINATOR, locate
     from companion.objectives import OBJECTIVES, pretrained_by
 
     folder = locate(name, weights=False).folder

@@ -3,42 +3,6 @@
 名字在第一次用到时才导入，`import companion.evaluation` 因此不加载 torch。
 """
 
-from companion.lazy import on_first_use
+import lazy_loader
 
-_HOMES = {
-    "Answer": "answers",
-    "ClozePair": "answers",
-    "Comparison": "verdict",
-    "Difference": "bootstrap",
-    "Evaluation": "scoring",
-    "Exam": "comparison",
-    "FrozenTargets": "targets",
-    "PseudoLikelihood": "pll",
-    "ReportCard": "report",
-    "SamplePair": "answers",
-    "Sample": "answers",
-    "Scores": "scoring",
-    "Sitting": "comparison",
-    "Verdict": "verdict",
-    "answer_clozes": "answers",
-    "assemble": "comparison",
-    "bootstrap_difference": "bootstrap",
-    "bootstrap_ratio": "bootstrap",
-    "build_samples": "answers",
-    "build_targets": "targets",
-    "compare": "comparison",
-    "compare_scores": "verdict",
-    "evaluate": "scoring",
-    "judge": "verdict",
-    "pair_clozes": "answers",
-    "pair_samples": "answers",
-    "prepare_exam": "comparison",
-    "pseudo_log_likelihood": "pll",
-    "score_targets": "scoring",
-    "sit_exam": "comparison",
-    "write_report": "report",
-}
-
-__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
-
-__getattr__, __dir__ = on_first_use(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

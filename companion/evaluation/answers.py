@@ -30,9 +30,13 @@ import torch
 
 from companion.batch import IGNORE_INDEX
 from companion.checkpoints.running import (
+    adapt_batch,
+    evaluation_mode,
     fitted_objective,
+    inner_model,
     model_options,
     special_edges,
+    takes,
 )
 from companion.corpus.tokenization import text_ids, unknown_id
 from companion.errors import EvaluationError
@@ -53,9 +57,7 @@ from companion.inference.reading import (
     token_text,
     without_added_spaces,
 )
-from companion.losses.target_head import inner_model
 from companion.objectives import Objective
-from companion.preflight.probing import adapt_batch, evaluation_mode, takes
 
 MAX_NEW_TOKENS = 40
 NUM_MASKS = 2

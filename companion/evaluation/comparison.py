@@ -39,7 +39,7 @@ from companion.evaluation.verdict import compare_scores
 from companion.inference.filling import mask_randomly
 from companion.inference.reading import MASK, split_at_masks
 from companion.objectives import Objective
-from companion.preflight.mask_support import require_mask
+from companion.preflight.visibility import require_mask
 
 NUM_SAMPLES = 3
 PROMPT_CHARS = 16

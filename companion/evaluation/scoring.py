@@ -26,9 +26,12 @@ from numpy.typing import NDArray
 from companion.batch import IGNORE_INDEX, Batch
 from companion.checkpoints.running import (
     default_block_size,
+    evaluation_mode,
     fitted_objective,
+    inner_model,
     model_options,
-    position_limit,
+    over_limit,
+    takes,
 )
 from companion.corpus.document import Document
 from companion.errors import EvaluationError
@@ -42,11 +45,9 @@ from companion.evaluation.targets import (
     sample_documents,
 )
 from companion.losses.parts import Loss
-from companion.losses.target_head import inner_model
 from companion.objectives import Objective, get_objective
 from companion.objectives.collate import Example, pad_rows
-from companion.preflight.mask_support import require_mask
-from companion.preflight.probing import evaluation_mode, takes
+from companion.preflight.visibility import require_mask
 
 BATCH_TOKENS = 4096
 """一批至多这么多词元，含填充。"""
@@ -190,10 +191,9 @@ def exam_block_size(model: Any, block_size: int | None) -> int:
     Raises:
         EvaluationError: 超过模型的位置上限。
     """
-    limit = position_limit(model)
     if block_size is None:
         return default_block_size(model)
-    if limit is not None and block_size > limit:
+    if (limit := over_limit(model, block_size)) is not None:
         raise EvaluationError(
             found=f"block_size = {block_size}",
             expected=f"不超过模型的位置上限 {limit}",

@@ -3,20 +3,6 @@
 名字在第一次用到时才导入，`import companion.inference` 因此不加载 torch。
 """
 
-from companion.lazy import on_first_use
+import lazy_loader
 
-_HOMES = {
-    "Candidate": "filling",
-    "Completion": "completion",
-    "Infilling": "infilling",
-    "MaskedText": "filling",
-    "complete": "completion",
-    "fill": "filling",
-    "fill_best": "filling",
-    "infill": "infilling",
-    "mask_randomly": "filling",
-}
-
-__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
-
-__getattr__, __dir__ = on_first_use(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -27,13 +27,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from companion.checkpoints.quiet import quiet_transformers
+from companion.checkpoints.reading import quiet_transformers
 from companion.checkpoints.running import (
+    evaluation_mode,
     fitted_objective,
+    inner_model,
     model_options,
+    over_limit,
     position_limit,
     position_rows,
     special_edges,
+    text_config,
 )
 from companion.errors import ModelError, ObjectiveError
 from companion.inference.decoding import Decoding, Limits, Writer, decode
@@ -53,12 +57,10 @@ from companion.inference.writers import (
     PrefixWriter,
     read_part_a,
 )
-from companion.losses.target_head import inner_model
 from companion.objectives import OBJECTIVES, Objective, pretrained_by
 from companion.objectives.blank_infilling import find_blank_tokens
 from companion.objectives.unified_lm import SEGMENTS
-from companion.preflight.mask_support import require_mask
-from companion.preflight.probing import evaluation_mode
+from companion.preflight.visibility import require_mask
 
 _BROKEN = "\ufffd"
 
@@ -137,7 +139,7 @@ def complete(
     with torch.no_grad(), evaluation_mode(model):
         opening = read_opening(checkpoint, goal, text)
         room, stops = opening.room, frozenset(opening.stops)
-        banned = never_written(tokenizer, model.config.vocab_size)
+        banned = never_written(tokenizer, text_config(model).vocab_size)
         found = decode(
             opening.writer,
             how if room is None else how.at_most(room),
@@ -341,8 +343,7 @@ def _room(model: Any, used: int) -> int | None:
 
 
 def _require_room(checkpoint: Any, used: int) -> None:
-    limit = position_limit(checkpoint.model)
-    if limit is not None and used > limit:
+    if (limit := over_limit(checkpoint.model, used)) is not None:
         raise ModelError(
             found=f"开头连同特殊词元有 {used} 个词元",
             expected=f"不超过 {checkpoint.name} 的位置上限 {limit}",

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from companion.checkpoints.running import position_limit, special_edges
+from companion.checkpoints.running import evaluation_mode, over_limit, special_edges
 from companion.corpus.tokenization import token_spans, unknown_id
 from companion.errors import ModelError, ObjectiveError
 from companion.inference.reading import (
@@ -30,7 +30,6 @@ from companion.inference.reading import (
     token_text,
 )
 from companion.losses.parts import word_logits
-from companion.preflight.probing import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,7 @@ def mask_probabilities(checkpoint: Any, text: str) -> Tensor:
     first, *others = encode_pieces(tokenizer, pieces)
     bodies = [*first, *(each for body in others for each in (mask, *body))]
     ids = torch.tensor([[*edges.prefix, *bodies, *edges.suffix]])  # (1, T)
-    limit = position_limit(model)
-    if limit is not None and ids.shape[1] > limit:
+    if (limit := over_limit(model, ids.shape[1])) is not None:
         raise ModelError(
             found=f"文字有 {ids.shape[1]} 个词元",
             expected=f"不超过 {checkpoint.name} 的位置上限 {limit}",

@@ -24,7 +24,16 @@ from typing import Any
 
 import torch
 
-from companion.checkpoints.running import position_limit, position_rows, special_edges
+from companion.checkpoints.running import (
+    evaluation_mode,
+    inner_model,
+    is_causal,
+    over_limit,
+    position_limit,
+    position_rows,
+    special_edges,
+    text_config,
+)
 from companion.errors import ModelError, ObjectiveError
 from companion.inference.decoding import Decoding, Limits, Written, decode
 from companion.inference.reading import (
@@ -38,11 +47,9 @@ from companion.inference.reading import (
     without_added_spaces,
 )
 from companion.inference.writers import EncodedWriter, write_blanks
-from companion.losses.target_head import inner_model
 from companion.objectives import get_objective
 from companion.objectives.blank_infilling import START_NAMES, find_blank_tokens
-from companion.preflight.mask_support import require_mask
-from companion.preflight.probing import evaluation_mode, is_causal
+from companion.preflight.visibility import require_mask
 
 _BLANK = re.compile(r"(\[(?:MASK|sMASK|gMASK)\])(?:\1)*")
 """一个空；相连的几个同样的算一个。"""
@@ -194,7 +201,7 @@ def _write_gaps(
         room: 各处合计至多多少词元；没有位置上限时为 None。
     """
     model, tokenizer = inner_model(checkpoint.model), checkpoint.tokenizer
-    banned = never_written(tokenizer, model.config.vocab_size)
+    banned = never_written(tokenizer, text_config(model).vocab_size)
     decoder = [model.config.decoder_start_token_id]
     found: list[Written] = []
     with evaluation_mode(model):
@@ -301,17 +308,17 @@ def _infill_blanks(checkpoint: Any, text: str, how: Decoding) -> Infilling:
         places.append(len(part_a))
         part_a += [ids[blank], *body]
     part_a += edges.suffix
-    limit = position_limit(model)
-    if limit is not None and len(part_a) > limit:
+    if (limit := over_limit(model, len(part_a))) is not None:
         raise ModelError(
             found=f"这段文字有 {len(part_a)} 个词元",
             expected=f"不超过 {checkpoint.name} 的位置上限 {limit}",
             remedy="分成几段，或换一个能读更长的模型",
         )
+    limit = position_limit(model)
     if limit is not None and position_rows(model) == 2:
         # 第二行从 1 数起，[S] 也占一个
         how = how.at_most(limit - 2)
-    banned = never_written(tokenizer, model.config.vocab_size)
+    banned = never_written(tokenizer, text_config(model).vocab_size)
     limits = Limits(frozenset([tokens.end]), banned, least=1)
     with evaluation_mode(model):
         found = write_blanks(model, part_a, places, how, limits, tokens.start)

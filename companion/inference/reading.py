@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from companion.checkpoints.running import position_limit, special_edges
+from companion.checkpoints.running import inner_model, over_limit, special_edges
 from companion.corpus.tokenization import text_ids
 from companion.errors import ModelError, ObjectiveError
 from companion.losses.parts import word_model
-from companion.losses.target_head import inner_model
 
 MASK = "[MASK]"
 _TWO = "天下"
@@ -148,8 +147,7 @@ def encode_prompt(checkpoint: Any, text: str) -> list[int]:
             remedy="给一个开头，例如 狡兔死，走狗烹；飞鸟尽，良弓",
         )
     ids = [*special_edges(tokenizer).prefix, *bare]
-    limit = position_limit(checkpoint.model)
-    if limit is not None and len(ids) >= limit:
+    if (limit := over_limit(checkpoint.model, len(ids) + 1)) is not None:
         raise ModelError(
             found=f"开头有 {len(ids)} 个词元",
             expected=f"少于 {checkpoint.name} 的位置上限 {limit}，才有地方续写",

@@ -22,11 +22,14 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from companion.checkpoints.running import position_rows
+from companion.checkpoints.running import (
+    inner_model,
+    position_offset,
+    position_rows,
+    takes,
+)
 from companion.inference.decoding import Decoding, Limits, Written, decode
-from companion.losses.target_head import inner_model
 from companion.objectives.attention import additive_mask
-from companion.preflight.probing import position_offset, takes
 
 
 class Memory:

@@ -7,12 +7,12 @@
 式子出自论文，三个权重与温度出自发布的训练命令（`distillation/` 的 README）。教师读同一
 份破坏过的文字，权重冻结，没有随机失活，不留梯度。
 
-后两份在哪些位置上算：发布的代码（`distiller.py`）以 `restrict_ce_to_mask` 决定只算被遮
+后两项在哪些位置上算：发布的代码（`distiller.py`）以 `restrict_ce_to_mask` 决定只算被遮
 的，还是所有真有词元的位置；训练命令没有给它，就是后一种，余弦一项总是后一种，这里同样，
 [CLS]、[SEP] 也在内。填充不算。
 
 所有位置都要过输出头，比单做掩码语言建模慢；不过两边的 logits 都一块一块地算，(M, V) 从
-不整个存在（`linear_loss`）。
+不整个存在（`LinearLoss`）。
 
 形状字母：B 行数，L 行长，M 真有词元的位置数，D 隐藏层宽，V 词表，C 一块的行数。
 """
@@ -26,14 +26,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from companion.batch import IGNORE_INDEX, Batch
-from companion.checkpoints.electra_pair import LABEL_KEYS, submodel_inputs
 from companion.checkpoints.loading import load_checkpoint
+from companion.checkpoints.running import (
+    LABEL_KEYS,
+    inner_model,
+    submodel_inputs,
+    text_config,
+)
 from companion.errors import ModelError
-from companion.losses.linear_loss import LinearLoss
 from companion.losses.target_head import (
     LastLayer,
+    LinearLoss,
     TargetLosses,
-    inner_model,
     last_hidden,
     score_logits,
     scoring_head,
@@ -43,7 +47,7 @@ ATTENDED = "attended"
 """真有词元的位置在批量里叫什么，(B, L) bool（`MaskedLMCollator.mark_attended`）。"""
 TEMPERATURE = 2.0
 WORDS_WEIGHT, TEACHER_WEIGHT, HIDDEN_WEIGHT = 2.0, 5.0, 1.0
-"""掩码语言建模、教师的分布、隐藏状态三份的权重，照发布的训练命令。"""
+"""掩码语言建模、教师的分布、隐藏状态三个损失项的权重，照发布的训练命令。"""
 
 Scores = Callable[[slice], Tensor]
 """第几行到第几行 → 它们的 logits，(C, V) float32。"""
@@ -60,7 +64,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class DistillationLosses:
-    """一批的三份损失。"""
+    """一批的三个损失项。"""
 
     words: TargetLosses
     """被遮的词元。"""
@@ -131,14 +135,14 @@ def load_teacher(name: str, model: Any, tokenizer: Any) -> Teacher:
             "扩充过词表的学生，教师也要同样扩充",
         )
     teacher = checkpoint.model.requires_grad_(False).eval()
-    widths = [each.config.hidden_size for each in (inner_model(model), teacher)]
+    widths = [text_config(each).hidden_size for each in (model, teacher)]
     return Teacher(teacher, name, widths[0] == widths[1], tuple(checkpoint.notices))
 
 
 def distillation_losses(
     model: nn.Module, batch: Batch, reading: Reading
 ) -> DistillationLosses:
-    """学生前向一次，求三份损失。
+    """学生前向一次，求三个损失项。
 
     Args:
         model: 学生，可以包着 DDP 或 peft。

@@ -9,21 +9,28 @@
 
 名册里的每个目标写明自己的损失是哪个类（`Objective.loss`）。新的损失也是这样一个类：各项的
 名字，一批的各项，与第一项之外各项的目标数。
+
+形状字母：B 行数，L 行长，V 词表，M 普通词元数，R 有两句以上的行数。
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from companion.batch import IGNORE_INDEX, Batch
-from companion.checkpoints.electra_pair import (
-    DISCRIMINATOR_WEIGHT,
+from companion.checkpoints.electra_pair import ElectraPair, PairOutputs
+from companion.checkpoints.running import (
     LABEL_KEYS,
-    ElectraPair,
-    ReplacedTokenLosses,
+    ORDER_LABELS,
+    adapt_batch,
+    inner_model,
     submodel_inputs,
 )
+from companion.errors import ModelError
 from companion.losses.distillation import (
     ATTENDED,
     HIDDEN_WEIGHT,
@@ -32,15 +39,16 @@ from companion.losses.distillation import (
     Teacher,
     distillation_losses,
 )
-from companion.losses.sentence_order import ORDER_LABELS, sentence_order_losses
 from companion.losses.span_boundary import BORDERS, boundary_losses
 from companion.losses.target_head import (
     TargetLosses,
-    inner_model,
     last_hidden,
+    score_logits,
     target_losses,
 )
-from companion.preflight.probing import adapt_batch
+
+DISCRIMINATOR_WEIGHT = 50.0
+"""判别器那一项的权重（Clark 等，2020，§2 与发布的代码）。"""
 
 
 @dataclass(frozen=True)
@@ -100,17 +108,32 @@ class WordLoss:
 
 @dataclass(frozen=True)
 class OrderLoss:
-    """词元，加上句序：每行判一次先后。"""
+    """词元，加上句序：有两句以上的每行判一次先后（Lan 等，2020，§3.1）。
+
+    用的是标准的预训练类（`AutoModelForPreTraining`）：ALBERT 的 `sop_classifier`；
+    BERT、ERNIE 没有句序的头，用“下一句”的那个，0 仍是“接着”，1 改为“对调”。检查点照旧能
+    由 `AutoModelForPreTraining` 与 `AutoModelForMaskedLM` 打开。
+    """
 
     causal: bool = False
     names: tuple[str, ...] = ("words", "order")
 
     def __call__(self, model: Any, batch: Batch) -> tuple[LossPart, ...]:
-        """见 `Loss`。"""
-        batch = adapt_batch(inner_model(model), batch)
-        both = sentence_order_losses(model, batch)
-        order = TargetLosses(both.order_total_nats, both.order_nats, both.order_correct)
-        return LossPart("words", 1.0, both.targets), LossPart("order", 1.0, order)
+        """见 `Loss`；批量没有句序的标签，或模型没有句序的头，也是 `ModelError`。"""
+        given = [name for name in ORDER_LABELS if name in batch]
+        if not given:
+            raise ModelError(
+                found=f"批量里只有 {'、'.join(batch)}",
+                expected=f"有 {' 或 '.join(ORDER_LABELS)}",
+                remedy="用 SentenceOrderCollator 造批量",
+            )
+        inner, labels = inner_model(model), batch[given[0]]
+        inputs = {name: value for name, value in batch.items() if name not in given}
+        with _order_logits(_order_classifier(inner)) as seen:
+            words = target_losses(model, adapt_batch(inner, inputs), causal=False)
+        kept = labels != IGNORE_INDEX  # R 行
+        order = score_logits(seen[0][kept], labels[kept])
+        return LossPart("words", 1.0, words), LossPart("order", 1.0, order)
 
     def other_targets(self, batch: Batch) -> dict[str, Tensor]:
         """判得了先后的行数。"""
@@ -127,10 +150,14 @@ class PairLoss:
 
     def __call__(self, model: Any, batch: Batch) -> tuple[LossPart, ...]:
         """见 `Loss`。"""
-        found: ReplacedTokenLosses = model(**batch)
+        found: PairOutputs = model(**batch)
         return (
-            LossPart("words", 1.0, found.targets),
-            LossPart("detection", DISCRIMINATOR_WEIGHT, found.detection),
+            LossPart("words", 1.0, score_logits(found.word_logits, found.words)),
+            LossPart(
+                "detection",
+                DISCRIMINATOR_WEIGHT,
+                _detection(found.scores, found.replaced),
+            ),
         )
 
     def other_targets(self, batch: Batch) -> dict[str, Tensor]:
@@ -140,14 +167,17 @@ class PairLoss:
 
 @dataclass(frozen=True)
 class DetectionLoss:
-    """评估一对模型：替换已经造好，只由判别器判真假。"""
+    """评估一对模型：替换已经造好，只由判别器判真假；`labels` 1 是换过，0 是原文。"""
 
     causal: bool = False
     names: tuple[str, ...] = ("detection",)
 
     def __call__(self, model: Any, batch: Batch) -> tuple[LossPart, ...]:
         """见 `Loss`。"""
-        return (LossPart("detection", 1.0, inner_model(model).detect(batch)),)
+        judged = batch["labels"] != IGNORE_INDEX
+        scores = inner_model(model).says_replaced(batch)[judged]
+        losses = _detection(scores, batch["labels"][judged] == 1)
+        return (LossPart("detection", 1.0, losses),)
 
     def other_targets(self, batch: Batch) -> dict[str, Tensor]:
         """没有别的项。"""
@@ -230,3 +260,42 @@ def word_logits(model: Any, batch: Batch) -> Tensor:
     found = getattr(outputs, "logits", None)
     # BERT、ALBERT 的预训练类有两个头，词元的叫 prediction_logits
     return outputs.prediction_logits if found is None else found
+
+
+def _detection(scores: Tensor, replaced: Tensor) -> TargetLosses:
+    """各词元的二元交叉熵；`scores` (M,)，`replaced` (M,) bool。"""
+    nats = F.binary_cross_entropy_with_logits(
+        scores, replaced.float(), reduction="none"
+    )
+    return TargetLosses(nats.sum(), nats.detach(), (scores > 0) == replaced)
+
+
+def _order_classifier(model: Any) -> nn.Module:
+    """判断句序的那个头。"""
+    heads = getattr(model, "cls", None)
+    for head in (
+        getattr(model, "sop_classifier", None),
+        getattr(heads, "seq_relationship", None),
+    ):
+        if isinstance(head, nn.Module):
+            return head
+    raise ModelError(
+        found=f"{type(model).__name__} 没有判断句序的头",
+        expected="ALBERT、BERT、ERNIE 的预训练类（AutoModelForPreTraining）",
+        remedy="换这三种检查点之一，或改用 masked_lm",
+    )
+
+
+@contextmanager
+def _order_logits(classifier: nn.Module) -> Generator[list[Tensor]]:
+    """期间记下分类头的输出，(B, 2)。"""
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: Any, output: Tensor) -> None:
+        seen.append(output)
+
+    hook = classifier.register_forward_hook(keep)
+    try:
+        yield seen
+    finally:
+        hook.remove()

@@ -16,28 +16,27 @@
 形状字母：B 行数，L 行长，K 有边界的标签数，D 隐藏层宽，E 词嵌入宽，V 词表。
 """
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from companion.batch import IGNORE_INDEX, Batch
 from companion.checkpoints.locating import BOUNDARY_FILE
+from companion.checkpoints.running import inner_model, text_config
+from companion.checkpoints.saving import BOUNDARY_HEAD, boundary_head
 from companion.errors import ModelError
-from companion.losses.target_head import LastLayer, TargetLosses, inner_model
+from companion.losses.target_head import LastLayer, TargetLosses
 from companion.objectives.masked_lm import MAX_BORDER_TARGETS
 
 BORDERS = "span_borders"
 """边界在批量里的名字。"""
 POSITION_WIDTH = 200
 """位置嵌入的宽度，照发布的代码。"""
-_ATTRIBUTE = "span_boundary_head"
 _STD, _EPSILON = 0.02, 1e-12
 
 
@@ -77,7 +76,7 @@ class SpanBoundaryHead(nn.Module):
 
 
 def boundary_losses(model: Any, hidden: Tensor, batch: Batch) -> TargetLosses:
-    """片段边界的一份损失。
+    """片段边界的损失项。
 
     Args:
         model: 挂了边界头的模型，可以包着 DDP 或 peft。
@@ -115,7 +114,7 @@ def make_boundary_head(model: Any, folder: Path, seed: int = 0) -> SpanBoundaryH
     vocab_size, word_width = inner.get_output_embeddings().weight.shape
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        head = SpanBoundaryHead(inner.config.hidden_size, word_width, vocab_size)
+        head = SpanBoundaryHead(text_config(model).hidden_size, word_width, vocab_size)
     if (folder / BOUNDARY_FILE).is_file():
         load_boundary_head(head, folder)
     return head
@@ -124,33 +123,7 @@ def make_boundary_head(model: Any, folder: Path, seed: int = 0) -> SpanBoundaryH
 def attach_boundary_head(model: Any, head: SpanBoundaryHead) -> None:
     """把边界头挂到模型上，移到同一设备。"""
     inner = inner_model(model)
-    inner.add_module(_ATTRIBUTE, head.to(inner.device))
-
-
-def boundary_head(model: Any) -> SpanBoundaryHead | None:
-    """模型上挂着的边界头；没有的为 None。"""
-    return getattr(inner_model(model), _ATTRIBUTE, None)
-
-
-@contextmanager
-def stock(model: Any) -> Generator[None]:
-    """期间摘下边界头，模型与库里的一样；没有挂的原样不动。"""
-    inner, head = inner_model(model), boundary_head(model)
-    if head is None:
-        yield
-        return
-    delattr(inner, _ATTRIBUTE)
-    try:
-        yield
-    finally:
-        inner.add_module(_ATTRIBUTE, head)
-
-
-def save_boundary_head(model: Any, folder: Path) -> None:
-    """把模型上挂着的边界头存进文件夹；没有挂的不写。"""
-    head = boundary_head(model)
-    if head is not None:
-        save_file(head.state_dict(), folder / BOUNDARY_FILE)
+    inner.add_module(BOUNDARY_HEAD, head.to(inner.device))
 
 
 def load_boundary_head(head: SpanBoundaryHead, folder: Path) -> None:

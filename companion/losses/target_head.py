@@ -2,7 +2,7 @@
 
 掩码语言建模只有约 15% 的位置有标签，整行过输出头，大半是白算；25 万词的词表下，因果模型
 的 logits 比模型本身还大。这里用前向钩子在输出头入口挑出有目标的行，再让最后的线性层与交
-叉熵合在一起、一块一块地算（`linear_loss`）：前向就把梯度求好，logits 从不整个存在。
+叉熵合在一起、一块一块地算（`LinearLoss`）：前向就把梯度求好，logits 从不整个存在。
 
 钩子只在一次前向之内存在，模型不留痕迹；计算发生在模型自己的 forward 里，因此 DDP、
 FSDP2、梯度检查点照常工作。
@@ -20,21 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from companion.batch import IGNORE_INDEX, Batch
-from companion.errors import ModelError
-from companion.losses.linear_loss import LinearCrossEntropy
+from companion.checkpoints.running import inner_model, output_head
 
 T = TypeVar("T")
-
-HEAD_NAMES = (
-    "cls",  # BERT、ERNIE
-    "lm_head",  # GPT-2、BLOOM、Llama、Qwen、RoBERTa、Funnel
-    "predictions",  # ALBERT
-    "vocab_transform",  # DistilBERT
-    "generator_predictions",  # ELECTRA、ConvBERT
-    "pred_layer",  # XLM、FlauBERT
-    "head",  # ModernBERT
-)
-"""各架构输出头入口的属性名；入口收到最后一层的隐藏状态。"""
 
 POST_HEAD_SETTINGS = (
     "final_logit_softcapping",  # Gemma 2
@@ -44,6 +32,14 @@ POST_HEAD_SETTINGS = (
     "output_logit_soft_cap",  # xLSTM
 )
 """在线性层之后还要改 logits 的设置；有它们就不能在线性层里直接求损失。"""
+
+
+CHUNK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 26}
+"""一块至多多少个 logits：CPU 上 8 MB，三级缓存装得下；再小，矩阵乘就喂不饱。"""
+
+Judge = Callable[[Tensor, slice, bool], tuple[Tensor, Tensor]]
+"""一块 logits (C, V)、是哪几行、要不要梯度 → 各行的损失与对错；要梯度时把 logits 就地变
+成损失对它的梯度。"""
 
 
 @dataclass(frozen=True)
@@ -56,15 +52,6 @@ class TargetLosses:
     """每个目标的损失，(N,) float32，不求导。"""
     correct: Tensor
     """概率最大的词元就是目标时为真，(N,) bool。"""
-
-
-def widest_float(device: torch.device) -> torch.dtype:
-    """这种设备上最宽的浮点类型：Apple GPU（mps）没有双精度，别的都有。
-
-    >>> widest_float(torch.device("mps")), widest_float(torch.device("cpu"))
-    (torch.float32, torch.float64)
-    """
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def target_positions(labels: Tensor, *, causal: bool) -> Tensor:
@@ -139,30 +126,6 @@ def cross_attention(model: Any, mask: Tensor | None) -> Generator[None]:
         yield
     finally:
         hook.remove()
-
-
-def inner_model(model: Any) -> Any:
-    """剥去 DDP 与 peft 的外壳。"""
-    model = getattr(model, "module", model)
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def output_head(model: Any) -> nn.Module:
-    """输出头的入口模块。
-
-    Raises:
-        ModelError: `HEAD_NAMES` 里没有一个属性是这个模型的。
-    """
-    for name in HEAD_NAMES:
-        head = getattr(model, name, None)
-        if isinstance(head, nn.Module):
-            return head
-    raise ModelError(
-        found=f"{type(model).__name__} 没有认得的输出头",
-        expected=f"属性 {'、'.join(HEAD_NAMES)} 之一",
-        remedy="用带语言建模头的类打开检查点（AutoModelForMaskedLM、"
-        "AutoModelForCausalLM）",
-    )
 
 
 @contextmanager
@@ -268,3 +231,113 @@ def score_logits(logits: Tensor, targets: Tensor) -> TargetLosses:
     """由整块 logits (N, V) 求损失：不能合并计算的架构走这条路。"""
     nats = F.cross_entropy(logits.float(), targets, reduction="none")
     return TargetLosses(nats.sum(), nats.detach(), logits.argmax(-1) == targets)
+
+
+class LinearLoss(torch.autograd.Function):
+    """线性层与一种损失之和，一块一块地算，前向时就求好梯度。
+
+    每块的 logits 用过就地变成对它的梯度，于是反向不必重算，也不必存 (N, V)。思路同
+    Liger Kernel（Hsu 等，2024，§3.2）。子类写 `forward`，说明损失怎样算。
+    """
+
+    @staticmethod
+    def run(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        training: bool,
+        judge: Judge,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, D)、(V, D)、(V,) → 损失之和、逐目标损失 (N,)、对错 (N,)。"""
+
+        def buffer(index: int, like: Tensor | None, dtype: torch.dtype) -> Any:
+            # 在 torch.no_grad 之下 needs_input_grad 仍为真，所以另看 training
+            if like is None or not (training and ctx.needs_input_grad[index]):
+                return None
+            return torch.zeros_like(like, dtype=dtype)
+
+        grad_hidden = buffer(0, hidden, hidden.dtype)
+        grad_weight = buffer(1, weight, torch.float32)
+        grad_bias = buffer(2, bias, torch.float32)
+        gradients = (grad_hidden, grad_weight, grad_bias)
+        wanted = any(gradient is not None for gradient in gradients)
+        nats = hidden.new_empty(len(hidden), dtype=torch.float32)
+        correct = torch.empty(len(hidden), dtype=torch.bool, device=hidden.device)
+        matrix = weight.to(hidden.dtype)  # 混合精度下与隐藏状态同类
+        limit = CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cuda"])
+        size = max(16, limit // len(weight))
+        # 单精度时各块写在同一处：每块新要几兆内存，缺页比矩阵乘还费时
+        single = hidden.dtype == torch.float32 and not torch.is_autocast_enabled(
+            hidden.device.type
+        )
+        block = hidden.new_empty(min(size, len(hidden)) if single else 0, len(weight))
+        for start in range(0, len(hidden), size):
+            part = slice(start, start + size)
+            rows = hidden[part]
+            if single:
+                logits = torch.mm(rows, matrix.T, out=block[: len(rows)])
+            else:
+                logits = F.linear(rows, matrix).float()  # (C, V)
+            if bias is not None:
+                logits += bias
+            nats[part], correct[part] = judge(logits, part, wanted)
+            if not wanted:
+                continue
+            slope = logits.to(hidden.dtype)
+            if grad_hidden is not None:
+                grad_hidden[part] = slope @ matrix
+            if grad_weight is not None and single:
+                grad_weight.addmm_(slope.T, rows)
+            elif grad_weight is not None:
+                grad_weight += slope.T @ rows
+            if grad_bias is not None:
+                grad_bias += logits.sum(0)
+        ctx.save_for_backward(*gradients)
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        ctx.mark_non_differentiable(nats, correct)
+        return nats.sum(), nats, correct
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: Any, upstream: Tensor, _nats: Any, _correct: Any
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        """上游只有一个标量，各梯度乘以它即可。"""
+        hidden, weight, bias = ctx.saved_tensors
+        weight_dtype, bias_dtype = ctx.dtypes
+        return (
+            None if hidden is None else hidden * upstream.to(hidden.dtype),
+            None if weight is None else (weight * upstream).to(weight_dtype),
+            None if bias is None else (bias * upstream).to(bias_dtype),
+            None,
+            None,
+        )
+
+
+class LinearCrossEntropy(LinearLoss):
+    """线性层与交叉熵之和；对 logits 的梯度是 softmax 减去独热向量。"""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        training: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, D)、(V, D)、(V,)、(N,) → 损失之和、逐目标损失 (N,)、对错 (N,)。"""
+
+        def judge(logits: Tensor, part: slice, wanted: bool) -> tuple[Tensor, Tensor]:
+            answers = targets[part, None]  # (C, 1)
+            peak, guess = logits.max(1, keepdim=True)
+            logits -= peak
+            picked = logits.gather(1, answers)
+            total = logits.exp_().sum(1, keepdim=True)
+            nats = (total.log() - picked)[:, 0]
+            if wanted:
+                logits /= total
+                logits.scatter_add_(1, answers, -torch.ones_like(picked))
+            return nats, (guess == answers)[:, 0]
+
+        return LinearLoss.run(ctx, hidden, weight, bias, training, judge)

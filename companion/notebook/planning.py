@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from companion.checkpoints.quiet import quiet_transformers
+from companion.checkpoints.reading import quiet_transformers
 from companion.config import TrainingConfig
 from companion.notebook.tables import Table
 from companion.preflight.device import Device, best_device
@@ -85,7 +85,7 @@ def num_parameters(hull: Any) -> int:
 
 def _activations(config: TrainingConfig, hull: Any, device: Device) -> int:
     """激活的字节数；重算时每层只留输入，另有一层正在算。"""
-    from companion.preflight.model_checks import training_memory
+    from companion.preflight.device import training_memory
 
     size = config.block_size or config.tokens_per_batch
     whole = training_memory(hull, device, config.tokens_per_batch, size)
@@ -108,7 +108,7 @@ def plan_training(config: TrainingConfig, device: Device | None = None) -> Table
     Raises:
         CompanionError: 检查点的设置或语料读不到。
     """
-    from companion.preflight.model_checks import memory_text
+    from companion.preflight.device import memory_text
 
     hulls = _hulls(config)
     if device is None:
@@ -134,8 +134,8 @@ def _hulls(config: TrainingConfig) -> list[Any]:
     import torch
     import transformers
 
-    from companion.checkpoints.loading import DISCRIMINATOR, GENERATOR, read_config
-    from companion.checkpoints.locating import locate
+    from companion.checkpoints.locating import DISCRIMINATOR, GENERATOR, locate
+    from companion.checkpoints.reading import read_config
     from companion.objectives import get_objective
 
     goal = get_objective(config.objective)

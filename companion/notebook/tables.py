@@ -208,7 +208,8 @@ def replaced_table(checkpoint: Any, text: str, seed: int = 0) -> Table:
     import torch
 
     from companion.checkpoints.electra_pair import ElectraPair
-    from companion.preflight.probing import evaluation_mode
+    from companion.checkpoints.running import evaluation_mode
+    from companion.losses.parts import DetectionLoss
     from companion.show import show_example
 
     pair, tokenizer = checkpoint.model, checkpoint.tokenizer
@@ -225,12 +226,12 @@ def replaced_table(checkpoint: Any, text: str, seed: int = 0) -> Table:
     with torch.no_grad(), evaluation_mode(pair):
         fakes, _ = pair.make_fakes(batch)
         truth = (fakes != original).long().masked_fill(~judged, IGNORE_INDEX)
-        found = pair.detect({**batch, "input_ids": fakes, "labels": truth})
+        [part] = DetectionLoss()(pair, {**batch, "input_ids": fakes, "labels": truth})
     rows: list[list[str]] = []
     columns = (original, batch["input_ids"], fakes, truth)
     for (was, seen, fake, replaced), nats in zip(
         zip(*(column[judged].tolist() for column in columns), strict=True),
-        found.nats.tolist(),
+        part.losses.nats.tolist(),
         strict=True,
     ):
         right = math.exp(-nats)

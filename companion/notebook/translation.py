@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from companion.batch import IGNORE_INDEX, Batch
-from companion.checkpoints.running import model_options, special_edges
+from companion.checkpoints.running import adapt_batch, model_options, special_edges
 from companion.corpus import read_corpus
 from companion.corpus.sources import NAMED
 from companion.errors import CorpusError
@@ -33,7 +33,6 @@ from companion.notebook.tables import Table
 from companion.objectives import get_objective
 from companion.objectives.collate import pad_rows
 from companion.preflight.device import best_device
-from companion.preflight.probing import adapt_batch
 
 Pair = tuple[str, str]
 _WARMUP = 0.1

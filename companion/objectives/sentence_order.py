@@ -43,7 +43,7 @@ class SentenceOrderCollator(MaskedLMCollator):
     输出另有 `token_type_ids` (B, L) 与 `order_label` 所说的标签 (B,)，都是 int64。
 
     切在哪里、对不对调，只由（seed, epoch, example_id）决定。整批都只有一句时，库自己的
-    损失是 NaN；`companion.losses.sentence_order` 不受影响。
+    损失是 NaN；`companion.losses.parts` 不受影响。
 
     Raises:
         ObjectiveError: 分词器没有 [SEP]，一行有几篇文档，或没有首部的 [CLS]。

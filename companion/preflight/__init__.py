@@ -3,22 +3,6 @@
 名字在第一次用到时才导入，`import companion.preflight` 因此不加载 torch。
 """
 
-from companion.lazy import on_first_use
+import lazy_loader
 
-_HOMES = {
-    "Device": "device",
-    "Finding": "findings",
-    "PackingVerdict": "leaks",
-    "adapt_batch": "probing",
-    "best_device": "device",
-    "can_pack": "leaks",
-    "check_checkpoint": "checking",
-    "measured_visibility": "influence",
-    "packing_leak": "leaks",
-    "packing_table": "leaks",
-    "token_influence": "influence",
-}
-
-__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
-
-__getattr__, __dir__ = on_first_use(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

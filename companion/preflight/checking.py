@@ -1,7 +1,7 @@
 """训练前的体检：检查点与训练目标、语料、设备合不合。
 
 每一项是一个小函数，收下 `Subject`，交回一条 `Finding`；`CHECKS` 按次序列出它们，分住在
-`tokenizer_checks`、`weight_checks` 与 `model_checks`。查的都是 transformers 不报、却会
+`tokenizer_checks` 与 `model_checks`。查的都是 transformers 不报、却会
 让几小时的训练白费的事：输出头是随机的、词表认不得语料里的字、填充渗进结果、行比位置表
 长……添一项检查，就是添一个函数、在 `CHEAP` 或 `THOROUGH` 里添一行。
 
@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from companion.checkpoints.quiet import quiet_transformers
+from companion.checkpoints.reading import quiet_transformers
 from companion.checkpoints.running import fitted_objective
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
+from companion.checkpoints.tiny import TINY_TEXT
 from companion.errors import ModelError
 from companion.preflight.device import Device, best_device
 from companion.preflight.findings import Finding, Subject
@@ -27,6 +27,8 @@ from companion.preflight.model_checks import (
     check_packing,
     check_padding,
     check_precision,
+    check_tied_weights,
+    check_weights,
 )
 from companion.preflight.tokenizer_checks import (
     check_decoder_start,
@@ -40,7 +42,6 @@ from companion.preflight.tokenizer_checks import (
     check_unknown,
     check_vocabulary,
 )
-from companion.preflight.weight_checks import check_tied_weights, check_weights
 
 if TYPE_CHECKING:
     from companion.checkpoints.loading import Checkpoint

@@ -1,4 +1,4 @@
-"""用哪个设备、以什么精度计算：问设备，不靠猜。
+"""用哪个设备、以什么精度计算，装不装得下：问设备，不靠猜。
 
 | 设备 | 精度 | 缘由 |
 |---|---|---|
@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from companion.checkpoints.running import text_config
 
 _RACE_SECONDS = 0.05
 _RACE_SIZE = 256
@@ -146,3 +148,48 @@ def memory_limit() -> int:
             if written.isdigit():  # 不限时写的是 max
                 limits.append(int(written))
     return min(limits)
+
+
+def memory_text(num_bytes: int) -> str:
+    """给人看的大小，例如 512 MB、3.2 GB。"""
+    if num_bytes < 2**30:
+        return f"{num_bytes / 2**20:.0f} MB"
+    return f"{num_bytes / 2**30:.1f} GB"
+
+
+def training_memory(
+    model: Any, device: Device, tokens_per_batch: int, block_size: int
+) -> int:
+    """全参数 Adam 训练要占的内存，字节。
+
+    参数、梯度与两个动量都是 float32，每个参数 16 字节。激活在半精度下每层每词元约占
+    34 × 宽度字节（Korthikanti 等，2023，§4.1），float32 加倍；注意力矩阵只有 eager
+    实现才存。解码器还要看编码器，每层多一次注意力与一次归一化，占 13 × 宽度；它的行按与
+    编码器一样长估计，是 BART 的实情、T5 的上限。输出头按块计算，不计。
+
+    Args:
+        model: 已打开的模型。
+        device: 打算用的设备，决定激活的精度。
+        tokens_per_batch: 一个微批量的词元数。
+        block_size: 行长，词元数。
+    """
+    config = text_config(model)
+    scale = 2 if device.precision == "fp32" else 1
+    single, double = _layers(config)
+    per_token = (34 * single + 47 * double) * config.hidden_size
+    if config._attn_implementation == "eager":
+        per_token += 5 * block_size * (single + 2 * double) * config.num_attention_heads
+    return (
+        16 * sum(p.numel() for p in model.parameters())
+        + tokens_per_batch * per_token * scale
+    )
+
+
+def _layers(config: Any) -> tuple[int, int]:
+    """一次注意力的层数，与两次注意力的（看编码器的解码器）层数。"""
+    if not config.is_encoder_decoder:
+        return config.num_hidden_layers, 0
+    decoder = getattr(config, "num_decoder_layers", None)  # T5
+    if decoder is None:
+        decoder = config.decoder_layers  # BART 一族
+    return config.num_hidden_layers, decoder

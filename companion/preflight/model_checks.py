@@ -1,18 +1,35 @@
-"""体检之模型：输出头学过没有，填充与打包会不会渗，放不放得下。"""
+"""体检之模型：权重齐不齐，输出头学过没有，填充与打包会不会渗，放不放得下。"""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from companion.checkpoints.running import DEFAULT_BLOCK_SIZE
+from companion.checkpoints.running import (
+    DEFAULT_BLOCK_SIZE,
+    evaluation_mode,
+    over_limit,
+    position_limit,
+    position_table,
+    takes,
+    text_config,
+)
 from companion.errors import CompanionError
-from companion.preflight.device import Device, overflows_in_fp16
-from companion.preflight.findings import Finding, Subject
-from companion.preflight.leaks import LEAK_TOLERANCE, can_pack
-from companion.preflight.probing import adapt_batch, evaluation_mode, position_table
+from companion.losses.parts import LossPart
+from companion.preflight.device import (
+    memory_text,
+    overflows_in_fp16,
+    training_memory,
+)
+from companion.preflight.findings import Finding, Subject, trial_batch
+from companion.preflight.visibility import (
+    LEAK_TOLERANCE,
+    can_pack,
+    document_leak,
+    read_outputs,
+)
 
-if TYPE_CHECKING:
-    from companion.losses.parts import LossPart
-
+_SHOWN = 3
+_SMALLEST_MATRIX = 2
+"""两边都多于这么多的才算矩阵：RoBERTa 唯一一行的段嵌入本来就全是 0。"""
 _NO_BETTER_THAN_GUESSING = 0.9
 """损失达到 ln V 的这一比例，就算没有学过。"""
 _PADDING_TOLERANCE = 1e-4
@@ -32,6 +49,67 @@ _TOKENS_PER_BATCH = 4096
 _MEMORY_SHARE = 0.9
 
 
+def check_weights(subject: Subject) -> Finding:
+    """张量齐不齐：缺的、没用上的、不是数的、整块都一样的。"""
+    broken = _not_finite(subject)
+    if broken:
+        return Finding(
+            "error",
+            "weights",
+            f"{_named(broken)} 里有 NaN 或无穷大",
+            "转成 fp16 时溢出了，或训练中途坏掉之后才存的",
+            "换一份完好的检查点；自己转的，从 fp32 重新转，或转成 bf16",
+        )
+    checkpoint = subject.checkpoint
+    if checkpoint.weight_notices:
+        return Finding(
+            "warning",
+            "weights",
+            "；".join(checkpoint.weight_notices),
+            "检查点只存了一部分，或 config.json 与权重不是一套",
+            "换一份带全部权重的检查点；确要用它，多训练一程再看指标",
+        )
+    flat = _constant(subject)
+    if flat:
+        return Finding(
+            "warning",
+            "weights",
+            f"{_named(flat)} 整块是同一个数",
+            "转换或拼合检查点时漏了这几个张量",
+            "与原来的检查点逐个张量核对，重新转换",
+        )
+    count = sum(1 for _ in subject.model.parameters())
+    return Finding("ok", "weights", f"{count} 个张量齐全，都是有限的数")
+
+
+def check_tied_weights(subject: Subject) -> Finding:
+    """配置说共享的输入输出词嵌入，是不是真的共享。"""
+    source = subject.model.get_input_embeddings().weight
+    output = subject.model.get_output_embeddings()
+    if subject.checkpoint.conflicting_tie:
+        return Finding(
+            "warning",
+            "tied_weights",
+            "配置写着共享词嵌入，文件里的两份却不相等",
+            "改过其中一份（扩词表、合并、剪枝）而没有改另一份",
+            "弄清哪一份是对的；两份都要，就在 config.json 写 "
+            "tie_word_embeddings: false",
+        )
+    if not getattr(subject.model.config, "tie_word_embeddings", False) or (
+        output is None
+    ):
+        return Finding("ok", "tied_weights", "输入与输出词嵌入本来就各是各的")
+    if output.weight.data_ptr() == source.data_ptr():
+        return Finding("ok", "tied_weights", "输入与输出词嵌入共享同一份权重")
+    return Finding(
+        "warning",
+        "tied_weights",
+        "配置写着共享词嵌入，实际是两份",
+        "改过词嵌入而没有重新绑定；保存后其中一份会丢",
+        "调用 model.tie_weights()，或把 tie_word_embeddings 改为 false",
+    )
+
+
 def check_head(subject: Subject) -> Finding:
     """输出头学过没有：看它比瞎猜（ln V）强多少；有第二个头的也看。"""
     parts = _trial_parts(subject)
@@ -43,7 +121,7 @@ def check_head(subject: Subject) -> Finding:
             "造不出试读的题，模型用不得掩码，或句子太短，没有可考的词元",
             "先改正上面的错误，或换长些的文字",
         )
-    guessing = math.log(subject.model.config.vocab_size)
+    guessing = math.log(text_config(subject.model).vocab_size)
     loss = float(parts[0].losses.nats.mean())
     message = f"试读损失 {loss:.2f} 奈特，瞎猜是 {guessing:.2f}"
     for part in parts[1:]:
@@ -137,14 +215,11 @@ def check_packing(subject: Subject) -> Finding:
 
 def check_block_size(subject: Subject) -> Finding:
     """一行放不放得下：位置表的行数，或预训练时的长度。"""
-    size = subject.block_size
-    table = position_table(subject.model)
-    trained = getattr(subject.model.config, "max_position_embeddings", None)
-    limit = table if table is not None else trained
-    if size is None or limit is None or size <= limit:
+    size, limit = subject.block_size, position_limit(subject.model)
+    if size is None or over_limit(subject.model, size) is None:
         shown = "没有上限" if limit is None else f"至多 {limit} 个词元"
         return Finding("ok", "block_size", f"一行{shown}")
-    if table is None:
+    if position_table(subject.model) is None:
         return Finding(
             "warning",
             "block_size",
@@ -195,91 +270,67 @@ def check_memory(subject: Subject) -> Finding:
     )
 
 
-def memory_text(num_bytes: int) -> str:
-    """给人看的大小，例如 512 MB、3.2 GB。"""
-    if num_bytes < 2**30:
-        return f"{num_bytes / 2**20:.0f} MB"
-    return f"{num_bytes / 2**30:.1f} GB"
+def _not_finite(subject: Subject) -> list[str]:
+    # 求和便知：有一个不是有限的数，和就不是；不另占一份内存
+    return [
+        name
+        for name, weight in subject.model.named_parameters()
+        if not weight.detach().sum().isfinite() and not weight.detach().isfinite().all()
+    ]
 
 
-def training_memory(
-    model: Any, device: Device, tokens_per_batch: int, block_size: int
-) -> int:
-    """全参数 Adam 训练要占的内存，字节。
-
-    参数、梯度与两个动量都是 float32，每个参数 16 字节。激活在半精度下每层每词元约占
-    34 × 宽度字节（Korthikanti 等，2023，§4.1），float32 加倍；注意力矩阵只有 eager
-    实现才存。解码器还要看编码器，每层多一次注意力与一次归一化，占 13 × 宽度；它的行按与
-    编码器一样长估计，是 BART 的实情、T5 的上限。输出头按块计算，不计。
-
-    Args:
-        model: 已打开的模型。
-        device: 打算用的设备，决定激活的精度。
-        tokens_per_batch: 一个微批量的词元数。
-        block_size: 行长，词元数。
-    """
-    config = model.config
-    scale = 2 if device.precision == "fp32" else 1
-    single, double = _layers(config)
-    per_token = (34 * single + 47 * double) * config.hidden_size
-    if config._attn_implementation == "eager":
-        per_token += 5 * block_size * (single + 2 * double) * config.num_attention_heads
-    return (
-        16 * sum(p.numel() for p in model.parameters())
-        + tokens_per_batch * per_token * scale
-    )
+def _constant(subject: Subject) -> list[str]:
+    return [
+        name
+        for name, weight in subject.model.named_parameters()
+        if weight.dim() > 1
+        and min(weight.shape) > _SMALLEST_MATRIX
+        and weight.detach().min() == weight.detach().max()
+    ]
 
 
-def _layers(config: Any) -> tuple[int, int]:
-    """一次注意力的层数，与两次注意力的（看编码器的解码器）层数。"""
-    if not config.is_encoder_decoder:
-        return config.num_hidden_layers, 0
-    decoder = getattr(config, "num_decoder_layers", None)  # T5
-    if decoder is None:
-        decoder = config.decoder_layers  # BART 一族
-    return config.num_hidden_layers, decoder
+def _named(names: list[str]) -> str:
+    more = f" 等 {len(names)} 个张量" if len(names) > _SHOWN else ""
+    return "、".join(names[:_SHOWN]) + more
 
 
-def _trial_parts(subject: Subject) -> "tuple[LossPart, ...] | None":
-    """试读时的各份损失；出不了题或没有目标时为 None。"""
-    from companion.preflight.trial import trial_batch
-
-    trial = subject.trial
+def _trial_parts(subject: Subject) -> tuple[LossPart, ...] | None:
+    """试读时的各个损失项；造不出样本或没有目标时为 None。"""
+    model, trial = subject.model, subject.trial
     if subject.refusal or isinstance(trial, CompanionError) or not trial.examples:
         return None
-    batch = trial_batch(subject.model, trial, trial.examples)
-    with evaluation_mode(subject.model):
-        parts = subject.goal.make_loss()(subject.model, batch)
+    batch: dict[str, Any] = {**trial_batch(model, trial, trial.examples)}
+    if takes(model, "use_cache"):
+        batch["use_cache"] = False
+    with evaluation_mode(model):
+        parts = subject.goal.make_loss()(model, batch)
     kept = tuple(part for part in parts if len(part.losses.nats))
     return kept if kept and kept[0].name == "words" else None
 
 
 def _packed_leak(subject: Subject) -> float | None:
-    """两篇装进一行，换掉一篇，另一篇的输出的最大相对差；出不了题时为 None。"""
-    from companion.preflight.trial import packed_leak
-
+    """两篇装进一行，换掉一篇，另一篇的输出的最大相对差；造不出样本时为 None。"""
     trial = subject.trial
     if subject.refusal or isinstance(trial, CompanionError) or trial.packed is None:
         return None
-    return packed_leak(subject.model, trial, trial.packed)
+    example = trial.packed
+    owners = {"input_ids": example.documents}
+    if example.decoder_documents is not None:
+        places = example.decoder_documents
+        if example.decoder_visible is not None:  # 没有内容处的输出无意义
+            places = places.masked_fill(~example.decoder_visible, -1)
+        owners["decoder_input_ids"] = places
+    batch = trial_batch(subject.model, trial, [example])
+    return document_leak(subject.model, batch, owners)
 
 
 def _padding_change(subject: Subject) -> float | None:
-    """右侧补上填充后，真词元的输出的最大相对差；出不了题时为 None。"""
-    from companion.losses.parts import word_logits
-    from companion.preflight.trial import trial_batch
-
-    trial = subject.trial
+    """右侧补上填充后，真词元的输出的最大相对差；造不出样本时为 None。"""
+    model, trial = subject.model, subject.trial
     if subject.refusal or isinstance(trial, CompanionError) or trial.longer is None:
         return None
     first = trial.examples[0]
-    with evaluation_mode(subject.model):
-        alone, beside = (
-            word_logits(
-                subject.model,
-                adapt_batch(subject.model, trial_batch(subject.model, trial, examples)),
-            )
-            for examples in ([first], [first, trial.longer])
-        )
-    change = (beside[:1, : alone.shape[1]] - alone).abs().max()
+    alone = read_outputs(model, trial_batch(model, trial, [first]))
+    both = read_outputs(model, trial_batch(model, trial, [first, trial.longer]))
+    change = (both[:1, : alone.shape[1]] - alone).abs().max()
     return (change / alone.abs().max().clamp(min=1e-12)).item()

@@ -12,7 +12,7 @@ from companion.checkpoints.running import (
     Edges,
     default_block_size,
     model_options,
-    position_limit,
+    over_limit,
     special_edges,
 )
 from companion.config import TrainingConfig
@@ -108,10 +108,9 @@ def choose_block_size(config: TrainingConfig, model: Any) -> int:
     Raises:
         ConfigError: 用户给的超过模型的位置上限。
     """
-    limit = position_limit(model)
     if config.block_size is None:
         return min(config.tokens_per_batch, default_block_size(model))
-    if limit is not None and config.block_size > limit:
+    if (limit := over_limit(model, config.block_size)) is not None:
         raise ConfigError(
             found=f"block_size {config.block_size} 超过模型的位置上限 {limit}",
             expected=f"block_size 不大于 {limit}",

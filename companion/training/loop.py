@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from transformers import TrainerCallback
 
-from companion.checkpoints.quiet import quiet_transformers
+from companion.checkpoints.reading import quiet_transformers
 from companion.errors import TrainingError
-from companion.losses.activations import fused_gelu
 from companion.training.arguments import (
     add_lora,
     recompute_activations,
@@ -339,3 +339,32 @@ def _drop_autocast(model: Any) -> None:
     """
     if vars(model).pop("_original_forward", None) is not None:
         del model.forward  # 露出类里的 forward
+
+
+@contextmanager
+def fused_gelu(model: Any) -> Generator[None]:
+    """在这段时间里，BLOOM 的 GELU 用 PyTorch 的实现；别的架构原样不动。
+
+    transformers 里 BLOOM 的 GELU 是 2022 年手写的：前向五遍、反向十几遍逐元素运算，每遍
+    都写出一个 (B, L, 4D) 的新张量。`gelu(approximate="tanh")` 是同一个式子（Hendrycks
+    与 Gimpel，2016，§2），前向反向各一遍，只差浮点舍入。
+
+    只换各模块实例的 `forward`，没有参数，不影响存盘；离开时还原。
+
+    Args:
+        model: transformers 模型，可以包着 peft。
+    """
+    from transformers.models.bloom.modeling_bloom import BloomGelu
+
+    swapped = [module for module in model.modules() if type(module) is BloomGelu]
+    for module in swapped:
+        module.forward = _gelu
+    try:
+        yield
+    finally:
+        for module in swapped:
+            del module.forward  # 露出类里的 forward
+
+
+def _gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")

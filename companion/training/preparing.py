@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from companion.checkpoints.loading import Checkpoint
 from companion.checkpoints.locating import BOUNDARY_FILE, locate
-from companion.checkpoints.running import position_limit
+from companion.checkpoints.running import over_limit, text_config
 from companion.checkpoints.vocabulary import (
     Extension,
     embeddings_only,
@@ -45,7 +45,7 @@ from companion.losses.span_boundary import (
 )
 from companion.objectives import Objective
 from companion.preflight.device import Device
-from companion.preflight.leaks import PackingVerdict
+from companion.preflight.visibility import Verdict
 from companion.training.data import Corpora, TrainingData, choose_block_size
 from companion.training.team import Team
 
@@ -98,7 +98,7 @@ class Run:
     """要训练的检查点，词表已扩充好。"""
     corpora: Corpora
     data: TrainingData
-    packing: PackingVerdict
+    packing: Verdict
     """打不打包，为什么。"""
     device: Device
     team: Team
@@ -141,8 +141,7 @@ def _fitting_teacher(config: TrainingConfig, checkpoint: Checkpoint) -> Teacher:
     """教得了这个学生、读得了一行的教师。"""
     teacher = load_teacher(str(config.teacher), checkpoint.model, checkpoint.tokenizer)
     block_size = choose_block_size(config, checkpoint.model)
-    limit = position_limit(teacher.model)
-    if limit is not None and block_size > limit:
+    if (limit := over_limit(teacher.model, block_size)) is not None:
         raise ConfigError(
             found=f"一行 {block_size} 个词元，教师 {teacher.name} 至多读 {limit} 个",
             expected=f"block_size 不大于 {limit}，师生读同样的行",
@@ -160,7 +159,7 @@ def _introduction(teacher: Teacher, student: Any) -> list[str]:
         f"（温度 {TEMPERATURE:g}）{cosine}"
     ]
     if not teacher.compares_hidden:
-        wide, narrow = (m.config.hidden_size for m in (teacher.model, student))
+        wide, narrow = (text_config(m).hidden_size for m in (teacher.model, student))
         said.append(f"注意：教师的隐藏层宽 {wide}，学生的宽 {narrow}，余弦一项不计")
     return said + [f"教师：{notice}" for notice in teacher.notices]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from companion.checkpoints.loading import Checkpoint, load_checkpoint
-from companion.checkpoints.running import fitted_objective
+from companion.checkpoints.running import fitted_objective, inner_model
 from companion.checkpoints.saving import save_checkpoint
 from companion.config import TrainingConfig
 from companion.corpus.packing import TokenLedger
@@ -26,13 +26,11 @@ from companion.evaluation.comparison import (
     prepare_exam,
     sit_exam,
 )
-from companion.losses.target_head import inner_model
 from companion.objectives import Objective, get_objective
 from companion.preflight.checking import require_trainable
 from companion.preflight.device import Device, best_device
 from companion.preflight.findings import Finding
-from companion.preflight.leaks import PackingVerdict, can_pack
-from companion.preflight.mask_support import require_mask
+from companion.preflight.visibility import Verdict, can_pack, require_mask
 from companion.training.arguments import check_means, choose_learning_rate
 from companion.training.data import (
     Corpora,
@@ -246,7 +244,7 @@ def _choose(
     model: Any,
     device: Device,
     extra: ExtraLosses,
-) -> tuple[TrainingConfig, PackingVerdict]:
+) -> tuple[TrainingConfig, Verdict]:
     """没有给的几项选定下来，写进 config.yaml，续训与重跑才不会另选。
 
     Raises:
@@ -336,12 +334,12 @@ def _sit(
 
 def _packing(
     config: TrainingConfig, objective: Objective, model: Any, extra: ExtraLosses
-) -> PackingVerdict:
+) -> Verdict:
     """能不能打包：目标或用户不要，或模型（与教师）隔离不了文档，就一片一行。"""
     if not objective.packable:
-        return PackingVerdict(False, f"{objective.key} 一行一个样本")
+        return Verdict(False, f"{objective.key} 一行一个样本")
     if not config.packing:
-        return PackingVerdict(False, "设置里关了打包")
+        return Verdict(False, "设置里关了打包")
     verdict = can_pack(model, config.block_size)
     if not verdict or extra.teacher is None:
         return verdict

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from companion.checkpoints.running import widest_float
 from companion.losses.parts import LossPart
-from companion.losses.target_head import TargetLosses, widest_float
+from companion.losses.target_head import TargetLosses
 from companion.training.team import ALONE, Team
 
 UNJUDGED = ("hidden",)

@@ -20,16 +20,16 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from companion.batch import Batch, Feature
-from companion.checkpoints.saving import write_checkpoint
+from companion.checkpoints.saving import (
+    boundary_head,
+    save_boundary_head,
+    stock,
+    write_checkpoint,
+)
 from companion.config import TrainingConfig
 from companion.errors import TrainingError
 from companion.losses.parts import Loss
-from companion.losses.span_boundary import (
-    boundary_head,
-    load_boundary_head,
-    save_boundary_head,
-    stock,
-)
+from companion.losses.span_boundary import load_boundary_head
 from companion.training.arguments import make_scheduler
 from companion.training.batching import PlannedSampler
 from companion.training.data import TrainingData

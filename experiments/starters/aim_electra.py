@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import BertForMaskedLM, ElectraForMaskedLM, ElectraForPreTraining
 
 from companion.checkpoints.electra_pair import ElectraPair
-from companion.checkpoints.starters import starter_path
+from companion.checkpoints.locating import starter_path
 from starters.vocabulary import EXTRA, SPECIAL, log_frequency
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import BertForMaskedLM
 
-from companion.checkpoints.starters import starter_path
+from companion.checkpoints.locating import starter_path
 from companion.checkpoints.two_row_glm import TwoRowGlmForCausalLM
 
 # 各层各头：（第一行的偏移, 第二行的偏移；None 表示不看）

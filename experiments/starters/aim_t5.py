@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import BertForMaskedLM, T5ForConditionalGeneration
 
-from companion.checkpoints.starters import starter_path
+from companion.checkpoints.locating import starter_path
 from starters.vocabulary import EXTRA, SPECIAL, log_frequency
 
 NAMES = slice(1, 33)

@@ -18,8 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from companion.batch import Batch
-from companion.losses.linear_loss import LinearCrossEntropy
-from companion.losses.target_head import LastLayer, scoring_head, target_positions
+from companion.losses.target_head import (
+    LastLayer,
+    LinearCrossEntropy,
+    scoring_head,
+    target_positions,
+)
 
 FREQUENT, SAMPLED = 1800, 500
 """候选：词表的前几个（词表按频率排列）全在，其余的里面抽几个。"""

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from companion.checkpoints.electra_pair import ElectraPair
-from companion.checkpoints.starters import starter_path
+from companion.checkpoints.locating import starter_path
 from companion.checkpoints.two_row_glm import TwoRowGlmConfig, TwoRowGlmForCausalLM
 from starters.aim_bert import aim_heads_at_neighbours
 from starters.aim_electra import copy_from_bert

@@ -6,19 +6,17 @@ import torch.nn.functional as F
 import transformers
 
 from companion.batch import IGNORE_INDEX
-from companion.checkpoints.electra_checkpoint import (
-    fresh_generator,
-    load_pair,
-    save_pair,
-)
 from companion.checkpoints.electra_pair import (
     DISCRIMINATORS,
     ElectraPair,
+    fresh_generator,
     sample_tokens,
 )
+from companion.checkpoints.loading import load_checkpoint
 from companion.checkpoints.saving import save_checkpoint
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ModelError
+from companion.losses.parts import PairLoss
 from companion.objectives.replaced_token import NOISE_BITS, ReplacedTokenCollator
 
 KINDS = list(DISCRIMINATORS)
@@ -57,6 +55,14 @@ def features(epoch: int = 0) -> list[dict]:
     ]
 
 
+def losses_of(pair, batch):
+    """两个损失项：被遮的词元，普通词元的真假；与按权重相加的一个数。"""
+    words, detection = PairLoss()(pair, batch)
+    loss = sum(p.weight * p.losses.total_nats / max(1, len(p.losses.nats))
+               for p in (words, detection))  # fmt: skip
+    return words.losses, detection.losses, loss
+
+
 def batch_of(**settings) -> dict:
     return ReplacedTokenCollator(TOKENIZER, **settings)(features())
 
@@ -65,14 +71,14 @@ def batch_of(**settings) -> dict:
 def test_the_loss_is_that_of_a_hand(kind):
     """掩码损失的平均 + 50 × 普通词元上的 −log σ 的平均；Funnel 的 1 是“原文”。"""
     pair, batch = pair_of(kind), batch_of()
-    losses = pair(**batch)
+    targets, detected, loss = losses_of(pair, batch)
     mask, labels = batch["attention_mask"], batch["labels"]
     chosen = labels != IGNORE_INDEX
 
     logits = pair.generator(batch["input_ids"], attention_mask=mask).logits
     words = -F.log_softmax(logits[chosen], -1)
     words = words.gather(1, labels[chosen][:, None])[:, 0]
-    torch.testing.assert_close(losses.targets.nats, words.detach())
+    torch.testing.assert_close(targets.nats, words.detach())
 
     # 手算抽样：累积概率里第一个超过随机数的
     original = torch.where(chosen, labels, batch["input_ids"])
@@ -93,11 +99,11 @@ def test_the_loss_is_that_of_a_hand(kind):
             is_one = not replaced if kind == "funnel" else replaced
             score = scores[row, place]
             detection.append(-F.logsigmoid(score if is_one else -score))
-            guesses.append(bool(score > 0) != (kind == "funnel"))
-    torch.testing.assert_close(losses.detection_nats, torch.stack(detection).detach())
-    assert losses.guessed.tolist() == guesses
+            guesses.append(bool(score > 0) == is_one)
+    torch.testing.assert_close(detected.nats, torch.stack(detection).detach())
+    assert detected.correct.tolist() == guesses
     by_hand = words.mean() + 50 * torch.stack(detection).mean()
-    torch.testing.assert_close(losses.loss, by_hand)
+    torch.testing.assert_close(loss, by_hand)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -118,16 +124,12 @@ def test_detection_gradients_reach_the_generator_only_through_the_embeddings(kin
             if each.grad is not None and each.grad.any() and id(each) not in shared
         }
 
-    losses = pair(**batch)
-    assert not trained(losses.detection_total_nats, pair.generator)
+    assert not trained(losses_of(pair, batch)[1].total_nats, pair.generator)
     words = pair.discriminator.get_input_embeddings().weight
     assert words.grad is not None
-    losses = pair(**batch)
-    assert trained(losses.targets.total_nats, pair.generator)
-    losses = pair(**batch)
-    assert not trained(losses.targets.total_nats, pair.discriminator)
-    losses = pair(**batch)
-    assert trained(losses.detection_total_nats, pair.discriminator)
+    assert trained(losses_of(pair, batch)[0].total_nats, pair.generator)
+    assert not trained(losses_of(pair, batch)[0].total_nats, pair.discriminator)
+    assert trained(losses_of(pair, batch)[1].total_nats, pair.discriminator)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -138,10 +140,10 @@ def test_fakes_differ_from_the_text_only_where_it_was_hidden(kind):
     chosen = batch["labels"] != IGNORE_INDEX
     original = torch.where(chosen, batch["labels"], batch["input_ids"])
     assert torch.equal(fakes[~chosen], original[~chosen])
-    losses = pair(**batch)
-    assert losses.replaced.sum() == (fakes != original).sum()
+    found = pair(**batch)
+    assert found.replaced.sum() == (fakes != original).sum()
     scored = batch["original_ids"] != IGNORE_INDEX
-    assert len(losses.replaced) == scored.sum()
+    assert len(found.replaced) == scored.sum()
 
 
 def test_a_lucky_generator_makes_no_fakes():
@@ -171,9 +173,10 @@ def test_tokens_are_drawn_with_the_probability_of_the_softmax():
 def test_nothing_hidden_draws_nothing():
     """整批只有特殊词元：两份损失都是 0。"""
     rows = [{"input_ids": TOKENIZER("")["input_ids"], "example_id": 0}]
-    losses = pair_of("electra")(**ReplacedTokenCollator(TOKENIZER)(rows))
-    assert losses.loss == 0
-    assert len(losses.replaced) == 0
+    batch = ReplacedTokenCollator(TOKENIZER)(rows)
+    words, detection, loss = losses_of(pair_of("electra"), batch)
+    assert loss == 0
+    assert len(words.nats) == len(detection.nats) == 0
 
 
 def test_the_same_example_gets_the_same_fakes_in_any_batch():
@@ -198,8 +201,7 @@ def test_a_discriminator_that_always_says_one(kind, replaced):
     pair = pair_of(kind)
     with torch.no_grad():
         pair.discriminator.discriminator_predictions.dense_prediction.bias.fill_(50)
-    losses = pair(**batch_of())
-    assert (losses.guessed == replaced).all()
+    assert ((pair(**batch_of()).scores > 0) == replaced).all()
 
 
 def test_the_library_counts_minus_one_hundred_as_a_target():
@@ -226,32 +228,32 @@ def test_packed_documents_need_no_help():
     }
     batch = ReplacedTokenCollator(TOKENIZER)([packed])
     assert batch["attention_mask"].dim() == 4
-    losses = pair_of("electra")(**batch)
-    assert losses.loss.isfinite()
-    assert len(losses.replaced) == len(TEXTS[0]) + len(TEXTS[1])
+    _, detection, loss = losses_of(pair_of("electra"), batch)
+    assert loss.isfinite()
+    assert len(detection.nats) == len(TEXTS[0]) + len(TEXTS[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_models_learn_together(kind):
     """二十步之后，生成器猜得准了，判别器的损失也降了。"""
     pair, batch = pair_of(kind), batch_of()
-    before = pair(**batch)
+    before = losses_of(pair, batch)
     optimizer = torch.optim.AdamW(pair.parameters(), 3e-3)
     for _ in range(20):
         optimizer.zero_grad()
-        pair(**batch).loss.backward()
+        losses_of(pair, batch)[2].backward()
         optimizer.step()
-    after = pair(**batch)
-    assert after.targets.total_nats < 0.9 * before.targets.total_nats
-    assert after.detection_total_nats < 0.9 * before.detection_total_nats
+    after = losses_of(pair, batch)
+    for now, then in zip(after[:2], before[:2], strict=True):
+        assert now.total_nats < 0.9 * then.total_nats
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_are_saved_as_stock_checkpoints(kind, tmp_path):
     """标准的 Auto 类打开，一个键不缺，输出相同；读回来仍共用嵌入，损失相同。"""
     pair, batch = pair_of(kind), batch_of()
-    save_pair(pair, TOKENIZER, tmp_path / "pair")
-    save_pair(pair, TOKENIZER, tmp_path / "pair")  # 顶替旧的
+    save_checkpoint(pair, TOKENIZER, tmp_path / "pair")
+    save_checkpoint(pair, TOKENIZER, tmp_path / "pair")  # 顶替旧的
     for name, auto in (
         ("discriminator", DISCRIMINATORS[kind]),
         ("generator", "AutoModelForMaskedLM"),
@@ -266,10 +268,11 @@ def test_both_are_saved_as_stock_checkpoints(kind, tmp_path):
             model.eval()(ids, attention_mask=mask).logits,
             getattr(pair, name)(ids, attention_mask=mask).logits,
         )
-    again = load_pair(str(tmp_path / "pair"))
-    assert again.pair.tied == pair.tied
+    again = load_checkpoint(str(tmp_path / "pair"), "replaced_token")
+    assert again.model.tied == pair.tied
     assert not again.notices
-    torch.testing.assert_close(again.pair(**batch).loss, pair(**batch).loss)
+    losses = [losses_of(each, batch)[2] for each in (again.model, pair)]
+    torch.testing.assert_close(*losses)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -278,17 +281,17 @@ def test_a_missing_generator_is_made_and_said_aloud(kind, tmp_path):
     judge = discriminator_of(kind)
     save_checkpoint(judge, TOKENIZER, tmp_path / "judge")
     state = torch.get_rng_state()
-    opened = load_pair(str(tmp_path / "judge"))
+    opened = load_checkpoint(str(tmp_path / "judge"), "replaced_token")
     assert torch.equal(torch.get_rng_state(), state)
     assert any("没有给生成器" in notice for notice in opened.notices)
-    pair = opened.pair
+    pair = opened.model
     count = sum(each.numel() for each in pair.generator.parameters())
     assert count < sum(each.numel() for each in judge.parameters())
     assert "word_embeddings" in pair.tied
     again = fresh_generator(judge)
     name, weight = list(again.named_parameters())[-1]
     torch.testing.assert_close(dict(pair.generator.named_parameters())[name], weight)
-    loss = pair(**batch_of()).loss
+    loss = losses_of(pair, batch_of())[2]
     loss.backward()
     assert loss.isfinite()
 
@@ -296,22 +299,24 @@ def test_a_missing_generator_is_made_and_said_aloud(kind, tmp_path):
 def test_a_convbert_without_a_detection_head_gets_one(tmp_path):
     """别处来的 ConvBERT 没有判别头：新建一个标签的头，并提醒它是随机的。"""
     save_checkpoint(tiny_model("convbert"), TOKENIZER, tmp_path / "body")
-    opened = load_pair(str(tmp_path / "body"))
-    assert opened.pair.discriminator.classifier.out_features == 1
+    opened = load_checkpoint(str(tmp_path / "body"), "replaced_token")
+    assert opened.model.discriminator.classifier.out_features == 1
     assert any("没有输出头" in notice for notice in opened.notices)
-    assert opened.pair(**batch_of()).loss.isfinite()
+    assert losses_of(opened.model, batch_of())[2].isfinite()
 
 
 def test_an_electra_generator_of_its_own_is_used(tmp_path):
     """给了生成器就用它；两份词嵌入不同，以判别器的为准，并说出来。"""
     save_checkpoint(discriminator_of("electra"), TOKENIZER, tmp_path / "judge")
     save_checkpoint(tiny_model("electra", seed=5), TOKENIZER, tmp_path / "maker")
-    opened = load_pair(str(tmp_path / "judge"), str(tmp_path / "maker"))
+    opened = load_checkpoint(
+        str(tmp_path / "judge"), "replaced_token", generator=str(tmp_path / "maker")
+    )
     assert any("以判别器的为准" in notice for notice in opened.notices)
     assert not any("没有给生成器" in notice for notice in opened.notices)
-    words = opened.pair.discriminator.get_input_embeddings().weight
-    assert opened.pair.generator.get_input_embeddings().weight is words
-    assert opened.pair.generator.get_output_embeddings().weight is words
+    words = opened.model.discriminator.get_input_embeddings().weight
+    assert opened.model.generator.get_input_embeddings().weight is words
+    assert opened.model.generator.get_output_embeddings().weight is words
 
 
 def test_models_that_do_not_fit_are_refused(tmp_path):
@@ -325,8 +330,10 @@ def test_models_that_do_not_fit_are_refused(tmp_path):
     save_checkpoint(judge, TOKENIZER, tmp_path / "judge")
     save_checkpoint(tiny_model("bert"), TOKENIZER, tmp_path / "bert")
     with pytest.raises(ModelError, match="不能作判别器"):
-        load_pair(str(tmp_path / "bert"))
+        load_checkpoint(str(tmp_path / "bert"), "replaced_token")
     other = tiny_tokenizer("roberta")
     save_checkpoint(tiny_model("electra", other), other, tmp_path / "other")
     with pytest.raises(ModelError, match="词表不同"):
-        load_pair(str(tmp_path / "judge"), str(tmp_path / "other"))
+        load_checkpoint(
+            str(tmp_path / "judge"), "replaced_token", generator=str(tmp_path / "other")
+        )

@@ -10,16 +10,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+from by_hand import accumulated, losses_by_hand, objective_by_hand
 from continued import ACCUMULATION, RARE, ids
+from model_support import NAMED_MODELS, NamedModel
 
 from companion.checkpoints.electra_pair import DISCRIMINATORS, ElectraPair
 from companion.checkpoints.loading import load_checkpoint
-from companion.checkpoints.running import fitted_objective
+from companion.checkpoints.running import adapt_batch, fitted_objective
 from companion.inference import complete, fill, infill
-from companion.preflight.by_hand import accumulated, losses_by_hand, objective_by_hand
-from companion.preflight.leaks import can_pack
-from companion.preflight.probing import adapt_batch
-from companion.preflight.support import NAMED_MODELS, NamedModel
+from companion.preflight.visibility import can_pack
 from companion.training.data import prepare_data, read_corpora
 
 every_model = pytest.mark.parametrize("named", NAMED_MODELS, ids=ids)

@@ -16,7 +16,7 @@ import pytest
 from hub_server import HubServer
 from model_folders import write_checkpoint, write_glm, write_old_checkpoint
 
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
+from companion.checkpoints.tiny import TINY_TEXT
 from companion.notebook.profiles import FAMILIES, PROFILES, checkpoints
 from companion.notebook.tokenizers import PUBLIC
 
@@ -61,7 +61,7 @@ _PROGRAM = """
 import json, sys
 from companion.checkpoints.loading import load_checkpoint
 from companion.notebook import get_corpus, plan_training, profile_config
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
+from companion.checkpoints.tiny import TINY_TEXT
 from companion.notebook import open_families
 from companion.notebook.tokenizers import public_tokenizers
 from companion.plots import curves, style

@@ -14,6 +14,7 @@ import pytest
 import torch
 from continued import CORPUS, ids
 from model_folders import edit_weights, write_checkpoint
+from model_support import NAMED_MODELS
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
@@ -24,7 +25,6 @@ from companion.errors import ModelError
 from companion.preflight.checking import check_checkpoint
 from companion.preflight.device import Device
 from companion.preflight.findings import Finding
-from companion.preflight.support import NAMED_MODELS
 
 CPU = Device("cpu", "CPU", torch.float32, 8 * 2**30, "测试")
 GOALS = {

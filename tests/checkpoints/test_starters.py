@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from model_folders import write_checkpoint
 
-from companion.checkpoints import starters
+from companion.checkpoints import locating
 from companion.checkpoints.loading import load_checkpoint
-from companion.checkpoints.starters import (
+from companion.checkpoints.locating import (
     StarterCard,
     list_starters,
     seal,
@@ -23,7 +23,7 @@ MEGABYTE = 10**6
 @pytest.fixture
 def fake(tmp_path, monkeypatch) -> Path:
     """一个假的起步模型文件夹 tmp_path/bert。"""
-    monkeypatch.setattr(starters, "_ROOT", tmp_path)
+    monkeypatch.setattr(locating, "_ROOT", tmp_path)
     folder = write_checkpoint(tmp_path / "bert", "bert")
     card = StarterCard(
         name="bert",
@@ -103,7 +103,7 @@ def test_a_shipped_starter_matches_its_card(name):
 
 def test_the_shipped_starters_are_small_together():
     """全部起步模型合起来不到 45 MB。"""
-    sizes = (p.stat().st_size for p in starters._ROOT.rglob("*") if p.is_file())
+    sizes = (p.stat().st_size for p in locating._ROOT.rglob("*") if p.is_file())
     assert sum(sizes) <= 45 * MEGABYTE
 
 

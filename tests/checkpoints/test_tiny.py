@@ -4,8 +4,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from companion.checkpoints.tiny import TINY_KINDS, tiny_model, tiny_tokenizer
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
+from companion.checkpoints.tiny import TINY_KINDS, TINY_TEXT, tiny_model, tiny_tokenizer
 from companion.errors import ModelError
 
 EVERY_KIND = pytest.mark.parametrize("kind", TINY_KINDS)

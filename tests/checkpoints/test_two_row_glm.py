@@ -10,12 +10,12 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from companion.checkpoints.loading import load_checkpoint
+from companion.checkpoints.running import position_table
 from companion.checkpoints.saving import save_checkpoint
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.checkpoints.two_row_glm import TwoRowGlmForCausalLM, TwoRowGlmModel
 from companion.errors import ModelError
 from companion.objectives.blank_infilling import BlankInfillingCollator
-from companion.preflight.probing import position_table
 
 IMPLEMENTATIONS = pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 TEXTS = (
@@ -275,29 +275,37 @@ def test_a_saved_checkpoint_opens_with_nothing_missing(tmp_path):
     assert ours.notices == []
 
 
-@pytest.mark.parametrize(
-    "order",
-    [
-        "import companion\nassert 'torch' not in sys.modules\nimport transformers",
-        "from transformers import AutoModelForCausalLM\nimport companion",
-    ],
-    ids=["companion-first", "transformers-first"],
-)
-def test_import_companion_is_enough_to_open_it(order, tmp_path, root: Path):
-    """`import companion` 之后，transformers 自己就打得开；谁先导入都一样。"""
+def test_one_line_lets_transformers_open_it(tmp_path, root: Path):
+    """`import companion.checkpoints.two_row_glm` 之后，transformers 自己就打得开。"""
     tiny_model("glm_two_row").save_pretrained(tmp_path)
     code = (
-        f"import sys\n{order}\n"
+        "import companion.checkpoints.two_row_glm\n"
         "from transformers import AutoModelForCausalLM\n"
         f"model = AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})\n"
         "print(type(model).__name__)"
     )
+    assert run(code, root) == "TwoRowGlmForCausalLM"
+
+
+def test_our_own_loading_needs_no_such_line(tmp_path, root: Path):
+    """`load_checkpoint` 与 `load_tokenizer` 自己会载入这种架构。"""
+    model, tokenizer = tiny_model("glm_two_row"), tiny_tokenizer("glm_two_row")
+    save_checkpoint(model, tokenizer, tmp_path / "glm")
+    for call in ("load_tokenizer({!r})", "load_checkpoint({!r}, 'causal_lm').model"):
+        opened = call.format(str(tmp_path / "glm"))
+        names = "load_checkpoint, load_tokenizer"
+        code = f"from companion import {names}\nprint(type({opened}).__name__)"
+        assert run(code, root) in (type(tokenizer).__name__, "TwoRowGlmForCausalLM")
+
+
+def run(code: str, root: Path) -> str:
+    """另起一个解释器，印出来的一行。"""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         cwd=root, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["TwoRowGlmForCausalLM"]
+    return done.stdout.strip()
 
 
 def test_generate_continues_a_text_as_a_causal_model():

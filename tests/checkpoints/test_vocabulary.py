@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from companion.checkpoints.loading import Checkpoint, load_checkpoint
-from companion.checkpoints.quiet import quiet_transformers
+from companion.checkpoints.reading import quiet_transformers
 from companion.checkpoints.saving import save_checkpoint
 from companion.checkpoints.tiny import TINY_KINDS, tiny_model, tiny_tokenizer
 from companion.checkpoints.vocabulary import embeddings_only, extend_vocabulary

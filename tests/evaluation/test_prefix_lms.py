@@ -8,7 +8,12 @@ import torch
 
 from companion.batch import IGNORE_INDEX
 from companion.checkpoints.loading import Checkpoint
-from companion.checkpoints.running import fitted_objective, model_options, special_edges
+from companion.checkpoints.running import (
+    adapt_batch,
+    fitted_objective,
+    model_options,
+    special_edges,
+)
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.corpus.document import Document
 from companion.errors import ModelError
@@ -18,7 +23,6 @@ from companion.evaluation.scoring import evaluate, score_targets
 from companion.evaluation.targets import FrozenTargets, build_targets
 from companion.inference import complete
 from companion.objectives import OBJECTIVES
-from companion.preflight.probing import adapt_batch
 
 CASES = [
     ("gpt2", "prefix_lm"),

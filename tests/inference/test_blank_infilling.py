@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from companion.checkpoints.loading import Checkpoint, load_checkpoint
-from companion.checkpoints.starters import list_starters
+from companion.checkpoints.locating import list_starters
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ModelError, ObjectiveError
 from companion.inference import infill

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from companion.checkpoints.running import adapt_batch
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.inference.decoding import Decoding, Limits, decode
 from companion.inference.writers import (
@@ -26,7 +27,6 @@ from companion.objectives.blank_infilling import (
 )
 from companion.objectives.collate import make_example
 from companion.objectives.prefix_lm import PrefixLMCollator, PrefixSeq2SeqCollator
-from companion.preflight.probing import adapt_batch
 
 DECODERS = ("gpt2", "llama", "qwen3", "glm", "glm_two_row")
 ENCODERS = ("bert", "ernie", "roberta", "xlm-roberta", "electra",

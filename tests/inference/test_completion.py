@@ -5,7 +5,7 @@ import torch
 from transformers import set_seed
 
 from companion.checkpoints.loading import Checkpoint, load_checkpoint
-from companion.checkpoints.starters import list_starters
+from companion.checkpoints.locating import list_starters
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ConfigError, ModelError, ObjectiveError
 from companion.inference import complete

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from transformers import pipeline
 
 from companion.checkpoints.loading import Checkpoint, load_checkpoint
+from companion.checkpoints.locating import list_starters
 from companion.checkpoints.running import special_edges
-from companion.checkpoints.starters import list_starters
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.corpus.tokenization import text_ids
 from companion.errors import ModelError, ObjectiveError

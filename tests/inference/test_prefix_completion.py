@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from companion.checkpoints.loading import Checkpoint
-from companion.checkpoints.running import special_edges
+from companion.checkpoints.running import adapt_batch, special_edges
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ConfigError, ModelError, ObjectiveError
 from companion.inference import complete
 from companion.inference.reading import never_written, stop_ids
 from companion.objectives.attention import additive_mask, visible_pairs
-from companion.preflight.probing import adapt_batch
 
 TEXT = "狡兔死，走狗烹"
 tokenizer_of = cache(tiny_tokenizer)

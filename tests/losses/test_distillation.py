@@ -8,15 +8,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.running import adapt_batch
 from companion.checkpoints.saving import save_checkpoint
-from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
+from companion.checkpoints.tiny import TINY_TEXT, tiny_model, tiny_tokenizer
 from companion.errors import ModelError
-from companion.losses import linear_loss
+from companion.losses import target_head
 from companion.losses.distillation import Teacher, load_teacher
 from companion.losses.parts import TeacherLoss
 from companion.objectives.masked_lm import MaskedLMCollator
-from companion.preflight.probing import adapt_batch
 
 TOKENIZER = tiny_tokenizer("bert")
 
@@ -74,7 +73,7 @@ def by_hand(student, teacher, batch):
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_losses_and_gradients_are_those_of_the_formula(packed, chunk, monkeypatch):
     """三份的权重、逐项的值、合起来的梯度都与手算的相等；分块、打包都一样。"""
-    monkeypatch.setattr(linear_loss, "CHUNK_LOGITS", {"cpu": chunk, "cuda": chunk})
+    monkeypatch.setattr(target_head, "CHUNK_LOGITS", {"cpu": chunk, "cuda": chunk})
     batch = batch_of(packed=packed)
     student = tiny_model("distilbert", TOKENIZER)
     teacher, twin = tiny_model("bert", TOKENIZER, seed=5), copy.deepcopy(student)

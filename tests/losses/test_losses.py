@@ -4,10 +4,10 @@ import pytest
 import torch
 import transformers
 
-from companion.checkpoints.electra_pair import DISCRIMINATOR_WEIGHT, ElectraPair
+from companion.checkpoints.electra_pair import ElectraPair
 from companion.checkpoints.running import model_options
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
-from companion.losses.parts import word_logits, word_model
+from companion.losses.parts import DISCRIMINATOR_WEIGHT, word_logits, word_model
 from companion.objectives import get_objective
 from companion.objectives.replaced_token import DrawnFakesCollator
 

@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.running import order_label
 from companion.checkpoints.saving import save_checkpoint
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ModelError
-from companion.losses.sentence_order import order_label, sentence_order_losses
+from companion.losses.parts import OrderLoss
 from companion.objectives.sentence_order import SentenceOrderCollator
 
 TEXTS = [
@@ -38,25 +39,31 @@ def batch_for(model, texts=TEXTS):
     )
 
 
+def losses_of(model, batch):
+    """两个损失项：被遮的词元，句序；与它们之和。"""
+    words, order = (part.losses for part in OrderLoss()(model, batch))
+    means = [part.total_nats / max(1, len(part.nats)) for part in (words, order)]
+    return words, order, sum(means)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_is_that_of_the_library_and_of_a_hand(kind):
     """与标准类的 loss 相等；与逐个目标、逐行手算相等；一句的行数过、不计。"""
     model = pretraining_model(kind)
     batch = batch_for(model)
-    losses = sentence_order_losses(model, batch)
+    _, order_losses, loss = losses_of(model, batch)
     outputs = model(**batch)
-    torch.testing.assert_close(losses.loss, outputs.loss)
+    torch.testing.assert_close(loss, outputs.loss)
 
     order = batch[order_label(model)]
     assert order.tolist()[1] == IGNORE_INDEX
-    assert losses.skipped == 1
     scores = outputs.sop_logits if kind == "albert" else outputs.seq_relationship_logits
     by_hand = -F.log_softmax(scores, -1)[[0, 2], order[[0, 2]]]
-    torch.testing.assert_close(losses.order_nats, by_hand.detach())
+    torch.testing.assert_close(order_losses.nats, by_hand.detach())
     chosen = batch["labels"] != IGNORE_INDEX
     words = -F.log_softmax(outputs.prediction_logits[chosen], -1)
     words = words.gather(1, batch["labels"][chosen][:, None]).mean()
-    torch.testing.assert_close(losses.loss, words + by_hand.mean())
+    torch.testing.assert_close(loss, words + by_hand.mean())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -64,16 +71,16 @@ def test_both_losses_train_the_model(kind):
     """几步之后两份损失都降了，句序全对。"""
     model = pretraining_model(kind)
     batch = batch_for(model)
-    before = sentence_order_losses(model, batch)
+    before = losses_of(model, batch)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     for _ in range(15):
         optimizer.zero_grad()
-        sentence_order_losses(model, batch).loss.backward()
+        losses_of(model, batch)[2].backward()
         optimizer.step()
-    after = sentence_order_losses(model, batch)
-    assert after.targets.total_nats < 0.8 * before.targets.total_nats
-    assert after.order_total_nats < before.order_total_nats
-    assert after.order_correct.all()
+    after = losses_of(model, batch)
+    assert after[0].total_nats < 0.8 * before[0].total_nats
+    assert after[1].total_nats < before[1].total_nats
+    assert after[1].correct.all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -88,7 +95,7 @@ def test_the_checkpoint_is_a_stock_one(kind, tmp_path):
         assert not report["missing_keys"]
     batch = batch_for(model)
     again = AutoModelForPreTraining.from_pretrained(tmp_path / "model").eval()
-    first, second = (sentence_order_losses(each, batch).loss for each in (model, again))
+    first, second = (losses_of(each, batch)[2] for each in (model, again))
     torch.testing.assert_close(first, second)
 
 
@@ -96,13 +103,10 @@ def test_a_batch_of_single_sentences_trains_the_masks_only():
     """整批都只有一句：库的损失是 NaN，这里只有掩码的那一份。"""
     model = pretraining_model("albert")
     batch = batch_for(model, ["三年春，大旱，民饥", "天子之职"])
-    losses = sentence_order_losses(model, batch)
+    words, order, loss = losses_of(model, batch)
     assert model(**batch).loss.isnan()
-    assert losses.skipped == 2
-    assert losses.order_total_nats == 0
-    torch.testing.assert_close(
-        losses.loss, losses.targets.total_nats / len(losses.targets.nats)
-    )
+    assert len(order.nats) == order.total_nats == 0
+    torch.testing.assert_close(loss, words.total_nats / len(words.nats))
 
 
 def test_models_and_batches_without_an_order_are_refused():
@@ -112,7 +116,7 @@ def test_models_and_batches_without_an_order_are_refused():
     model = pretraining_model("bert")
     batch = batch_for(model)
     with pytest.raises(ModelError, match="没有判断句序的头"):
-        sentence_order_losses(tiny_model("bert"), batch)
+        OrderLoss()(tiny_model("bert"), batch)
     del batch["next_sentence_label"]
     with pytest.raises(ModelError, match="SentenceOrderCollator"):
-        sentence_order_losses(model, batch)
+        OrderLoss()(model, batch)

@@ -8,18 +8,19 @@ import torch
 import transformers
 
 from companion.batch import IGNORE_INDEX
-from companion.checkpoints.saving import save_checkpoint
-from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
+from companion.checkpoints.saving import (
+    boundary_head,
+    save_boundary_head,
+    save_checkpoint,
+    stock,
+)
+from companion.checkpoints.tiny import TINY_TEXT, tiny_model, tiny_tokenizer
 from companion.errors import ModelError
 from companion.losses.parts import BoundaryLoss, WordLoss
 from companion.losses.span_boundary import (
     BOUNDARY_FILE,
     attach_boundary_head,
-    boundary_head,
     make_boundary_head,
-    save_boundary_head,
-    stock,
 )
 from companion.objectives.masked_lm import MAX_BORDER_TARGETS, MaskedLMCollator
 

@@ -13,13 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from companion.batch import IGNORE_INDEX
-from companion.checkpoints.tiny import TINY_KINDS, tiny_model
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
+from companion.checkpoints.running import output_head
+from companion.checkpoints.tiny import TINY_KINDS, TINY_TEXT, tiny_model
 from companion.errors import ModelError
-from companion.losses import linear_loss, target_head
-from companion.losses.linear_loss import LinearCrossEntropy
+from companion.losses import target_head
 from companion.losses.target_head import (
-    output_head,
+    LinearCrossEntropy,
     target_losses,
     target_positions,
 )
@@ -109,7 +108,7 @@ def traces(model) -> list[tuple]:
 @pytest.fixture
 def small_chunks(monkeypatch):
     """一块只有 16 行，几十个目标就要好几块，最后一块不满。"""
-    monkeypatch.setattr(linear_loss, "CHUNK_LOGITS", {"cpu": 1, "cuda": 1})
+    monkeypatch.setattr(target_head, "CHUNK_LOGITS", {"cpu": 1, "cuda": 1})
 
 
 @EVERY
@@ -405,7 +404,7 @@ def test_the_full_logits_never_exist():
 @pytest.mark.parametrize("training", [True, False])
 def test_a_chunk_stays_within_its_limit(training):
     """2,048 个目标、8,192 词：整块 logits 有 1,678 万，张量至多约 210 万。"""
-    limit = linear_loss.CHUNK_LOGITS["cpu"]
+    limit = target_head.CHUNK_LOGITS["cpu"]
     assert 7 * limit < 2048 * 8192
     assert largest_allocation(8192, 2048, training=training) == limit
 
@@ -416,7 +415,7 @@ def test_evaluation_computes_no_gradients(monkeypatch):
     seen = []
     original = torch.zeros_like
     monkeypatch.setattr(
-        linear_loss.torch,
+        target_head.torch,
         "zeros_like",
         lambda *args, **kwargs: seen.append(1) or original(*args, **kwargs),
     )

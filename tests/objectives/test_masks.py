@@ -1,13 +1,13 @@
 """掩码：一条规则得出五种；哪种架构收得下，逐一试过。"""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from mask_support import mask_table, summarise
+from recording import RESULTS
 from strategies import FEW
 from torch import nn
 
@@ -21,12 +21,7 @@ from companion.objectives.attention import (
     visible_pairs,
     visible_within_documents,
 )
-from companion.preflight.mask_support import mask_table, mask_verdict, require_mask
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
-
-from mask_support import summarise
-from recording import RESULTS
+from companion.preflight.visibility import mask_verdict, require_mask
 
 KINDS = ("bidirectional", "left_to_right", "right_to_left", "prefix", "seq2seq")
 REFUSALS = {

@@ -8,7 +8,7 @@ import pytest
 import transformers
 from strategies import tokenizer_of
 
-from companion.checkpoints.starters import list_starters
+from companion.checkpoints.locating import list_starters
 from companion.checkpoints.tiny import tiny_model
 from companion.config import setting_docs
 from companion.errors import ObjectiveError

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from companion.batch import IGNORE_INDEX
-from companion.checkpoints.tiny import tiny_tokenizer
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
+from companion.checkpoints.tiny import TINY_TEXT, tiny_tokenizer
 from companion.errors import ObjectiveError
 from companion.objectives.masked_lm import (
     MAX_BORDER_TARGETS,

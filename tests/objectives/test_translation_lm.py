@@ -20,12 +20,12 @@ from strategies import (
 )
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.running import adapt_batch
 from companion.checkpoints.tiny import tiny_model
 from companion.errors import ObjectiveError
 from companion.losses.target_head import target_losses
 from companion.objectives.noise import masking_budget
 from companion.objectives.translation_lm import TranslationLMCollator, pair_feature
-from companion.preflight.probing import adapt_batch
 
 SOURCE, TARGET = "臣闻天子之职莫大于礼", "语言模型先读很多文字，再学会猜出下一个字。"
 

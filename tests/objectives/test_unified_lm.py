@@ -27,6 +27,7 @@ from strategies import (
 from torch.nn.functional import cross_entropy
 
 from companion.batch import IGNORE_INDEX
+from companion.checkpoints.running import adapt_batch
 from companion.checkpoints.tiny import tiny_model
 from companion.errors import ObjectiveError
 from companion.losses.target_head import target_losses
@@ -38,7 +39,6 @@ from companion.objectives.unified_lm import (
     UnifiedLMCollator,
     choose_ngrams,
 )
-from companion.preflight.probing import adapt_batch
 
 SIX = {"type_vocab_size": 6}
 A, B, C = PLAIN_IDS[:3]

@@ -8,8 +8,12 @@ from torch import Tensor
 
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ModelError
-from companion.preflight.influence import SEEN, measured_visibility, token_influence
-from companion.preflight.leaks import plain_ids
+from companion.preflight.visibility import (
+    SEEN,
+    measured_visibility,
+    plain_ids,
+    token_influence,
+)
 from companion.show import show_example
 
 SENTENCE = "狡兔死，走狗烹。"

@@ -10,12 +10,11 @@ from strategies import tokenizer_of
 
 from companion.batch import IGNORE_INDEX
 from companion.checkpoints.running import model_options
-from companion.checkpoints.tiny import tiny_model
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
+from companion.checkpoints.tiny import TINY_TEXT, tiny_model
 from companion.losses.target_head import cross_attention, target_losses
 from companion.objectives import get_objective
 from companion.objectives.collate import Example, collate
-from companion.preflight.leaks import packing_leak
+from companion.preflight.visibility import packing_leak
 
 PATHS = ("attention_mask", "decoder_attention_mask", "cross_attention_mask")
 IMPLEMENTATIONS = pytest.mark.parametrize("implementation", ["eager", "sdpa"])

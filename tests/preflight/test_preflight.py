@@ -9,16 +9,14 @@ from model_folders import write_checkpoint
 
 from companion.checkpoints.loading import Checkpoint, load_checkpoint
 from companion.checkpoints.running import model_options
-from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
+from companion.checkpoints.tiny import TINY_TEXT, tiny_model, tiny_tokenizer
 from companion.errors import ModelError
 from companion.objectives import get_objective, pairs, rows
 from companion.preflight import model_checks
 from companion.preflight.checking import CHECKS, check_checkpoint, require_trainable
-from companion.preflight.device import Device
+from companion.preflight.device import Device, training_memory
 from companion.preflight.findings import Finding
-from companion.preflight.leaks import PackingVerdict
-from companion.preflight.model_checks import training_memory
+from companion.preflight.visibility import Verdict
 
 CPU = Device("cpu", "CPU", torch.float32, 8 * 2**30, "测试")
 
@@ -240,7 +238,7 @@ def test_a_batch_that_leaks_is_an_error(kind, goal, monkeypatch):
         seen = torch.ones(*documents.shape, documents.shape[1], dtype=torch.bool)
         return seen.tril() if causal else seen
 
-    verdict = PackingVerdict(True, "试过", 0.0)
+    verdict = Verdict(True, "试过", 0.0)
     monkeypatch.setattr(model_checks, "can_pack", lambda *_: verdict)
     monkeypatch.setattr(rows, "visible_within_documents", everything)
     monkeypatch.setattr(pairs, "visible_within_documents", everything)

@@ -4,9 +4,9 @@ import json
 from functools import cache
 
 import pytest
+from model_support import NAMED_MODELS, measure_support
 
-from companion.checkpoints.quiet import quiet_transformers
-from companion.preflight.support import NAMED_MODELS, measure_support
+from companion.checkpoints.reading import quiet_transformers
 
 CHEAP = ("packing", "four_d_mask", "bf16", "gradient_checkpointing")
 

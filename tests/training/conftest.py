@@ -10,8 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from companion.checkpoints.saving import save_checkpoint
-from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
+from companion.checkpoints.tiny import TINY_TEXT, tiny_model, tiny_tokenizer
 from companion.config import TrainingConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # model_folders

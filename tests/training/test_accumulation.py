@@ -9,8 +9,7 @@ from transformers import AutoModelForPreTraining, TrainerCallback
 
 from companion.checkpoints.electra_pair import ElectraPair
 from companion.checkpoints.running import model_options, special_edges
-from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
+from companion.checkpoints.tiny import TINY_TEXT, tiny_model, tiny_tokenizer
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.pairing import pair_rows
 from companion.corpus.tokens import TokenStore

@@ -6,8 +6,7 @@ import pytest
 
 from companion.batch import IGNORE_INDEX
 from companion.checkpoints.loading import load_checkpoint
-from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
+from companion.checkpoints.tiny import TINY_TEXT, tiny_model, tiny_tokenizer
 from companion.corpus.words import dictionary_segmenter
 from companion.objectives import get_objective
 from companion.training.batching import StagedRows

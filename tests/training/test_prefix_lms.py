@@ -11,11 +11,10 @@ import transformers
 from companion.batch import IGNORE_INDEX
 from companion.checkpoints.running import fitted_objective
 from companion.checkpoints.saving import save_checkpoint
-from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
+from companion.checkpoints.tiny import TINY_TEXT, tiny_model, tiny_tokenizer
 from companion.config import TrainingConfig
 from companion.objectives.attention import visible_pairs
-from companion.preflight.leaks import can_pack
+from companion.preflight.visibility import can_pack
 from companion.training import train
 from companion.training.data import prepare_data, read_corpora
 

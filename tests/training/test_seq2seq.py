@@ -9,12 +9,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from companion.checkpoints.saving import save_checkpoint
-from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
+from companion.checkpoints.tiny import TINY_TEXT, tiny_model, tiny_tokenizer
 from companion.config import TrainingConfig
 from companion.errors import ConfigError, CorpusError
 from companion.objectives import get_objective
-from companion.preflight.leaks import can_pack
+from companion.preflight.visibility import can_pack
 from companion.training import train
 from companion.training.data import prepare_data, read_corpora
 

@@ -12,8 +12,7 @@ from transformers import TrainerCallback
 
 from companion.batch import IGNORE_INDEX
 from companion.checkpoints.running import special_edges
-from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
+from companion.checkpoints.tiny import TINY_TEXT, tiny_model, tiny_tokenizer
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.tokens import TokenStore
 from companion.errors import TrainingError

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import transformers
 
-from companion.checkpoints.electra_checkpoint import load_pair, save_pair
-from companion.checkpoints.electra_pair import DISCRIMINATORS, ElectraPair
+from companion.checkpoints.electra_pair import (
+    DISCRIMINATORS,
+    ElectraPair,
+)
 from companion.checkpoints.loading import load_checkpoint, load_tokenizer
 from companion.checkpoints.saving import save_checkpoint
-from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
+from companion.checkpoints.tiny import TINY_TEXT, tiny_model, tiny_tokenizer
 from companion.corpus.document import Document
 from companion.corpus.sources import read_corpus
 from companion.errors import ConfigError, CorpusError, ModelError
@@ -37,7 +38,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_checkpoint(tiny_model(kind, tokenizer, **extra), tokenizer, folder / kind)
     tokenizer, maker = tiny_tokenizer("bert"), tiny_model("electra")
     judge = transformers.AutoModelForPreTraining.from_config(maker.config)
-    save_pair(ElectraPair(maker, judge), tokenizer, folder / "electra")
+    save_checkpoint(ElectraPair(maker, judge), tokenizer, folder / "electra")
     return folder
 
 
@@ -139,7 +140,9 @@ def test_an_exam_of_fakes_does_not_depend_on_the_model(models):
     """考题里的假来自原文自己：换一对模型，指纹相同；同样的种子，遮同样的位置。"""
     documents = held_out()
     pair = load_checkpoint(str(models / "electra"), "replaced_token")
-    other = replace(pair, model=load_pair(str(models / "electra")).pair)
+    other = replace(
+        pair, model=load_checkpoint(str(models / "electra"), "replaced_token").model
+    )
     for parameter in other.model.parameters():
         parameter.data.mul_(0.5)
     first, second = (evaluate(p, "replaced_token", documents) for p in (pair, other))
@@ -227,6 +230,8 @@ def test_the_generator_can_be_named(settings, models, tmp_path):
     maker = str(models / "electra" / "generator")
     config = settings("replaced_token", tmp_path / "out", model=judge, max_steps=1)
     train(replace(config, generator=maker), quiet=True)
-    assert not load_pair(judge, maker).notices
-    assert any("没有给生成器" in each for each in load_pair(judge).notices)
+    given = load_checkpoint(judge, "replaced_token", generator=maker)
+    assert not given.notices
+    alone = load_checkpoint(judge, "replaced_token")
+    assert any("没有给生成器" in each for each in alone.notices)
     assert load_tokenizer(str(models / "electra")).mask_token

@@ -8,11 +8,10 @@ from strategies import tokenizer_of
 from torch import nn
 from transformers.models.bloom.modeling_bloom import BloomGelu
 
-from companion.checkpoints.tiny import tiny_model
-from companion.checkpoints.tiny_tokenizers import TINY_TEXT
-from companion.losses.activations import fused_gelu
+from companion.checkpoints.tiny import TINY_TEXT, tiny_model
 from companion.losses.target_head import target_losses
 from companion.objectives.causal_lm import CausalLMCollator
+from companion.training.loop import fused_gelu
 
 
 def gelus(model: nn.Module) -> list[nn.Module]:

@@ -1,10 +1,14 @@
-"""权重文件 → 模型：残缺、损坏、会执行代码的，都在这里拦下。"""
+"""一个文件夹 → 设置、分词器、权重：残缺、损坏、会执行代码的，都在这里拦下。"""
 
 import json
 import pickle
 import re
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,139 @@ from companion.errors import ModelError
 _LARGEST_GAP = 0.01
 """主干缺失的参数超过这一比例就不能叫“继续”预训练了。"""
 _SAFE, _OLD = "model.safetensors", "pytorch_model.bin"
+
+
+_FOR_SENTENCEPIECE = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+"""transformers 读 spiece.model 要的包 → 导入时的名字。"""
+
+
+@contextmanager
+def quiet_transformers() -> Generator[None]:
+    """期间 transformers 不打进度条与英文报告。"""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def register_own(folder: Path) -> None:
+    """文件夹里是本包自己的架构（两行位置的 GLM）时，先载入它：它会向 Auto 类登记。"""
+    if read_json(folder / "config.json").get("model_type") == "glm_two_row":
+        import_module("companion.checkpoints.two_row_glm")
+
+
+def read_config(folder: Path, name: str) -> Any:
+    """检查点的设置。
+
+    Raises:
+        ModelError: 没有 config.json，读不懂，或要执行仓库的代码。
+    """
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").is_file():
+        present = "、".join(sorted(p.name for p in folder.iterdir())[:5]) or "空的"
+        raise ModelError(
+            found=f"{name} 里没有 config.json（有：{present}）",
+            expected="transformers 的检查点：config.json、权重与分词器",
+            remedy="给出检查点所在的那一层文件夹；训练输出在 model/ 之下",
+        )
+    register_own(folder)
+    try:
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # 配置由外人写成，错法不可穷举
+        written = read_json(folder / "config.json")
+        if "auto_map" in written:
+            raise ModelError(
+                found=f"{name} 要执行仓库自带的代码才能打开",
+                expected="transformers 内置的架构；本程序不执行下载来的代码",
+                remedy="换一个内置架构的检查点（BERT、BLOOM、Qwen3……）",
+            ) from error
+        raise ModelError(
+            found=f"{name} 的 config.json 读不懂"
+            f"（model_type：{written.get('model_type', '没有写')}）",
+            expected="transformers 认识的 model_type，例如 bert、bloom、qwen3",
+            remedy="核对 config.json；老检查点补上 model_type 一行即可",
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """文件里的 JSON 对象；没有、读不懂或不是对象时为空。"""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def read_tokenizer(folder: Path, name: str) -> tuple[Any, list[str]]:
+    """分词器与提醒。
+
+    Raises:
+        ModelError: 没有可用的分词器文件。
+    """
+    from transformers import AutoTokenizer, BertTokenizer
+
+    register_own(folder)
+    tokenizer, failure = None, None
+    with quiet_transformers():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # tokenizers 直接抛 Exception
+            failure = error
+        entries = _lone_vocabulary(folder)
+        if entries and (tokenizer is None or len(tokenizer) < entries / 2):
+            notice = (
+                f"{name} 只有 vocab.txt（{entries} 行）：按 model_type 自动选的分词器"
+                "读不了它，已改用 BertTokenizer"
+            )
+            return BertTokenizer.from_pretrained(folder), [notice]
+    if tokenizer is None:
+        raise ModelError(
+            found=f"{name} 的分词器打不开：{str(failure).splitlines()[0]}",
+            expected="tokenizer.json，或与架构相符的词表文件",
+            remedy=_tokenizer_remedy(folder),
+        ) from failure
+    return tokenizer, []
+
+
+def _tokenizer_remedy(folder: Path) -> str:
+    """分词器打不开怎么办：transformers 只说缺 tiktoken，真正缺的常是下面两个包。"""
+    absent = [
+        name
+        for name, module in _FOR_SENTENCEPIECE.items()
+        if any(folder.glob("*.model")) and not _has_module(module)
+    ]
+    if absent:
+        return f"先装读 SentencePiece 词表的包：pip install {' '.join(absent)}"
+    return "从原处重新下载分词器的各文件；XLM、FlauBERT 的另要 pip install sacremoses"
+
+
+def _has_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # 上一级的包也没有
+        return False
+
+
+def _lone_vocabulary(folder: Path) -> int:
+    """只靠 vocab.txt 立身的文件夹，返回其行数；否则 0。"""
+    if not (folder / "vocab.txt").is_file():
+        return 0
+    others = ("tokenizer.json", "vocab.json")
+    if any((folder / other).is_file() for other in others) or any(
+        folder.glob("*.model")
+    ):
+        return 0
+    with (folder / "vocab.txt").open(encoding="utf-8", errors="replace") as lines:
+        return sum(1 for _ in lines)
 
 
 @dataclass(frozen=True)
@@ -218,7 +355,7 @@ def _judge_unused(model: Any, unused: list[str]) -> list[str]:
         return []
     return [
         f"检查点有 {len(layers)} 个层内张量没有用上（{_some(layers)}）："
-        f"核对 config.json 的层数（{model.config.num_hidden_layers}）"
+        f"核对 config.json 的层数（{model.config.get_text_config().num_hidden_layers}）"
     ]
 
 

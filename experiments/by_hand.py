@@ -1,7 +1,8 @@
 """教科书的写法：损失由模型的原始输出逐个位置求，不走本包的输出头。
 
-测试与“模型×目标支持表”拿它对照。训练时的损失走 `Objective.make_loss`，只在目标上算输出
-头；两条路各写各的，数值相等才算对。目标有两份的（句序、真假），这里也各写一份。
+测试与“模型×目标支持表”（`model_support`）拿它对照。训练时的损失走
+`Objective.make_loss`，只在目标上算输出头；两条路各写各的，数值相等才算对。目标有两份的
+（句序、真假），这里也各写一份。
 
 形状字母：B 行数，L 行长，K 标签的长度，V 词表大小。
 """
@@ -15,11 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from companion.batch import IGNORE_INDEX, Batch
-from companion.checkpoints.electra_pair import submodel_inputs
-from companion.losses.sentence_order import ORDER_LABELS
+from companion.checkpoints.running import ORDER_LABELS, submodel_inputs, takes
 from companion.losses.target_head import cross_attention
 from companion.objectives.replaced_token import NOISE_BITS
-from companion.preflight.probing import takes
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,13 @@
+from .electra_pair import ElectraPair as ElectraPair
+from .loading import Checkpoint as Checkpoint
+from .loading import load_checkpoint as load_checkpoint
+from .loading import load_tokenizer as load_tokenizer
+from .locating import StarterCard as StarterCard
+from .locating import list_starters as list_starters
+from .locating import starter_path as starter_path
+from .saving import save_checkpoint as save_checkpoint
+from .tiny import tiny_model as tiny_model
+from .tiny import tiny_tokenizer as tiny_tokenizer
+from .vocabulary import Extension as Extension
+from .vocabulary import embeddings_only as embeddings_only
+from .vocabulary import extend_vocabulary as extend_vocabulary

@@ -1,0 +1,9 @@
+from .completion import Completion as Completion
+from .completion import complete as complete
+from .filling import Candidate as Candidate
+from .filling import MaskedText as MaskedText
+from .filling import fill as fill
+from .filling import fill_best as fill_best
+from .filling import mask_randomly as mask_randomly
+from .infilling import Infilling as Infilling
+from .infilling import infill as infill

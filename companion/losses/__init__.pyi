@@ -1,0 +1,12 @@
+from .distillation import Teacher as Teacher
+from .distillation import load_teacher as load_teacher
+from .parts import BoundaryLoss as BoundaryLoss
+from .parts import Loss as Loss
+from .parts import LossPart as LossPart
+from .parts import TeacherLoss as TeacherLoss
+from .parts import WordLoss as WordLoss
+from .span_boundary import SpanBoundaryHead as SpanBoundaryHead
+from .span_boundary import attach_boundary_head as attach_boundary_head
+from .span_boundary import make_boundary_head as make_boundary_head
+from .target_head import TargetLosses as TargetLosses
+from .target_head import target_losses as target_losses

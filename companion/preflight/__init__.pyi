@@ -1,0 +1,10 @@
+from .checking import check_checkpoint as check_checkpoint
+from .device import Device as Device
+from .device import best_device as best_device
+from .findings import Finding as Finding
+from .visibility import Verdict as Verdict
+from .visibility import can_pack as can_pack
+from .visibility import mask_verdict as mask_verdict
+from .visibility import measured_visibility as measured_visibility
+from .visibility import packing_leak as packing_leak
+from .visibility import token_influence as token_influence
