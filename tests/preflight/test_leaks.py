@@ -14,7 +14,7 @@ from companion.checkpoints.running import (
     position_table,
 )
 from companion.checkpoints.tiny import TINY_KINDS, tiny_model, tiny_tokenizer
-from companion.objectives import get_objective, pairs, rows
+from companion.objectives import collate, get_objective
 from companion.preflight.visibility import can_pack, packing_leak
 
 PACKABLE = {
@@ -56,8 +56,7 @@ def test_the_experiment_notices_a_leak(kind, implementation, monkeypatch):
         seen = torch.ones(*documents.shape, documents.shape[1], dtype=torch.bool)
         return seen.tril() if causal else seen
 
-    monkeypatch.setattr(rows, "visible_within_documents", everything)
-    monkeypatch.setattr(pairs, "visible_within_documents", everything)
+    monkeypatch.setattr(collate, "visible_within_documents", everything)
     verdict = can_pack(tiny_model(kind, attn_implementation=implementation))
     assert not verdict
     assert verdict.leak is not None
@@ -70,7 +69,7 @@ def test_positions_that_run_on_are_noticed(monkeypatch):
     def running_on(documents):
         return torch.arange(documents.shape[1]).expand_as(documents)
 
-    monkeypatch.setattr(rows, "restarting_positions", running_on)
+    monkeypatch.setattr(collate, "restarting_positions", running_on)
     assert not can_pack(tiny_model("bert"))
 
 

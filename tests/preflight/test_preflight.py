@@ -11,7 +11,7 @@ from companion.checkpoints.loading import Checkpoint, load_checkpoint
 from companion.checkpoints.running import model_options
 from companion.checkpoints.tiny import TINY_TEXT, tiny_model, tiny_tokenizer
 from companion.errors import ModelError
-from companion.objectives import get_objective, pairs, rows
+from companion.objectives import collate, get_objective
 from companion.preflight import model_checks
 from companion.preflight.checking import CHECKS, check_checkpoint, require_trainable
 from companion.preflight.device import Device, training_memory
@@ -240,8 +240,7 @@ def test_a_batch_that_leaks_is_an_error(kind, goal, monkeypatch):
 
     verdict = Verdict(True, "试过", 0.0)
     monkeypatch.setattr(model_checks, "can_pack", lambda *_: verdict)
-    monkeypatch.setattr(rows, "visible_within_documents", everything)
-    monkeypatch.setattr(pairs, "visible_within_documents", everything)
+    monkeypatch.setattr(collate, "visible_within_documents", everything)
     finding = examine(opened(kind), goal, block_size=48)["packing"]
     assert finding.severity == "error"
     assert "packing=false" in finding.remedy
