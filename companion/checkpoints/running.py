@@ -256,6 +256,26 @@ def special_edges(tokenizer: Any) -> Edges:
     return Edges((), ())
 
 
+def row_edges(tokenizer: Any, objective: Objective) -> tuple[Edges, tuple[int, ...]]:
+    """每一片两头的特殊词元，与只写在文档末尾的。
+
+    从左到右写的目标把结尾词元当作“到此为止”来学，所以它只在文档的末尾。分词器自己在每段
+    之后添 </s>、[SEP] 的，若照添在切出来的每一片之后，模型学到的是随处可停。
+
+    >>> from companion.checkpoints.tiny import tiny_tokenizer
+    >>> from companion.objectives import get_objective
+    >>> row_edges(tiny_tokenizer("bert"), get_objective("masked_lm"))
+    (Edges(prefix=(2,), suffix=(3,)), ())
+    >>> row_edges(tiny_tokenizer("bert"), get_objective("causal_lm"))
+    (Edges(prefix=(2,), suffix=()), (3,))
+    """
+    edges, end = special_edges(tokenizer), tokenizer.eos_token_id
+    if not objective.causal:
+        return edges, ()
+    own = () if end is None or end in edges.suffix else (end,)
+    return Edges(edges.prefix, ()), own + edges.suffix
+
+
 def fitted_objective(model: Any, objective: str | Objective) -> Objective:
     """训练目标用于这个模型时的样子：整理器与移位随模型有没有编码器而定。
 

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from companion.batch import IGNORE_INDEX, Batch
-from companion.checkpoints.running import DEFAULT_BLOCK_SIZE, special_edges
+from companion.checkpoints.running import DEFAULT_BLOCK_SIZE, row_edges, special_edges
 from companion.corpus.document import Document
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.pairing import PairForm, pair_rows, readable_sides
@@ -209,7 +209,7 @@ def denoising_rows(
     form: PairForm | None = None,
 ) -> Iterator[TargetRow]:
     """一片（或一个句对）一行，由整理器破坏，考看不见的词元；同一份文字总是遮同样的位置。"""
-    edges = special_edges(tokenizer)
+    edges, _ = row_edges(tokenizer, goal)
     num_edges = len(edges.prefix) + len(edges.suffix)
     capacity = goal.row_capacity(collator, block_size, num_edges)
     if form is None:

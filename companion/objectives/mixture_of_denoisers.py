@@ -12,7 +12,8 @@
     S   [S2S] 天下大势，分久必合，              →  合久必分。
 
 S 的后缀长度在 1 到 L/2 之间均匀，所以平均是四分之一。模式词元放在输入最前，不参与破坏；
-词表里三个都是单个词元才放（`mode_ids`），一般的 T5 没有，就省去。
+UL2 的词表里它们不是专门的词元，公开的用法是当作文字写在开头（“[NLU] …”），这里也照分词
+器切成的样子放；词表写不出来的（切出 [UNK]）就不放，`companion check` 会说出来。
 
 形状字母：L 一篇正文的词元数。
 """
@@ -90,10 +91,10 @@ class MixtureOfDenoisersCollator(Seq2SeqCollator):
         ObjectiveError: 词表里没有哨兵或不够用，或原文里已有哨兵。
     """
 
-    mode_ids: dict[str, int] = field(
-        init=False, default_factory=dict[str, int], compare=False
+    mode_ids: dict[str, list[int]] = field(
+        init=False, default_factory=dict[str, list[int]], compare=False
     )
-    """各模式词元的编号；词表里缺了哪个，就是空的，输入也就不放。"""
+    """各模式写成的词元；词表写不出哪个，就是空的，输入也就不放。"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,11 +129,11 @@ class MixtureOfDenoisersCollator(Seq2SeqCollator):
     def _with_mode(self, corruption: Corruption, mode: str) -> Corruption:
         if not self.mode_ids:
             return corruption
-        inputs = np.append(self.mode_ids[mode], corruption.inputs)
+        inputs = np.concatenate([self.mode_ids[mode], corruption.inputs])
         return replace(corruption, inputs=inputs)
 
     def row_capacity(self, block_size: int, num_edges: int) -> int:
-        """原文一行的词元数，就是 `block_size`：S 去噪几乎不缩短输入。
+        """原文一行的词元数，给模式留出位置：S 去噪几乎不缩短输入。
 
         Args:
             block_size: 编码器一行的长度，含特殊词元。
@@ -148,10 +149,19 @@ class MixtureOfDenoisersCollator(Seq2SeqCollator):
             if each.mean_noise_span_length is not None
         )
         require_sentinels(most, self.sentinel_ids)
-        return block_size
+        # S 至少挪走一个词元，正好放得下一个
+        longest = max(map(len, self.mode_ids.values()), default=1)
+        return block_size - (longest - 1)
 
 
-def _mode_ids_of(tokenizer: Any) -> dict[str, int]:
+def _mode_ids_of(tokenizer: Any) -> dict[str, list[int]]:
+    """模式是单个词元就用它，否则照文字切开。"""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
-    found = {mode: vocabulary[mode] for mode in _MODES if mode in vocabulary}
-    return found if len(found) == len(_MODES) else {}
+    found = {
+        mode: [vocabulary[mode]]
+        if mode in vocabulary
+        else tokenizer(mode, add_special_tokens=False)["input_ids"]
+        for mode in _MODES
+    }
+    spelt = all(tokenizer.unk_token_id not in ids for ids in found.values())
+    return found if spelt else {}

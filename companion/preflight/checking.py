@@ -34,6 +34,7 @@ from companion.preflight.tokenizer_checks import (
     check_decoder_start,
     check_end_token,
     check_mask_token,
+    check_modes,
     check_needed_tokens,
     check_pad_token,
     check_padding_side,
@@ -70,6 +71,7 @@ CHEAP: tuple[Check, ...] = (
 
 THOROUGH: tuple[Check, ...] = (
     check_needed_tokens,
+    check_modes,
     check_sentinels,
     check_mask,
     check_head,

@@ -134,6 +134,20 @@ def check_sentinels(subject: Subject) -> Finding:
     return Finding("ok", "sentinels", f"{len(ids)} 个哨兵，次序一贯")
 
 
+def check_modes(subject: Subject) -> Finding:
+    """混合去噪的模式写不写得出来。"""
+    modes = getattr(subject.trial, "collator", None)
+    if getattr(modes, "mode_ids", True):
+        return Finding("ok", "modes", "本目标没有模式词元，或都写得出来")
+    return Finding(
+        "notice",
+        "modes",
+        "词表写不出 [NLU]、[NLG]、[S2S]，输入最前不放模式",
+        "切出了 [UNK]；UL2 的检查点练的时候开头都有模式",
+        "要放就先扩充词表：tokenizer.add_tokens，再 resize_token_embeddings",
+    )
+
+
 def check_decoder_start(subject: Subject) -> Finding:
     """解码器的第一个输入是不是特殊词元；设置里没有的，见 `check_needed_tokens`。"""
     wanted = "decoder_start_token_id"

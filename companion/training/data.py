@@ -13,7 +13,7 @@ from companion.checkpoints.running import (
     default_block_size,
     model_options,
     over_limit,
-    special_edges,
+    row_edges,
 )
 from companion.config import TrainingConfig
 from companion.corpus.document import Document
@@ -186,11 +186,10 @@ def prepare_data(
     segmenters = choose_masking(config, objective).segmenters
     sources = [corpora.train, corpora.replay] if corpora.replay else [corpora.train]
     collator = make_collator(config, objective, model, tokenizer, corpora.train)
-    edges = special_edges(tokenizer)
+    edges, ends = row_edges(tokenizer, objective)
     capacity = objective.row_capacity(
         collator, block_size, len(edges.prefix) + len(edges.suffix)
     )
-    ends = _document_end(objective, tokenizer)
     prepared = [
         readable_sides(
             source,
@@ -276,14 +275,6 @@ def _require_sentences(
             remedy="把连续的句子合成一个文档（空行才是文档的分界），或改用别的训练目标"
             "（编码器用 masked_lm，T5 用 span_corruption，BART 用 text_infilling）",
         )
-
-
-def _document_end(objective: Objective, tokenizer: Any) -> tuple[int, ...]:
-    """文档结尾的词元；分词器自己就加结尾词元时（少见），不再重复。"""
-    end = tokenizer.eos_token_id
-    if not objective.causal or end is None or end in special_edges(tokenizer).suffix:
-        return ()
-    return (end,)
 
 
 def _long_enough(

@@ -103,7 +103,7 @@ def test_the_training_settings_do_not_change_the_exam(kind, goal, documents):
 
 
 def test_every_character_of_the_continuation_is_scored(documents):
-    """前缀语言建模：切点之后的字全考，切点之前的一个不考；末尾的 [SEP] 不考。"""
+    """前缀语言建模：切点之后的字全评估，切点之前的一个不评估；末尾不添 [SEP]。"""
     tokenizer = tiny_tokenizer("bert")
     checkpoint = Checkpoint(tiny_model("gpt2", tokenizer), tokenizer, "gpt2")
     for row in targets_of(checkpoint, "prefix_lm", documents).rows:
@@ -111,8 +111,8 @@ def test_every_character_of_the_continuation_is_scored(documents):
         scored = (row.labels != IGNORE_INDEX).tolist()
         known = (row.input_ids != tokenizer.unk_token_id).tolist()
         expected = [at >= split and known[at] for at in range(len(scored))]
-        expected[-1] = False
         assert scored == expected
+        assert row.input_ids[-1] != tokenizer.sep_token_id
 
 
 def test_no_task_of_unified_lm_is_missing_from_the_exam():

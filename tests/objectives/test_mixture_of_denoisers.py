@@ -173,8 +173,8 @@ def test_hiding_given_tokens_says_how_much_is_hidden():
 
 
 @pytest.mark.parametrize("missing", ["[NLU]", "[NLG]", "[S2S]"])
-def test_modes_are_left_out_unless_all_three_are_single_tokens(missing):
-    """缺一个就都不放：`mode_ids` 是空的，输入与没有模式词元的一样。"""
+def test_modes_that_cannot_be_spelt_are_left_out(missing):
+    """有一个切出 [UNK] 就都不放：`mode_ids` 是空的，输入与没有模式的一样。"""
     three = [mode for mode in ("[NLU]", "[NLG]", "[S2S]") if mode != missing]
     collator = MixtureOfDenoisersCollator(tokenizer_with(three))
     assert collator.mode_ids == {}
@@ -182,6 +182,24 @@ def test_modes_are_left_out_unless_all_three_are_single_tokens(missing):
     plain = corrupted(MixtureOfDenoisersCollator(PLAIN), documents)
     for one, other in zip(corrupted(collator, documents), plain, strict=True):
         assert np.array_equal(one.inputs, other.inputs)
+
+
+def test_modes_are_written_as_text_where_they_are_no_single_token():
+    """UL2 的公开用法：“[NLU]”照文字切成几个词元，放在最前；一行少装几个原文。"""
+    letters = tokenizer_with(tuple("[]NLUGS2"))
+    collator = MixtureOfDenoisersCollator(letters)
+    spelt = {mode: list(mode) for mode in ("[NLU]", "[NLG]", "[S2S]")}
+    words = {
+        mode: letters.convert_ids_to_tokens(ids)
+        for mode, ids in collator.mode_ids.items()
+    }
+    assert words == spelt
+    for number, done in enumerate(corrupted(collator, documents_of([30] * 9))):
+        head = letters.convert_ids_to_tokens(done.inputs[:5].tolist())
+        assert head == spelt[drawn(0, number).mode]
+    capacity = collator.row_capacity(64, 1)
+    batch = collator([feature_of(capacity - 1, i) for i in range(60)])
+    assert batch["input_ids"].shape[1] <= 64
 
 
 def feature_of(size, example_id, **more):

@@ -188,6 +188,35 @@ def test_a_causal_document_ends_with_eos(tmp_path, configure):
     assert sum(row[-1] == eos for row in ids) == len(TEXTS)
 
 
+def test_an_end_added_by_the_tokenizer_itself_ends_only_the_document(
+    tmp_path, configure
+):
+    """分词器自己就添 [SEP]，它又是结尾词元：切开的长文中间没有，每篇末尾恰有一个。"""
+    tokenizer = tiny_tokenizer("bert")
+    tokenizer.eos_token = "[SEP]"
+    data = prepare_data(
+        configure(tmp_path, "gpt2", block_size=32),
+        Corpora(
+            [Document(text * 3, f"t#{n}", "t") for n, text in enumerate(TEXTS)],
+            [],
+            [],
+            [],
+            0,
+        ),
+        get_objective("causal_lm"),
+        tiny_model("gpt2", tokenizer),
+        tokenizer,
+        packed=False,
+        cache_dir=tmp_path / "cache",
+    )
+    ids = [data.rows[0, n]["input_ids"].tolist() for n in range(len(data.rows))]
+    end = tokenizer.sep_token_id
+    assert len(ids) > len(TEXTS)
+    assert sum(row.count(end) for row in ids) == len(TEXTS)
+    assert sum(row[-1] == end for row in ids) == len(TEXTS)
+    assert all(row[0] == tokenizer.cls_token_id for row in ids)
+
+
 def test_only_whole_word_masking_cuts_words(tmp_path, configure):
     """全词掩码才有 word_ids。"""
     assert "word_ids" not in prepared(tmp_path, configure).rows[0, 0]
