@@ -62,8 +62,8 @@ class Row:
     """每个词元所属的词，(T,)；特殊词元为 −1。"""
     prefix_lengths: list[int] | None
     """样本给定的各篇前缀长度，含首部的特殊词元，R 项；没有给的为 None。"""
-    example_id: int
-    """样本编号；没有编号的样本得到 torch 的一个全局随机数，不可复现。"""
+    example_id: int | None
+    """样本编号；没有编号的样本由 torch 的全局随机数决定，不可复现。"""
     epoch: int
     name: str
     """错误消息里怎样称呼它。"""
@@ -103,8 +103,11 @@ class Row:
             seed: 整理器的种子。
             stream: 行内第几篇文档；一行只抽一次的目标总是 0。
         """
+        number = self.example_id
+        if number is None:
+            number = int(torch.randint(2**62, ()))
         # 负的编号也收：当作无符号数
-        parts = (each % 2**64 for each in (seed, self.epoch, self.example_id, stream))
+        parts = (each % 2**64 for each in (seed, self.epoch, number, stream))
         return np.random.default_rng(tuple(parts))
 
     def split(self, document: Document, rng: np.random.Generator) -> int:
@@ -178,7 +181,7 @@ def read_row(
         plain=~_among(input_ids, edge_ids),
         word_ids=items.get("word_ids"),
         prefix_lengths=_read_prefixes(feature.get("prefix_length"), len(starts), name),
-        example_id=int(torch.randint(2**62, ())) if number is None else int(number),
+        example_id=None if number is None else int(number),
         epoch=int(feature.get("epoch", 0)),
         name=name,
     )

@@ -98,7 +98,7 @@ def show_example(
     feature = {**_feature(goal, texts, tokenizer, segmenter), "epoch": epoch}
     [corrupted] = collator.examples([feature])
     batch = collator.collate([corrupted])
-    title += _ORDERS.get(getattr(corrupted, "order", _NO_ORDER), "")
+    title += _ORDERS.get(int(corrupted.extra.get("order", _NO_ORDER)), "")
     return Reader(goal, title, feature, corrupted, batch, tokenizer).read()
 
 

@@ -479,7 +479,7 @@ def test_a_text_with_a_sentinel_in_it_is_refused(number):
         ({"noise_density": 0.0}, "noise_density = 0.0"),
         ({"noise_density": 1.0}, "noise_density = 1.0"),
         ({"mean_noise_span_length": 0.5}, "mean_noise_span_length = 0.5"),
-        ({"span_placement": "random"}, "reference、unbiased"),
+        ({"span_placement": "random"}, "unbiased、reference"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
