@@ -178,7 +178,8 @@ def training_memory(
     single, double = _layers(config)
     per_token = (34 * single + 47 * double) * config.hidden_size
     if config._attn_implementation == "eager":
-        per_token += 5 * block_size * (single + 2 * double) * config.num_attention_heads
+        heads = getattr(config, "num_attention_heads", 0)  # Mamba、RWKV、FNet 没有
+        per_token += 5 * block_size * (single + 2 * double) * heads
     return (
         16 * sum(p.numel() for p in model.parameters())
         + tokens_per_batch * per_token * scale

@@ -441,3 +441,17 @@ def test_both_stacks_are_counted_in_the_memory(kind):
     eager = tiny_model(kind, attn_implementation="eager")
     matrices = 5 * 512 * (2 + 2 * 2) * 4 * 100 * 2
     assert training_memory(eager, CPU, 100, 512) - some == matrices
+
+
+@pytest.mark.parametrize("kind", ["mamba", "rwkv", "fnet"])
+def test_the_memory_of_a_model_without_attention_heads_is_estimated(kind):
+    """Mamba、RWKV、FNet 没有注意力头：没有注意力矩阵要存，照样估得出。"""
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.for_model(
+        kind, vocab_size=50, hidden_size=32, num_hidden_layers=2
+    )
+    model = AutoModel.from_config(config)
+    none, some = (training_memory(model, CPU, tokens, 512) for tokens in (0, 100))
+    assert none == 16 * sum(each.numel() for each in model.parameters())
+    assert some - none == 100 * 34 * 2 * 32 * (2 if CPU.precision == "fp32" else 1)
