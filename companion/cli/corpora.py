@@ -1,7 +1,7 @@
 """`companion corpus …`：列出、取得、统计、分章、缺字、清洗、切分。"""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -248,7 +248,7 @@ def _read(
     return found.read(split, **options), [str(path) for path in found.skipped]
 
 
-def _write_both(parts: "dict[Path, list[Document]]", folder: Path) -> None:
+def _write_both(parts: "Mapping[Path, Sequence[Document]]", folder: Path) -> None:
     """两份都写好了才一起搬过去：不会只有训练集而没有留出集。"""
     from companion.corpus import write_documents
 
