@@ -53,6 +53,15 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope="module")
+def experiments() -> Iterator[Path]:
+    """`experiments/`，里面的模块导入得了。"""
+    folder = ROOT / "experiments"
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """大语料所在：环境变量 COMPANION_DATA，或仓库旁的 shared/data；没有就跳过。"""

@@ -1,8 +1,6 @@
 """预训练小模型的脚本：省时间的几处没有改变要算的东西，打断了接着来一位不差。"""
 
 import gzip
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -13,15 +11,7 @@ import torch
 
 from companion.corpus import read_corpus
 
-EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _experiments() -> Iterator[None]:
-    """让 experiments/ 里的模块导入得了。"""
-    sys.path.insert(0, str(EXPERIMENTS))
-    yield
-    sys.path.remove(str(EXPERIMENTS))
+pytestmark = pytest.mark.usefixtures("experiments")
 
 
 @pytest.fixture(scope="module")

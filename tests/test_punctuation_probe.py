@@ -1,23 +1,15 @@
 """断句探针与两个目标的共同起点：题出得对，分类器学得到，编码器一字不差。"""
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
-EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 TEXT = "王曰：“善。”乃行"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _experiments() -> Iterator[None]:
-    """让 experiments/ 里的模块导入得了。"""
-    sys.path.insert(0, str(EXPERIMENTS))
-    yield
-    sys.path.remove(str(EXPERIMENTS))
+pytestmark = pytest.mark.usefixtures("experiments")
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,7 @@ class ChineseCommand(TyperCommand):
                 hint = "几份语料放进一个文件夹，路径写文件夹"
                 ctx.fail(
                     f"选项 {option.opts[0]} 写了 {count} 次，它只收一个值"
-                    + (f"；{hint}" if option.name == "corpus" else "")
+                    + (f"；{hint}" if option.metavar == "语料" else "")
                 )
 
     def invoke(self, ctx: Any) -> Any:

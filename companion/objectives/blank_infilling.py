@@ -40,6 +40,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -144,6 +145,12 @@ def truncated_poisson(mean: float) -> NDArray[np.float64]:
     return weights / weights.sum()
 
 
+@cache
+def _length_bounds(mean: float) -> NDArray[np.float64]:
+    """段长的累积概率；一个整理器只算一次，不必篇篇重算。"""
+    return truncated_poisson(mean).cumsum()
+
+
 def token_spans(
     length: int, rng: np.random.Generator, *, density: float, mean_length: float
 ) -> Runs:
@@ -157,7 +164,7 @@ def token_spans(
     """
     if length == 0:
         return []
-    bounds = truncated_poisson(mean_length).cumsum()
+    bounds = _length_bounds(mean_length)
     budget = max(1, int(density * length))
     sizes: list[int] = []
     while sum(sizes) < budget:
@@ -367,7 +374,7 @@ class BlankInfillingCollator(PrefixCollator):
         if lot < self.document_probability:
             return tail_span(length, rng), ahead
         if lot < self.document_probability + self.sentence_probability and length:
-            body = row.input_ids[document.left : document.right]
+            body = row.body(document)
             blanks = sentence_spans(body, self._marks, rng, density=self.noise_density)
             if blanks:  # 只有一句的改为词元级
                 return blanks, self.tokens.sentence_mask

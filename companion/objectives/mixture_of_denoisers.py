@@ -29,6 +29,7 @@ from companion.objectives.seq2seq import (
     Corruption,
     Ids,
     Seq2SeqCollator,
+    divided,
     require_sentinels,
     sentinel_ids_of,
 )
@@ -75,12 +76,7 @@ def keep_beginning(tokens: Ids, rng: np.random.Generator) -> Corruption:
         rng: 随机数来源。
     """
     cut = len(tokens) - 1 - draw_below(len(tokens) // 2, rng)
-    return Corruption(
-        inputs=tokens[:cut],
-        targets=tokens[cut:],
-        origin=np.arange(cut, len(tokens)),
-        hidden=np.ones(len(tokens) - cut, np.bool_),
-    )
+    return divided(tokens, cut)
 
 
 @dataclass

@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from companion.objectives.rows import Runs, shuffled
+from companion.objectives.rows import Runs, draw_from, shuffled
 
 Rounding = Literal["nearest", "up", "down", "stochastic"]
 """p·T 不是整数时怎么取：舍入取偶（BERT），向上（SpanBERT），向下（MacBERT），或随机：
@@ -272,12 +272,12 @@ def replace_tokens(
     else:
         sizes = [stop - start for start, stop in units]
         lots = np.repeat(rng.random(len(units)), sizes)
-    draws = (rng.random(len(places)) * len(random_ids)).astype(np.int64)
+    draws = draw_from(random_ids, len(places), rng)
     corrupted = input_ids.copy()
     masked = lots < mask_replace_prob
     random = ~masked & (lots < mask_replace_prob + random_replace_prob)
     corrupted[places[masked]] = mask_token_id
-    corrupted[places[random]] = random_ids[draws[random]]
+    corrupted[places[random]] = draws[random]
     return corrupted
 
 

@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from companion.batch import IGNORE_INDEX, Feature
 from companion.errors import ObjectiveError
 from companion.objectives.collate import Example, PrefixCollator, make_example
-from companion.objectives.rows import Document, Row, draw_below
-from companion.objectives.seq2seq import Corruption, Ids, Seq2SeqCollator
+from companion.objectives.rows import Document, Row, draw_split
+from companion.objectives.seq2seq import Corruption, Ids, Seq2SeqCollator, divided
 
 
 @dataclass
@@ -94,24 +94,13 @@ class PrefixSeq2SeqCollator(Seq2SeqCollator):
                 expected="编码器至少看得见一个词元",
                 remedy="删去一个词元的文档，或分词时加上特殊词元",
             )
-        tokens = row.input_ids[document.left : document.right]
-        return _divided(tokens, max(0, cut - document.left))
+        tokens = row.body(document)
+        return divided(tokens, max(0, cut - document.left))
 
     def corrupt(self, tokens: Ids, rng: np.random.Generator) -> Corruption:
         """在随机的切点一分为二；只有一个词元的不切。"""
-        cut = 1 + draw_below(len(tokens) - 1, rng) if len(tokens) > 1 else 0
-        return _divided(tokens, cut)
+        return divided(tokens, draw_split(len(tokens), rng))
 
     def hide_tokens(self, tokens: Ids, noise: NDArray[np.bool_]) -> Corruption:
         """在第一个要遮的词元之前切开。"""
-        return _divided(tokens, int(noise.argmax()) if noise.any() else len(tokens))
-
-
-def _divided(tokens: Ids, cut: int) -> Corruption:
-    """前 `cut` 个词元给编码器，其余给解码器。"""
-    return Corruption(
-        inputs=tokens[:cut],
-        targets=tokens[cut:],
-        origin=np.arange(cut, len(tokens)),
-        hidden=np.ones(len(tokens) - cut, np.bool_),
-    )
+        return divided(tokens, int(noise.argmax()) if noise.any() else len(tokens))

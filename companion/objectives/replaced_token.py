@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from companion.batch import IGNORE_INDEX, Batch
 from companion.objectives.collate import Example, pad_rows
 from companion.objectives.masked_lm import MaskedLMCollator
-from companion.objectives.rows import Row
+from companion.objectives.rows import Row, draw_from
 
 NOISE_BITS = 53
 """`sampling_noise` 是几位的整数；除以 2⁵³ 就是 [0, 1) 上的随机数。"""
@@ -80,7 +80,6 @@ class DrawnFakesCollator(MaskedLMCollator):
         fakes = row.input_ids.copy()
         if chosen.any():
             ordinary = row.input_ids[~row.special]
-            drawn = rng.random(int(chosen.sum())) * len(ordinary)
-            fakes[chosen] = ordinary[drawn.astype(np.int64)]
+            fakes[chosen] = draw_from(ordinary, int(chosen.sum()), rng)
         answers = (fakes != row.input_ids).astype(np.int64)
         return fakes, np.where(row.special, IGNORE_INDEX, answers)

@@ -94,6 +94,10 @@ class Row:
             found.append(Document(number, start, int(left), int(right), stop))
         return found
 
+    def body(self, document: Document) -> NDArray[np.int64]:
+        """一篇的正文，不带首尾的特殊词元。"""
+        return self.input_ids[document.left : document.right]
+
     def rng(self, seed: int, stream: int = 0) -> np.random.Generator:
         """这个样本的随机数：只由（种子, 轮次, 样本编号, `stream`）决定。
 
@@ -113,8 +117,7 @@ class Row:
     def split(self, document: Document, rng: np.random.Generator) -> int:
         """一篇文档的前缀到哪里止：样本给定的，或在正文的词元之间均匀抽取。
 
-        n 个词元之间有 n − 1 个缝（Raffel 等，2020，§3.2.3）；不足两个词元的切不开，没有
-        前缀，返回 `document.start`。
+        切不开的没有前缀，返回 `document.start`。
 
         Returns:
             行内的位置。
@@ -123,9 +126,8 @@ class Row:
             ObjectiveError: 给定的前缀与文字一样长。
         """
         if self.prefix_lengths is None:
-            if document.length < 2:
-                return document.start
-            return document.left + 1 + int(rng.random() * (document.length - 1))
+            cut = draw_split(document.length, rng)
+            return document.left + cut if cut else document.start
         given = self.prefix_lengths[document.number]
         if given >= document.right - document.start or document.length == 0:
             raise ObjectiveError(
@@ -277,6 +279,22 @@ def shuffled(count: int, rng: np.random.Generator) -> list[int]:
 def draw_below(count: int, rng: np.random.Generator) -> int:
     """0 到 count − 1 之间均匀的一个整数。"""
     return int(rng.random() * count)
+
+
+def draw_from(
+    values: NDArray[np.int64], count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """放回地均匀抽 `count` 个，(count,)。"""
+    return values[(rng.random(count) * len(values)).astype(np.int64)]
+
+
+def draw_split(length: int, rng: np.random.Generator) -> int:
+    """一篇在第几个词元之前切开：n − 1 个缝里均匀（Raffel 等，2020，§3.2.3）。
+
+    Returns:
+        1 到 n − 1；不足两个词元的切不开，是 0，也不抽随机数。
+    """
+    return 1 + draw_below(length - 1, rng) if length > 1 else 0
 
 
 def runs_of(flags: NDArray[np.bool_], owners: NDArray[np.int64] | None = None) -> Runs:

@@ -119,7 +119,7 @@ class SentenceOrderCollator(MaskedLMCollator):
         return len(self._sentences(row, self._only_document(row))) > 1
 
     def _sentences(self, row: Row, document: Document) -> list[int]:
-        tokens = row.input_ids[document.left : document.right].tolist()
+        tokens = row.body(document).tolist()
         return self._marks.split(tokens) if tokens else []
 
     def _only_document(self, row: Row) -> Document:

@@ -123,7 +123,7 @@ class Seq2SeqCollator(Collator):
 
     def corrupt_document(self, row: Row, document: Document) -> Corruption:
         """破坏行内的一篇。"""
-        tokens = row.input_ids[document.left : document.right]
+        tokens = row.body(document)
         return self.corrupt(tokens, row.rng(self.seed, document.number))
 
     def hide(self, feature: Feature, noise: NDArray[np.bool_]) -> Example:
@@ -136,7 +136,7 @@ class Seq2SeqCollator(Collator):
         row = self.read(feature)
         self._check_edges([row])
         [document] = row.documents
-        tokens = row.input_ids[document.left : document.right]
+        tokens = row.body(document)
         return self._joined(row, [(document, self.hide_tokens(tokens, noise))])
 
     def decoder_side(
@@ -226,6 +226,16 @@ class Seq2SeqCollator(Collator):
                         expected=f"正文里没有 {word}，否则分不清它是不是后来换上的",
                         remedy=f"从原文删去 {word} 字样",
                     )
+
+
+def divided(tokens: Ids, cut: int) -> Corruption:
+    """前 `cut` 个词元给编码器，其余给解码器，没有哨兵。"""
+    return Corruption(
+        inputs=tokens[:cut],
+        targets=tokens[cut:],
+        origin=np.arange(cut, len(tokens)),
+        hidden=np.ones(len(tokens) - cut, np.bool_),
+    )
 
 
 def sentinel_ids_of(tokenizer: Any) -> Ids:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from companion.errors import ObjectiveError
-from companion.objectives.rows import Runs, draw_below
+from companion.objectives.rows import Runs, draw_below, draw_from
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,8 +149,7 @@ def replace_words(
         if choices is None:
             choices = similar.pool.get(stop - start)
         if choices is None:
-            drawn = rng.random(stop - start) * len(random_ids)
-            replaced[start:stop] = random_ids[drawn.astype(np.int64)]
+            replaced[start:stop] = draw_from(random_ids, stop - start, rng)
         else:
             replaced[start:stop] = choices[draw_below(len(choices), rng)]
     return replaced
