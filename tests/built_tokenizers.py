@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    ByT5Tokenizer,
+    CanineTokenizer,
+    PerceiverTokenizer,
+    PreTrainedTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 from companion.corpus.document import Document
 from companion.corpus.tokens import Piece, TokenStore
@@ -19,8 +25,12 @@ def documents(texts: list[str]) -> list[Document]:
     return [Document(text, str(n), "") for n, text in enumerate(texts)]
 
 
-def build(kind: str) -> PreTrainedTokenizerFast:
-    """三类分词器，都不必训练：字的 WordPiece、字的 Unigram、逐字节的 BPE。"""
+def build(kind: str) -> Any:
+    """各类分词器，都不必训练。
+
+    字的 WordPiece、字的 Unigram、逐字节的 BPE；词表外写成字节的 Unigram 与
+    BPE（Llama）；没有偏移的：逐字节的 ByT5 与 Perceiver，逐字的 CANINE。
+    """
     if kind == "wordpiece":
         vocab = {"[UNK]": 0, "[MASK]": 1}
         for char in CHARACTERS:
@@ -36,6 +46,28 @@ def build(kind: str) -> PreTrainedTokenizerFast:
         backend = Tokenizer(models.Unigram(pieces, unk_id=0))
         backend.pre_tokenizer = pre_tokenizers.Metaspace()
         return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    if kind == "fallback":
+        pieces = [("<unk>", 0.0), ("▁", -2.0), ("天", -2.0), ("大于", -1.5)]
+        pieces += [(f"<0x{byte:02X}>", -9.0) for byte in range(256)]
+        backend = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
+        backend.pre_tokenizer = pre_tokenizers.Metaspace()
+        return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    if kind == "llama":
+        vocab = {f"<0x{byte:02X}>": byte for byte in range(256)}
+        vocab |= {"<unk>": 256, "▁": 257, "天": 258, "▁天": 259}
+        backend = Tokenizer(
+            models.BPE(vocab, [("▁", "天")], unk_token="<unk>", byte_fallback=True)
+        )
+        backend.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
+        return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    if kind == "byt5":
+        return ByT5Tokenizer()
+    if kind == "perceiver":
+        return PerceiverTokenizer()
+    if kind == "canine":
+        return CanineTokenizer()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE({char: i for i, char in enumerate(alphabet)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -44,7 +76,9 @@ def build(kind: str) -> PreTrainedTokenizerFast:
 
 
 KINDS = ["wordpiece", "sentencepiece", "bytelevel", "trimmed"]
-TOKENIZERS = {kind: build(kind) for kind in KINDS}
+BYTES = ["fallback", "llama", "byt5", "perceiver", "canine"]
+"""词元写不出整个字，或没有偏移的。"""
+TOKENIZERS = {kind: build(kind) for kind in [*KINDS, *BYTES]}
 
 
 class Slow(PreTrainedTokenizer):

@@ -3,8 +3,13 @@
     文档 --cut_texts--> 一批小段 --encode_texts--> Encoded（编号、字数、词的关系）
 
 快速分词器（`is_fast`）给出字符偏移，字数与词界都由偏移算出。纯 Python 的分词器（XLM、
-FlauBERT）没有偏移，只好拿词元的文字在原文里依次对回去，对不上的那一段记在这一段的首个
-词元上；词界便不可靠，所以拒绝全词掩码。
+FlauBERT、ByT5）没有偏移，只好拿词元的文字在原文里依次对回去，对不上的那一段记在这一段的
+首个词元上；词界便不可靠，所以拒绝全词掩码。
+
+几个词元才写出一个字的（ByT5 的字节、Llama 的 `<0xE9>`），字记在首个词元上：
+
+    清        ⟨E6⟩ ⟨B8⟩ ⟨85⟩          1 0 0
+    鬱鬱      <0xE9> <0xAC> <0xB1> …   1 0 0 1 0 0
 
 语料里照字面出现的 “[MASK]” “<|endoftext|>” 是文字，不是特殊词元，一律拆开。
 
@@ -21,10 +26,11 @@ FlauBERT）没有偏移，只好拿词元的文字在原文里依次对回去，
 """
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -217,20 +223,76 @@ def _encode_fast(texts: list[str], tokenizer: Any) -> Iterator[_Pair]:
         backend.encode_special_tokens = before
     for each in found:
         offsets = np.fromiter(chain.from_iterable(each.offsets), np.int64)
-        yield np.array(each.ids, np.int64), offsets.reshape(-1, 2)
+        offsets = offsets.reshape(-1, 2)
+        _divide_bytes(offsets, each)
+        yield np.array(each.ids, np.int64), offsets
+
+
+def _divide_bytes(offsets: NDArray[np.int64], encoding: Any) -> None:
+    """几个生字的字节共有一个区间时（Unigram 的 byte_fallback），就地分给各字。
+
+    Args:
+        offsets: 字符区间 (T, 2)。
+        encoding: `tokenizers.Encoding`；字节写作 `<0xE9>`。
+    """
+    begin, end = offsets.T
+    alike = (begin[1:] == begin[:-1]) & (end[1:] == end[:-1])
+    if not (alike & (end - begin > 1)[1:]).any():
+        return
+    edges = np.flatnonzero(~np.concatenate(([False], alike, [False])))
+    tokens: list[str] = encoding.tokens
+    for start, stop in pairwise(edges.tolist()):  # 区间相同的一串词元
+        values = [_BYTE.fullmatch(token) for token in tokens[start:stop]]
+        first, last = offsets[start].tolist()
+        if last - first < 2 or not all(values):
+            continue
+        heads = np.cumsum(
+            [(int(each[1], 16) & 0xC0) != 0x80 for each in values if each]
+        )
+        count = last - first
+        # 正规化改过字数时，平摊
+        offsets[start:stop, 0] = first + (heads - 1).clip(0) * count // heads[-1]
+        offsets[start:stop, 1] = first + heads.clip(1) * count // heads[-1]
+
+
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def _encode_slow(texts: list[str], tokenizer: Any) -> Iterator[_Pair]:
     for text in texts:
         tokens = tokenizer.tokenize(text, split_special_tokens=True)
         ids = np.array(tokenizer.convert_tokens_to_ids(tokens), np.int64)
-        pieces = [_surface(tokenizer, token) for token in tokens]
-        yield ids, align_pieces(pieces, text)
+        pieces = _written(tokens, tokenizer)
+        if "".join(pieces) == text:  # 一个字也没有改写，空白也在
+            stops = np.cumsum([0, *map(len, pieces)])
+            yield ids, np.stack([stops[:-1], stops[1:]], axis=1)
+            continue
+        # 词元写在纸上的样子：去掉 ## ▁ </w> 之类的记号
+        yield ids, align_pieces([p.strip().removeprefix("##") for p in pieces], text)
 
 
-def _surface(tokenizer: Any, token: str) -> str:
-    """词元写在纸上的样子：去掉 ## ▁ </w> 之类的记号。"""
-    return tokenizer.convert_tokens_to_string([token]).strip().removeprefix("##")
+def _written(tokens: list[str], tokenizer: Any) -> list[str]:
+    """各词元写出的文字；几个词元才写出一个字的，字归首个，其余是空的。"""
+    write: Callable[[list[str]], str] = tokenizer.convert_tokens_to_string
+    alone = {token: write([token]) for token in set(tokens)}
+    pieces = [alone[token] for token in tokens]
+    partial = [not piece or _NO_CHARACTER in piece for piece in pieces]
+    at = 0
+    while at < len(tokens):
+        size = 2 if partial[at] else _MAX_BYTES + 1
+        while size <= _MAX_BYTES and all(partial[at : at + size]):
+            whole = write(tokens[at : at + size])
+            if whole and _NO_CHARACTER not in whole:
+                pieces[at : at + size] = [whole, *[""] * (size - 1)]
+                at += size - 1
+                break
+            size += 1
+        at += 1
+    return pieces
+
+
+_NO_CHARACTER = "\ufffd"  # 不成字的字节解码出来的
+_MAX_BYTES = 4  # UTF-8 的一个字至多几个字节
 
 
 def align_pieces(pieces: list[str], text: str) -> NDArray[np.int64]:

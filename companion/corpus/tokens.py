@@ -48,7 +48,7 @@ from companion.errors import CorpusError
 if TYPE_CHECKING:
     import datasets
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """分词或存储的做法一变就加一，旧库随之作废。"""
 WORTH_PROCESSES = 1_000_000
 """少于这么多字时，启动几个进程得不偿失。"""

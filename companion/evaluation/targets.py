@@ -47,6 +47,11 @@ Documents = Iterable[Document] | Callable[[], Iterable[Document]]
 """文档的列表；大语料给一个无参数的函数，每次调用从头产出文档。"""
 
 
+_LONGEST_TOKEN = 16
+"""词表里的词元很少写得出这么多字。"""
+_MOST_HEAPED = 0.1
+
+
 class TargetRow(NamedTuple):
     """一行考题；K 为标签的长度。"""
 
@@ -118,7 +123,7 @@ def build_targets(
             编码器–解码器要有。
 
     Raises:
-        EvaluationError: 一个可考的词元也没有。
+        EvaluationError: 一个可考的词元也没有；词元对不回原文，数不出字。
         CorpusError: 语料没有文字，或 `block_size` 太小。
     """
     goal = get_objective(objective) if isinstance(objective, str) else objective
@@ -140,6 +145,7 @@ def build_targets(
         )
     with temporary_folder(cache_dir) as folder:
         store = tokenize_documents(source, tokenizer, cache_dir=folder)
+        _require_counted(store, tokenizer)
         make_rows = causal_rows if goal.left_to_right else denoising_rows
         rows = [
             row
@@ -172,6 +178,24 @@ def build_targets(
         text_fingerprint=_text_digest(documents),
         collate=collator.collate,
     )
+
+
+def _require_counted(store: TokenStore, tokenizer: Any) -> None:
+    """字各记在写出它的词元上；对不回原文的分词器，每字比特数算不得。
+
+    没有偏移、写法又与原文全然不同的词元对不回去，一整段的字就都记在首个词元上。
+    """
+    chars, known = np.asarray(store.num_chars), np.asarray(store.ids)
+    heaped = (chars > _LONGEST_TOKEN) & (known != unknown_id(tokenizer))
+    lost = int(chars[heaped].sum(dtype=np.int64))
+    total = store.meta["num_characters"]
+    if lost > _MOST_HEAPED * total:
+        raise EvaluationError(
+            found=f"{type(tokenizer).__name__} 的词元对不回原文：{total:,} 个字里有 "
+            f"{lost:,} 个堆在几个词元上",
+            expected="每个字记在写出它的词元上，每字比特数才算得准",
+            remedy="换一个有 tokenizer.json（快速分词器）的检查点",
+        )
 
 
 def sample_documents(documents: Documents, max_chars: int) -> list[Document]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from built_tokenizers import (
+    BYTES,
     CHARACTERS,
     KINDS,
     TEXTS,
@@ -33,6 +34,29 @@ def test_every_character_is_counted_once(kind: str, text: str) -> None:
         assert total == len("".join(text.split()))
     else:
         assert total == len(text)
+
+
+@pytest.mark.parametrize("kind", BYTES)
+@given(st.text(CHARACTERS + " \n鬱é▁", max_size=30))
+def test_tokens_that_are_bytes_count_every_character_once(kind: str, text: str) -> None:
+    """写成字节的字，没有偏移的分词器：字数之和也等于原文字数。"""
+    encoded = encode_texts(TextBatch([text], [True]), TOKENIZERS[kind])
+    assert int(encoded.num_chars.sum()) == len(text)
+
+
+@pytest.mark.parametrize("kind", ["fallback", "byt5"])
+def test_a_run_of_bytes_counts_each_character_at_its_first_byte(kind: str) -> None:
+    """“鬱𠮷” 是三个字节与四个字节：各在首个字节上记 1。"""
+    encoded = encode_texts(TextBatch(["鬱𠮷"], [True]), TOKENIZERS[kind])
+    counts = encoded.num_chars.tolist()
+    assert counts[-7:] == [1, 0, 0, 1, 0, 0, 0]
+    assert not any(counts[:-7])
+
+
+def test_a_long_run_of_bytes_loses_no_character() -> None:
+    """三百个生字连写，共有一个区间：不因一个词元至多记 255 而丢字。"""
+    encoded = encode_texts(TextBatch(["鬱" * 300], [True]), TOKENIZERS["fallback"])
+    assert int(encoded.num_chars.sum()) == 300
 
 
 def test_a_character_of_several_tokens_counts_at_the_first() -> None:

@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+from built_tokenizers import TOKENIZERS, Slow
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -122,3 +123,24 @@ def test_an_unknown_objective_is_refused_with_a_suggestion(documents):
     """目标写错了，猜最接近的一个。"""
     with pytest.raises(ObjectiveError, match="masked_lm"):
         build_targets(tiny_tokenizer("bert"), "mask_lm", documents)
+
+
+def test_byte_targets_cover_every_character_after_the_first(documents):
+    """ByT5 的因果考题：首个字节不考，被考的字恰好是首字之外的全部。"""
+    targets = build_targets(TOKENIZERS["byt5"], "causal_lm", documents)
+    whole = sum(len(document.text) for document in documents)
+    assert targets.num_chars == whole - len(documents)
+
+
+def test_tokens_that_cannot_be_found_in_the_text_are_refused(documents):
+    """词元写出来的与原文全然不同，数不出字：点名拒绝，不报一个离谱的分数。"""
+
+    class Coded(Slow):
+        def convert_tokens_to_string(self, tokens):
+            return "#" * len(tokens)
+
+        def _convert_token_to_id(self, token):
+            return 1
+
+    with pytest.raises(EvaluationError, match=r"Coded 的词元对不回原文"):
+        build_targets(Coded(), "causal_lm", documents)
