@@ -43,8 +43,8 @@ LABEL_KEYS = (
 
 _POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")
 """位置表在各架构里的属性名：BERT 一族，GPT-2，BART 与 OPT。"""
-_OPTIONAL = ("position_ids", "token_type_ids")
-"""批量里可有可无、有的模型不收的两项。"""
+_OPTIONAL = ("position_ids", "token_type_ids", "attention_mask")
+"""有的模型不收的几项。不收掩码的（FNet）看得见填充，见 `preflight.visibility`。"""
 
 
 _PROBE = "一"
@@ -61,6 +61,50 @@ def inner_model(model: Any) -> Any:
 def text_config(model: Any) -> Any:
     """读文字的那一份设置：能看图的模型把它套在里面，别的就是整份设置。"""
     return inner_model(model).config.get_text_config()
+
+
+def vocabulary_size(model: Any) -> int:
+    """词表的大小；设置里没有写的（FSMT 两侧各有一份），看词嵌入有几行。"""
+    size = getattr(text_config(model), "vocab_size", None)
+    if size is None:
+        size = model.get_input_embeddings().weight.shape[0]
+    return int(size)
+
+
+def plain_ids(model: Any, count: int) -> "torch.Tensor":
+    """`count` 个普通词元的编号，避开特殊词元，(count,) int64；只由词表大小决定。"""
+    import torch
+
+    config = text_config(model)
+    names = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id")
+    special = {getattr(config, name, None) for name in names}
+    size = min(vocabulary_size(model), 1000)
+    plain = [i for i in range(size) if i not in special]
+    return torch.tensor([plain[7 * i % len(plain)] for i in range(count)])
+
+
+def plain_batch(model: Any, num_rows: int = 2, length: int = 6) -> Batch:
+    """试读用的一批普通词元，在模型的设备上，没有填充。
+
+    Args:
+        model: 不带外壳的模型。
+        num_rows: 行数 B。
+        length: 行长 L；编码器–解码器的两侧一样长。
+
+    Returns:
+        `input_ids`、`attention_mask` (B, L)，编码器–解码器另有 `decoder_input_ids`；
+        模型收 `use_cache` 时不留缓存。
+    """
+    import torch
+
+    ids = plain_ids(model, num_rows * length).view(num_rows, length).to(model.device)
+    batch: Batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if model.config.is_encoder_decoder:
+        batch["decoder_input_ids"] = ids.flip(0)
+    adapted = adapt_batch(model, batch)
+    if takes(model, "use_cache"):
+        adapted["use_cache"] = False  # type: ignore[assignment]
+    return adapted
 
 
 def output_head(model: Any) -> Any:
@@ -127,15 +171,15 @@ def adapt_batch(model: Any, batch: Batch) -> Batch:
     """把整理器的批量改成这个模型收得下的样子，原批量不动。
 
     整理器不认识模型，位置一律从 0 数起。RoBERTa 一族从 `pad_token_id + 1` 数起，这里
-    补上；模型不收的 `position_ids`、`token_type_ids`，这里去掉；加性掩码换成模型的浮点
-    类型。训练与评估喂模型之前都经过它。
+    补上；模型不收的 `position_ids`、`token_type_ids`、`attention_mask`，这里去掉；加性
+    掩码换成模型的浮点类型。训练与评估喂模型之前都经过它。
 
     Args:
         model: transformers 的模型，不带 DDP、peft 的外壳。
         batch: 整理器的输出。
 
     Returns:
-        键与形状都与 `batch` 相同，至多少了模型不收的两项。一对模型（ELECTRA）各收什么，
+        键与形状都与 `batch` 相同，至多少了模型不收的几项。一对模型（ELECTRA）各收什么，
         由它们自己去改，这里原样返回。
     """
     if hasattr(model, "parts"):

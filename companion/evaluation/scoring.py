@@ -47,13 +47,10 @@ from companion.evaluation.targets import (
 from companion.losses.parts import Loss
 from companion.objectives import Objective, get_objective
 from companion.objectives.collate import Example, pad_rows
-from companion.preflight.visibility import require_mask
+from companion.preflight.visibility import neighbours, require_mask
 
 BATCH_TOKENS = 4096
 """一批至多这么多词元，含填充。"""
-
-PADDING_LEAKS = ("convbert", "funnel")
-"""填充会改变输出的架构（卷积、池化跨过注意力掩码）：只把等长的行放进一批。"""
 
 Progress = Callable[[int, int], None]
 
@@ -279,11 +276,15 @@ def row_losses(
     correct = np.zeros(len(rows), np.int64)
     inner = inner_model(model)
     device = next(model.parameters()).device
-    same_length = inner.config.model_type in PADDING_LEAKS
+    together = neighbours(inner)
+    if together == "none":
+        batch_tokens = 1
     done = 0
-    lengths = [max(len(row.input_ids), len(row.labels)) for row in rows]
+    sizes = [(len(row.input_ids), len(row.labels)) for row in rows]
+    lengths = [max(size) for size in sizes]
+    alike = sizes if together == "same_length" else None
     with evaluation_mode(model):
-        for chosen in batches(lengths, batch_tokens, same_length=same_length):
+        for chosen in batches(lengths, batch_tokens, alike):
             batch = collate([rows[i].example for i in chosen])
             width = batch["labels"].shape[1]
             batch["labels"] = pad_rows(
@@ -319,19 +320,31 @@ def _replaced_rate(targets: FrozenTargets) -> float | None:
 
 
 def batches(
-    lengths: Sequence[int], batch_tokens: int, *, same_length: bool = False
+    lengths: Sequence[int],
+    batch_tokens: int,
+    alike: Sequence[tuple[int, int]] | None = None,
 ) -> Iterator[list[int]]:
     """把行号分成批：由长到短，每批补齐后不超过 `batch_tokens`，至少一行。
 
+    Args:
+        lengths: 各行的长度。
+        batch_tokens: 一批至多多少词元，含填充。
+        alike: 各行两侧的长度；给了，只把全同的放进一批，于是没有填充。
+
     >>> list(batches([3, 9, 3, 8], 18))
     [[1, 3], [0, 2]]
+    >>> list(batches([3, 9, 3, 8], 18, [(3, 3), (9, 9), (3, 3), (8, 8)]))
+    [[1], [3], [0, 2]]
     """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    order = sorted(
+        range(len(lengths)), key=lambda i: (-lengths[i], alike[i] if alike else (), i)
+    )
     batch: list[int] = []
     for i in order:
         longest = lengths[batch[0]] if batch else lengths[i]
         full = (len(batch) + 1) * longest > batch_tokens
-        if batch and (full or (same_length and lengths[i] != longest)):
+        apart = alike is not None and bool(batch) and alike[i] != alike[batch[0]]
+        if batch and (full or apart):
             yield batch
             batch = []
         batch.append(i)

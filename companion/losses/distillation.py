@@ -95,7 +95,7 @@ class Teacher:
         head = scoring_head(self.model, batch[ATTENDED], _by_layer, _by_logits)
         with torch.no_grad(), last_hidden(self.model) as seen, head as read:
             scores = read(self.model(**submodel_inputs(self.model, batch)))
-        hidden = seen[0][batch[ATTENDED]] if self.compares_hidden else None
+        hidden = seen[-1][batch[ATTENDED]] if self.compares_hidden else None
         return Reading(scores, hidden)
 
 
@@ -177,7 +177,7 @@ def distillation_losses(
         words, teacher = read(model(**inputs))
     if reading.hidden is None:
         return DistillationLosses(words, teacher, None)
-    cosine = F.cosine_similarity(seen[0][attended].float(), reading.hidden.float())
+    cosine = F.cosine_similarity(seen[-1][attended].float(), reading.hidden.float())
     apart = 1 - cosine  # (M,)
     hidden = TargetLosses(
         apart.sum(), apart.detach(), torch.zeros_like(apart, dtype=torch.bool)

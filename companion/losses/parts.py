@@ -45,6 +45,7 @@ from companion.losses.target_head import (
     last_hidden,
     score_logits,
     target_losses,
+    word_scores,
 )
 
 DISCRIMINATOR_WEIGHT = 50.0
@@ -132,7 +133,7 @@ class OrderLoss:
         with _order_logits(_order_classifier(inner)) as seen:
             words = target_losses(model, adapt_batch(inner, inputs), causal=False)
         kept = labels != IGNORE_INDEX  # R 行
-        order = score_logits(seen[0][kept], labels[kept])
+        order = score_logits(seen[-1][kept], labels[kept])
         return LossPart("words", 1.0, words), LossPart("order", 1.0, order)
 
     def other_targets(self, batch: Batch) -> dict[str, Tensor]:
@@ -200,7 +201,7 @@ class BoundaryLoss:
         inputs = {name: value for name, value in batch.items() if name != BORDERS}
         with last_hidden(inner_model(model)) as seen:
             parts = self.inner(model, inputs)
-        boundary = boundary_losses(model, seen[0], batch)
+        boundary = boundary_losses(model, seen[-1], batch)
         return (*parts, LossPart("boundary", 1.0, boundary))
 
     def other_targets(self, batch: Batch) -> dict[str, Tensor]:
@@ -257,9 +258,7 @@ def word_logits(model: Any, batch: Batch) -> Tensor:
     if reader is not inner:
         batch = submodel_inputs(reader, batch)
     outputs = reader(**{k: v for k, v in batch.items() if k not in LABEL_KEYS})
-    found = getattr(outputs, "logits", None)
-    # BERT、ALBERT 的预训练类有两个头，词元的叫 prediction_logits
-    return outputs.prediction_logits if found is None else found
+    return word_scores(outputs)  # type: ignore[return-value]
 
 
 def _detection(scores: Tensor, replaced: Tensor) -> TargetLosses:

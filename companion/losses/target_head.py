@@ -4,6 +4,10 @@
 的 logits 比模型本身还大。这里用前向钩子在输出头入口挑出有目标的行，再让最后的线性层与交
 叉熵合在一起、一块一块地算（`LinearLoss`）：前向就把梯度求好，logits 从不整个存在。
 
+各架构的输出头不同：有的压平或缩放 logits，有的不经线性层，有的整行一起算。不认名字，头
+一次用到一个模型时试一小批（`head_plan`）：挑行、合并计算与整行的 logits 损失相等才用，
+不等就退一步。
+
 钩子只在一次前向之内存在，模型不留痕迹；计算发生在模型自己的 forward 里，因此 DDP、
 FSDP2、梯度检查点照常工作。
 
@@ -14,25 +18,23 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from companion.batch import IGNORE_INDEX, Batch
-from companion.checkpoints.running import inner_model, output_head
+from companion.checkpoints.running import (
+    HEAD_NAMES,
+    evaluation_mode,
+    inner_model,
+    output_head,
+    plain_batch,
+)
+from companion.errors import ModelError
 
 T = TypeVar("T")
-
-POST_HEAD_SETTINGS = (
-    "final_logit_softcapping",  # Gemma 2
-    "logit_scale",  # Cohere
-    "logits_scaling",  # Granite
-    "logits_soft_cap",  # RecurrentGemma
-    "output_logit_soft_cap",  # xLSTM
-)
-"""在线性层之后还要改 logits 的设置；有它们就不能在线性层里直接求损失。"""
-
 
 CHUNK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 26}
 """一块至多多少个 logits：CPU 上 8 MB，三级缓存装得下；再小，矩阵乘就喂不饱。"""
@@ -95,7 +97,7 @@ def target_losses(model: nn.Module, batch: Batch, *, causal: bool) -> TargetLoss
     def score_whole(logits: Tensor) -> TargetLosses:
         return score_logits(logits, targets)
 
-    with apart, scoring_head(inner, rows, score, score_whole) as read:
+    with scoring_head(inner, rows, score, score_whole) as read, apart:
         return read(model(**inputs))
 
 
@@ -130,7 +132,7 @@ def cross_attention(model: Any, mask: Tensor | None) -> Generator[None]:
 
 @contextmanager
 def last_hidden(model: Any) -> Generator[list[Tensor]]:
-    """期间记下输出头收到的隐藏状态，(B, L, D)：最后一层的，挑行之前的。
+    """期间记下输出头收到的隐藏状态，(B, L, D)：最后一层的，挑行之前的；末一份是最近的。
 
     Args:
         model: 带输出头的模型，不带外壳。
@@ -175,6 +177,131 @@ class LastLayer:
         return F.linear(rows, self.weight.to(rows.dtype), self.bias).float()
 
 
+@dataclass(frozen=True)
+class HeadPlan:
+    """一个模型的输出头怎样算。"""
+
+    entry: str | None
+    """在哪个子模块的入口挑行，它的名字；None 是整行都算。"""
+    fused: bool
+    """最后的线性层与损失合在一起算。"""
+
+    def __str__(self) -> str:
+        """给人看的一句。"""
+        if self.fused:
+            return "只算有目标的位置，线性层与损失合在一起"
+        if self.entry is not None:
+            return "只算有目标的位置，logits 整块存在"
+        return "每个位置的 logits 整块存在"
+
+
+_PLANS: WeakKeyDictionary[Any, HeadPlan] = WeakKeyDictionary()
+_SAME = 1e-4
+"""两种算法的损失相差不到它，才算相等；float32 的舍入在 1e-6 左右。"""
+_ROUNDED = 0.05
+"""半精度的模型，同上。"""
+_MARK = 1000.0
+"""顶替 logits 穿过模型的一个数：比真的 logits 大得多，压平、缩放、加偏置都看得出。"""
+
+
+def head_plan(model: Any) -> HeadPlan:
+    """这个模型的输出头怎样算；头一次问时试一小批，此后记着。
+
+    由省到费依次试，取第一个与整行的 logits 损失相等的。
+
+    Args:
+        model: 带输出头的模型，不带外壳；在评估模式下试，试完还原。
+
+    Raises:
+        ModelError: 模型读不了一行文字，不逐位置给出 logits，或读两遍得数不同。
+    """
+    if model not in _PLANS:
+        with torch.random.fork_rng(devices=[]), evaluation_mode(model):
+            _PLANS[model] = _tried_plan(model)
+    return _PLANS[model]
+
+
+def _tried_plan(model: Any) -> HeadPlan:
+    batch = plain_batch(model)
+    ids = batch.get("decoder_input_ids", batch["input_ids"])  # (B, L)
+    try:
+        whole = word_scores(model(**batch))
+    except Exception as error:  # 各架构各抛各的
+        raise ModelError(
+            found=f"{type(model).__name__} 读不了试读的一行文字："
+            f"{type(error).__name__}：{(str(error) or '没有说明').splitlines()[0]}",
+            expected="只给文字就能前向的模型",
+            remedy="换一个读文字的检查点；若是 config.json 缺了一项，照上面的英文补上",
+        ) from error
+    if whole is None or whole.dim() != 3 or whole.shape[:2] != ids.shape:
+        shape = None if whole is None else tuple(whole.shape)
+        raise ModelError(
+            found=f"{type(model).__name__} 读 {tuple(ids.shape)} 的文字，"
+            f"给出的 logits 是 {shape}",
+            expected=f"每个位置一组 logits，{(*ids.shape, '词表')}",
+            remedy="换一个逐词元给出 logits 的检查点",
+        )
+    rows = torch.zeros_like(ids, dtype=torch.bool)
+    rows[:, 1::2] = True
+    targets = ids[rows] % whole.shape[-1]
+    expected = score_logits(whole[rows], targets).nats
+
+    close = _SAME if whole.dtype == torch.float32 else _ROUNDED
+
+    def score(last: LastLayer) -> tuple[Tensor, Tensor]:
+        nonlocal close
+        if last.input.dtype != torch.float32:  # 自动混合精度裹着模型
+            close = _ROUNDED
+        return last.cross_entropy(targets).nats, last.input.new_tensor(_MARK)
+
+    def score_whole(logits: Tensor) -> Tensor:
+        return score_logits(logits, targets).nats
+
+    for plan in _candidates(model):
+        try:
+            with _planned_head(model, plan, rows, score, score_whole) as read:
+                outputs = model(**batch)
+                if plan.fused and not _untouched(model, outputs):
+                    continue
+                found = read(outputs)
+        except Exception:
+            continue  # 这种算法不合这个架构，试下一种
+        if found.shape == expected.shape and torch.allclose(
+            found, expected, rtol=close, atol=close
+        ):
+            return plan
+    raise ModelError(
+        found=f"{type(model).__name__} 把同一行读两遍，损失不同",
+        expected="评估模式下，同样的文字总是同样的 logits",
+        remedy="关掉其中的随机（Reformer 设 config.json 的 hash_seed），或换一个检查点",
+    )
+
+
+def _candidates(model: Any) -> list[HeadPlan]:
+    """由省到费的几种算法。"""
+    named = [name for name in HEAD_NAMES if hasattr(model, name)][:1]
+    linear = model.get_output_embeddings()
+    named += [name for name, each in model.named_modules() if each is linear]
+    entries = list(dict.fromkeys(named))
+    fused = [HeadPlan(name, True) for name in entries]
+    return [*fused, *(HeadPlan(name, False) for name in entries), HeadPlan(None, False)]
+
+
+def _untouched(model: Any, outputs: Any) -> bool:
+    """线性层交出的数原样成了 logits，BART 一族的偏置除外。"""
+    after = getattr(model, "final_logits_bias", None)
+    shown = word_scores(outputs)
+    expected = _MARK if after is None else _MARK + after
+    return shown is not None and bool((shown == expected).all())
+
+
+def word_scores(outputs: Any) -> Tensor | None:
+    """模型的输出里词元的 logits；没有的为 None。"""
+    found = getattr(outputs, "logits", None)
+    # BERT、ALBERT 的预训练类有两个头，词元的叫 prediction_logits
+    return getattr(outputs, "prediction_logits", None) if found is None else found
+
+
 @contextmanager
 def scoring_head(
     model: Any,
@@ -192,16 +319,32 @@ def scoring_head(
 
     Yields:
         一个函数，由模型的输出读出打分的结果。
+
+    Raises:
+        ModelError: 同 `head_plan`。
     """
+    plan = head_plan(model)
+    with _planned_head(model, plan, rows, score, score_whole) as read:
+        yield read
+
+
+@contextmanager
+def _planned_head(
+    model: Any,
+    plan: HeadPlan,
+    rows: Tensor,
+    score: Callable[[LastLayer], tuple[T, Tensor]],
+    score_whole: Callable[[Tensor], T],
+) -> Generator[Callable[[Any], T]]:
+    """同 `scoring_head`，算法由 `plan` 定。"""
 
     def select(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0][rows], *args[1:])  # (B, L, D) → (N, D)
 
-    linear = model.get_output_embeddings()
+    linear: Any = model.get_output_embeddings() if plan.fused else None
     fused = (
         type(linear) is nn.Linear
         and "forward" not in vars(linear)  # 别人已换过 forward（如 accelerate 的卸载）
-        and not any(getattr(model.config, name, None) for name in POST_HEAD_SETTINGS)
     )
     kept: list[T] = []
 
@@ -216,13 +359,22 @@ def scoring_head(
         kept.append(found)
         return shown.view(1, 1)
 
-    hook = output_head(model).register_forward_pre_hook(select)
+    def read(outputs: Any) -> T:
+        if fused:
+            return kept.pop()
+        logits: Any = word_scores(outputs)
+        return score_whole(logits[rows] if plan.entry is None else logits)
+
+    hook = None
+    if plan.entry is not None:
+        hook = model.get_submodule(plan.entry).register_forward_pre_hook(select)
     if fused:
         linear.forward = replaced
     try:
-        yield lambda outputs: kept.pop() if fused else score_whole(outputs.logits)
+        yield read
     finally:
-        hook.remove()
+        if hook is not None:
+            hook.remove()
         if fused:
             del linear.forward  # 露出类里的 forward
 

@@ -5,8 +5,8 @@
 让几小时的训练白费的事：输出头是随机的、词表认不得语料里的字、填充渗进结果、行比位置表
 长……添一项检查，就是添一个函数、在 `CHEAP` 或 `THOROUGH` 里添一行。
 
-`CHEAP` 里的不跑模型，`companion train` 每次都做（`require_trainable`）；`THOROUGH` 里的
-要试读几句。
+`CHEAP` 里的不跑模型，`companion train` 每次都做，另加 `check_scoring`，它只读十二个词元
+（`require_trainable`）；`THOROUGH` 里的要试读几句。
 """
 
 from collections.abc import Callable, Iterable
@@ -27,6 +27,7 @@ from companion.preflight.model_checks import (
     check_packing,
     check_padding,
     check_precision,
+    check_scoring,
     check_tied_weights,
     check_weights,
 )
@@ -70,6 +71,7 @@ CHEAP: tuple[Check, ...] = (
 """不跑模型的检查。"""
 
 THOROUGH: tuple[Check, ...] = (
+    check_scoring,
     check_needed_tokens,
     check_modes,
     check_sentinels,
@@ -134,7 +136,7 @@ def require_trainable(
     block_size: int | None,
     device: Device,
 ) -> list[Finding]:
-    """开训之前的体检：只做不跑模型的几项（`CHEAP`）。
+    """开训之前的体检：不跑模型的几项（`CHEAP`），与输出头怎样算。
 
     Args:
         checkpoint: 已打开的检查点。
@@ -144,7 +146,7 @@ def require_trainable(
         device: 训练用的设备与精度。
 
     Returns:
-        要说给用户听的：提醒（warning），与打开时的话。
+        要说给用户听的：提醒（warning），打开时的话，输出头退一步算的话。
 
     Raises:
         ModelError: 有一项是错误，训练不了。
@@ -155,7 +157,7 @@ def require_trainable(
         corpus_texts=corpus_texts,
         block_size=block_size,
         device=device,
-        checks=CHEAP,
+        checks=(*CHEAP, check_scoring),
     )
     for each in findings:
         if each.severity == "error":
@@ -167,5 +169,6 @@ def require_trainable(
     return [
         each
         for each in findings
-        if each.severity == "warning" or each.code == "loading"
+        if each.severity == "warning"
+        or (each.severity == "notice" and each.code in ("loading", "scoring"))
     ]

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from companion.checkpoints.electra_pair import ElectraPair
 from companion.checkpoints.running import (
     DEFAULT_BLOCK_SIZE,
     evaluation_mode,
@@ -10,10 +11,11 @@ from companion.checkpoints.running import (
     position_limit,
     position_table,
     takes,
-    text_config,
+    vocabulary_size,
 )
-from companion.errors import CompanionError
+from companion.errors import CompanionError, ModelError
 from companion.losses.parts import LossPart
+from companion.losses.target_head import head_plan
 from companion.preflight.device import (
     memory_text,
     overflows_in_fp16,
@@ -24,6 +26,7 @@ from companion.preflight.visibility import (
     LEAK_TOLERANCE,
     can_pack,
     document_leak,
+    neighbours,
     read_outputs,
 )
 
@@ -34,14 +37,6 @@ _NO_BETTER_THAN_GUESSING = 0.9
 """损失达到 ln V 的这一比例，就算没有学过。"""
 _PADDING_TOLERANCE = 1e-4
 """相对于输出幅度；float32 的舍入在 1e-6 左右。"""
-_SEES_PADDING = {
-    "funnel": (
-        "Funnel 的池化把填充算了进去，各份检查点都如此",
-        "在 config.json 写 separate_cls: false，可减轻",
-    ),
-    "convbert": ("ConvBERT 的卷积看得见填充，各份检查点都如此", ""),
-}
-"""看得见填充的架构：缘由，与架构独有的办法。"""
 _COIN = 0.5
 """总答“原文”也有八成以上；连一半都不到，不是没学过，就是说反了。"""
 _TOKENS_PER_BATCH = 4096
@@ -121,7 +116,7 @@ def check_head(subject: Subject) -> Finding:
             "造不出试读的题，模型用不得掩码，或句子太短，没有可考的词元",
             "先改正上面的错误，或换长些的文字",
         )
-    guessing = math.log(text_config(subject.model).vocab_size)
+    guessing = math.log(vocabulary_size(subject.model))
     loss = float(parts[0].losses.nats.mean())
     message = f"试读损失 {loss:.2f} 奈特，瞎猜是 {guessing:.2f}"
     for part in parts[1:]:
@@ -164,13 +159,42 @@ def check_padding(subject: Subject) -> Finding:
         )
     if change <= _PADDING_TOLERANCE:
         return Finding("ok", "padding", f"填充不影响输出（相对差 {change:.0e}）")
-    kind = subject.model.config.model_type
-    message = f"填充渗进输出，相对差 {change:.0e}"
-    usual = "按长度分桶以少填充；评估时固定批量，分数才可比"
-    if kind in _SEES_PADDING:  # 架构如此，不是这份检查点坏了
-        cause, remedy = _SEES_PADDING[kind]
-        return Finding("notice", "padding", message, cause, remedy or usual)
-    return Finding("warning", "padding", message, "模型没有按注意力掩码忽略填充", usual)
+    together = neighbours(subject.model)
+    if together == "any":
+        return Finding(
+            "warning",
+            "padding",
+            f"填充渗进输出，相对差 {change:.0e}",
+            "试读的普通文字没有渗，这个目标的批量却渗：模型没有理会其中的掩码",
+            "换一个目标，或换一个检查点",
+        )
+    how = "一批只放一行" if together == "none" else "一批只放等长的行"
+    return Finding(
+        "notice",
+        "padding",
+        f"填充渗进输出，相对差 {change:.0e}；训练与评估{how}",
+        "架构没有按掩码忽略填充，各份检查点都如此（Funnel 的池化、ConvBERT 的卷积）",
+        "不必改：分数不随同批的别的行而变，只慢一些",
+    )
+
+
+def check_scoring(subject: Subject) -> Finding:
+    """输出头怎样算：试一小批，与整行的 logits 相比。"""
+    if isinstance(subject.model, ElectraPair):
+        return Finding("ok", "scoring", "一对模型，各用自己的头")
+    try:
+        plan = head_plan(subject.model)
+    except ModelError as error:
+        return Finding.of("scoring", error)
+    if plan.fused:
+        return Finding("ok", "scoring", f"{plan}，损失与整行的 logits 相等")
+    return Finding(
+        "notice",
+        "scoring",
+        f"输出头退一步算：{plan}",
+        "线性层之后还要改 logits，或输出头不经线性层；合在一起算，损失就不等",
+        "不必改：损失与模型自己的相等，只多占些内存",
+    )
 
 
 def check_mask(subject: Subject) -> Finding:

@@ -5,12 +5,14 @@
 机的权重也试得出来：谁看得见谁由结构决定，与学到了什么无关。对角线总是变的：第 i 个位置
 的输出里有第 i 个词元自己，不靠注意力，靠残差连接。
 
-同一个办法回答三个问题：
+同一个办法回答四个问题：
 
 - `measured_visibility`：一行真实的批量里，谁看得见谁。
 - `mask_verdict`、`require_mask`：模型收不收一种四维掩码，照不照办。五种掩码都有传递性
   （看得见的看得见的，也看得见），所以几层之后仍该如此。编码器–解码器只试编码器：整个模型
   只有一个 `attention_mask`，四维的会被当成交叉注意力的掩码。
+- `neighbours`：一行的输出随不随同批的别的行、随不随补上的填充而变；变的，评估与训练只把
+  等长的行放进一批，或一批一行。
 - `can_pack`、`document_leak`：装在一行的两个文档，是不是真的互不可见。各架构认掩码的方
   式不同，有的悄悄不认；换掉文档甲的词元，文档乙的输出应当一点不变，也与乙单独成行时相同。
 
@@ -19,7 +21,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -28,6 +31,9 @@ from companion.batch import Batch
 from companion.checkpoints.running import (
     evaluation_mode,
     is_causal,
+    plain_batch,
+    plain_ids,
+    position_limit,
     submodel_inputs,
     takes,
     text_config,
@@ -179,7 +185,7 @@ def mask_verdict(
 
     def attempt(each: Any) -> Verdict:
         net = each.get_encoder() if each.config.is_encoder_decoder else each
-        ids = plain_ids(text_config(net), visible.shape[1])[None]
+        ids = plain_ids(net, visible.shape[1])[None]
         masks = additive_mask(visible, torch.float32)
         batch = {"input_ids": ids, "attention_mask": masks}
         return _judged(token_influence(net, batch), visible[0])
@@ -213,6 +219,54 @@ def require_mask(
                 remedy="换 GPT-2、Llama、Qwen、GLM（只有解码器）或 BERT、RoBERTa、"
                 "ERNIE（编码器）；BLOOM 改用 causal_lm",
             )
+
+
+Neighbours = Literal["any", "same_length", "none"]
+"""一行可以与哪些行同批：长短不论；等长的；都不行。"""
+
+_NEIGHBOURS: WeakKeyDictionary[Any, Neighbours] = WeakKeyDictionary()
+_ROW, _LONGER = 24, 40
+"""试填充用的行长与补到的长度。"""
+
+
+def neighbours(model: Any) -> Neighbours:
+    """一行可以与哪些行同批而输出不变：头一次问时试，此后记着。
+
+    FNet 的傅里叶变换、Funnel 的池化、ConvBERT 的卷积都把填充算进去，不论掩码；有的专家
+    混合按整批分配名额。
+
+    Args:
+        model: 不带外壳的模型；在评估模式下试，试完还原。一对模型要两个都行。
+    """
+    if model not in _NEIGHBOURS:
+        order = get_args(Neighbours)
+        parts = getattr(model, "parts", {"": model}).values()
+        _NEIGHBOURS[model] = max(map(_tried_neighbours, parts), key=order.index)
+    return _NEIGHBOURS[model]
+
+
+def _tried_neighbours(model: Any) -> Neighbours:
+    length = min(_LONGER, position_limit(model) or _LONGER)
+    row = length * _ROW // _LONGER
+    full = {
+        name: value
+        for name, value in plain_batch(model, 3, length).items()
+        if torch.is_tensor(value)
+    }
+    short = {name: value[:2, :row] for name, value in full.items()}
+    alone = read_outputs(model, {name: value[:1] for name, value in short.items()})
+    padded = {name: value.clone() for name, value in full.items()}
+    for name in padded:
+        padded[name][:1, row:] = 0
+    top = alone.abs().max().clamp(min=1e-12)
+
+    def changed(batch: Mapping[str, Any]) -> bool:
+        found = read_outputs(model, batch)[:1, : alone.shape[1]]
+        return bool((found - alone).abs().max() > LEAK_TOLERANCE * top)
+
+    if changed(short):
+        return "none"
+    return "same_length" if changed(padded) else "any"
 
 
 def can_pack(model: Any, block_size: int | None = None) -> Verdict:
@@ -250,7 +304,7 @@ def packing_leak(model: Any) -> float:
     Raises:
         Exception: 模型不收四维掩码时，原样抛出它的异常。
     """
-    documents = plain_ids(text_config(model), sum(_DOCUMENTS)).split(_DOCUMENTS)
+    documents = plain_ids(model, sum(_DOCUMENTS)).split(_DOCUMENTS)
     together = _packed(model, *documents)
     owner = torch.arange(2).repeat_interleave(torch.tensor(_DOCUMENTS))
     owners = {k: owner for k in ("input_ids", "decoder_input_ids") if k in together}
@@ -294,14 +348,6 @@ def document_leak(
     return float(torch.stack(change).amax() / values[0].abs().amax().clamp(min=1e-12))
 
 
-def plain_ids(config: Any, count: int) -> Tensor:
-    """`count` 个普通词元的编号，避开特殊词元，(count,) int64；只由词表大小决定。"""
-    names = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id")
-    special = {getattr(config, name, None) for name in names}
-    plain = [i for i in range(min(config.vocab_size, 1000)) if i not in special]
-    return torch.tensor([plain[7 * i % len(plain)] for i in range(count)])
-
-
 def local_window(config: Any) -> int | None:
     """有局部层的模型，一个词元处处都能看全的行长；全局模型为 None。"""
     layers = getattr(config, "layer_types", None)
@@ -343,7 +389,7 @@ def _tried(
 
 def _others(model: Any, ids: Tensor) -> Tensor:
     """每个词元都换成别的普通词元，形状不变。"""
-    one, other = plain_ids(text_config(model), 2).to(ids)
+    one, other = plain_ids(model, 2).to(ids)
     return torch.where(ids == one, other, one)
 
 

@@ -30,7 +30,11 @@ Key = tuple[int, int]
 
 
 def bucket_by_length(
-    lengths: NDArray[np.int64], tokens_per_batch: int, rng: np.random.Generator
+    lengths: NDArray[np.int64],
+    tokens_per_batch: int,
+    rng: np.random.Generator,
+    *,
+    same_length: bool = False,
 ) -> list[NDArray[np.int64]]:
     """把行分成批，每批 行数 × 最长行 ≤ `tokens_per_batch`。
 
@@ -38,6 +42,7 @@ def bucket_by_length(
         lengths: 每行的词元数，(N,) int64。
         tokens_per_batch: 一批的词元预算，含填充；比它还长的行自成一批。
         rng: 随机数来源。
+        same_length: 一批里的行全都一样长，没有填充。
 
     Returns:
         每批的行号，M 个 int64 数组；每行恰好出现一次。
@@ -51,7 +56,10 @@ def bucket_by_length(
         part = part[np.argsort(-lengths[part], kind="stable")]
         at = 0
         while at < len(part):  # 降序：批内第一行最长
-            take = max(1, tokens_per_batch // max(1, int(lengths[part[at]])))
+            longest = int(lengths[part[at]])
+            take = max(1, tokens_per_batch // max(1, longest))
+            if same_length:
+                take = min(take, int((lengths[part[at:]] == longest).sum()))
             batches.append(part[at : at + take])
             at += take
     return [batches[i] for i in rng.permutation(len(batches))]
@@ -137,6 +145,7 @@ def plan_batches(
     max_steps: int = -1,
     num_epochs: float = 1.0,
     replay: Replay | None = None,
+    same_length: bool = False,
 ) -> BatchPlan:
     """排定整次训练。
 
@@ -148,6 +157,7 @@ def plan_batches(
         max_steps: 更新次数；−1 时由 `num_epochs` 决定。
         num_epochs: 读几遍领域语料，可以是小数。
         replay: 回放的安排。
+        same_length: 只把等长的行放进一批。
 
     Returns:
         排定的微批量。按步数训练时恰好是 `max_steps × accumulation` 批；按轮数训练时补足
@@ -164,7 +174,9 @@ def plan_batches(
         rows = np.arange(domain)
         if replay is not None:
             rows = np.concatenate([rows, _replayed(lengths, replay, epoch, seed)])
-        fresh = bucket_by_length(lengths[rows], tokens_per_batch, rng)
+        fresh = bucket_by_length(
+            lengths[rows], tokens_per_batch, rng, same_length=same_length
+        )
         epoch_sizes.append(len(fresh))
         parts += [rows[part] for part in fresh]
         epochs += [epoch] * len(fresh)

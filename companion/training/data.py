@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from companion.checkpoints.running import (
     Edges,
     default_block_size,
+    inner_model,
     model_options,
     over_limit,
     row_edges,
@@ -28,6 +29,7 @@ from companion.corpus.sources import resolve
 from companion.corpus.tokens import TokenStore, tokenize_documents
 from companion.errors import ConfigError, CorpusError
 from companion.objectives import Objective
+from companion.preflight.visibility import neighbours
 from companion.training.batching import (
     BatchPlan,
     JoinedRows,
@@ -222,9 +224,11 @@ def prepare_data(
     rows = stages[0]
     if objective.needs_sentences:
         _require_sentences(rows.datasets[0], collator, objective)
+    together = neighbours(inner_model(model))
     plan = plan_batches(
         rows.lengths,
-        tokens_per_batch=config.tokens_per_batch,
+        tokens_per_batch=1 if together == "none" else config.tokens_per_batch,
+        same_length=together == "same_length",
         accumulation=config.gradient_accumulation_steps * world_size,
         seed=config.seed,
         max_steps=config.max_steps,

@@ -11,6 +11,7 @@ from companion.errors import ModelError
 from companion.preflight.visibility import (
     SEEN,
     measured_visibility,
+    neighbours,
     plain_ids,
     token_influence,
 )
@@ -75,7 +76,7 @@ def test_the_batched_change_equals_changing_one_token_at_a_time() -> None:
     """一次前向试完全部词元，与逐个改、逐个前向相同。"""
     model = tiny_model("bert")
     batch = dict(padded("bert", 10))
-    one, other = plain_ids(model.config, 2).tolist()
+    one, other = plain_ids(model, 2).tolist()
     with torch.no_grad():
         original = model(**batch).logits[0]
         columns: list[Tensor] = []
@@ -106,3 +107,34 @@ def test_two_rows_are_refused() -> None:
     batch = {name: value.repeat(2, 1) for name, value in padded("bert").items()}
     with pytest.raises(ModelError, match="批量有 2 行"):
         measured_visibility(tiny_model("bert"), batch)
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        ("bert", "any"),
+        ("bloom", "any"),
+        ("bart", "any"),
+        ("funnel", "same_length"),
+        ("convbert", "same_length"),
+    ],
+)
+def test_a_row_keeps_company_with_rows_that_do_not_change_it(
+    kind: str, answer: str
+) -> None:
+    """池化与卷积看得见填充，只与等长的行同批；别的长短不论。"""
+    assert neighbours(tiny_model(kind)) == answer
+
+
+def test_a_model_that_mixes_its_rows_reads_them_one_by_one() -> None:
+    """输出随同批的别的行而变（按整批分配名额的专家）：一批一行。"""
+
+    class Mixed(type(tiny_model("bert"))):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            outputs = super().forward(*args, **kwargs)
+            outputs.logits = outputs.logits - outputs.logits.mean(0, keepdim=True)
+            return outputs
+
+    model = tiny_model("bert")
+    model.__class__ = Mixed
+    assert neighbours(model) == "none"

@@ -11,7 +11,7 @@ from strategies import tokenizer_of
 from companion.batch import IGNORE_INDEX
 from companion.checkpoints.running import model_options
 from companion.checkpoints.tiny import TINY_TEXT, tiny_model
-from companion.losses.target_head import cross_attention, target_losses
+from companion.losses.target_head import cross_attention, head_plan, target_losses
 from companion.objectives import get_objective
 from companion.objectives.collate import Example, collate
 from companion.preflight.visibility import packing_leak
@@ -174,6 +174,7 @@ def test_the_encoder_runs_inside_the_forward_of_the_model():
     """自动混合精度裹着模型的 forward：打包时编码器也在里面，以 bf16 计算。"""
     model = tiny_model("t5")
     example = packed_example(model, "t5", "span_corruption")
+    head_plan(model)
     kinds = []
     layer = model.encoder.block[0].layer[0].SelfAttention.q
     layer.register_forward_hook(lambda _m, _a, output: kinds.append(output.dtype))

@@ -13,7 +13,12 @@ from companion.checkpoints.tiny import TINY_TEXT, tiny_model, tiny_tokenizer
 from companion.errors import ModelError
 from companion.objectives import collate, get_objective
 from companion.preflight import model_checks
-from companion.preflight.checking import CHECKS, check_checkpoint, require_trainable
+from companion.preflight.checking import (
+    CHEAP,
+    CHECKS,
+    check_checkpoint,
+    require_trainable,
+)
 from companion.preflight.device import Device, training_memory
 from companion.preflight.findings import Finding
 from companion.preflight.visibility import Verdict
@@ -247,20 +252,52 @@ def test_a_batch_that_leaks_is_an_error(kind, goal, monkeypatch):
 
 
 def test_the_cheap_checks_never_run_the_model():
-    """开训之前的几项不跑模型：前向换成报错也照样做完，提醒都交出来。"""
+    """便宜的几项不跑模型：前向换成报错也照样做完，提醒都交出来。"""
     checkpoint = replace(
         opened("bert"),
         notices=["权重是旧式的", "检查点没有输出头"],
         weight_notices=("检查点没有输出头",),
     )
     checkpoint.model.forward = None
-    told = require_trainable(
-        checkpoint, "masked_lm", corpus_texts=TINY_TEXT, block_size=64, device=CPU
+    found = check_checkpoint(
+        checkpoint, "masked_lm", block_size=64, device=CPU, checks=CHEAP
     )
-    assert [(each.code, each.message) for each in told] == [
+    assert [(each.code, each.message) for each in found if each.severity != "ok"] == [
         ("weights", "检查点没有输出头"),
         ("loading", "权重是旧式的"),
     ]
+
+
+def test_training_says_when_the_head_falls_back():
+    """压平 logits 的模型合并计算不得：开训之前说一句，不当作错误。"""
+    checkpoint = opened("gpt2")
+
+    class Squashed(type(checkpoint.model)):
+        def forward(self, *args, **kwargs):
+            outputs = super().forward(*args, **kwargs)
+            outputs.logits = torch.tanh(outputs.logits / 30) * 30
+            return outputs
+
+    checkpoint.model.__class__ = Squashed
+    told = require_trainable(
+        checkpoint, "causal_lm", corpus_texts=TINY_TEXT, block_size=64, device=CPU
+    )
+    [said] = [each for each in told if each.code == "scoring"]
+    assert (said.severity, "退一步" in said.message) == ("notice", True)
+
+
+def test_a_model_that_reads_no_text_is_refused_before_training():
+    """只给文字就前向不了的模型：点名，并附上它自己的话。"""
+    checkpoint = opened("bert")
+
+    def forward(input_ids=None, attention_mask=None, labels=None):
+        raise ValueError("You must specify exactly one of input_features")
+
+    checkpoint.model.forward = forward
+    with pytest.raises(ModelError, match=r"BertForMaskedLM 读不了.*input_features"):
+        require_trainable(
+            checkpoint, "masked_lm", corpus_texts=TINY_TEXT, block_size=64, device=CPU
+        )
 
 
 def test_an_error_stops_the_training():

@@ -202,3 +202,13 @@ def test_buckets_partition_the_rows(lengths, budget, seed):
     batches = bucket_by_length(np.array(lengths), budget, rng)
     assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
     assert bucket_by_length(np.zeros(0, np.int64), budget, rng) == []
+
+
+@given(lengths=LENGTHS, budget=BUDGETS, seed=SEEDS)
+def test_rows_of_one_length_leave_no_padding(lengths, budget, seed):
+    """看得见填充的模型：一批里的行一样长，每行仍是恰好一次。"""
+    sizes = np.array(lengths, np.int64)
+    rng = np.random.default_rng(seed)
+    found = bucket_by_length(sizes, budget, rng, same_length=True)
+    assert all(len(set(sizes[batch])) == 1 for batch in found)
+    assert sorted(np.concatenate(found)) == list(range(len(lengths)))
