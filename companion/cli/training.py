@@ -155,10 +155,15 @@ def build_config(
 
 def _summary(result: Any) -> list[Any]:
     """前后两次评估的表，加上报告在哪里。"""
+    from companion.evaluation.verdict import SEEN_MUCH, void_headline
+
     metrics: dict[str, Any] = result.metrics
     shown: list[Any] = []
     if "before" in metrics and "after" in metrics:
         shown.append(before_after_table(metrics["before"], metrics["after"]))
+        share = metrics["overlap"]["domain"]["shared_ratio"]
+        if share >= SEEN_MUCH:
+            shown.append(f"注意：{void_headline(share)}")
     seconds = metrics.get("seconds")
     if seconds:
         shown.append(

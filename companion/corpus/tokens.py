@@ -321,8 +321,7 @@ def tokenize_documents(
                 segmenter=segmenter,
                 num_proc=num_proc,
             )
-    read = documents.text_batches if isinstance(documents, Documents) else _arrays
-    parts = _parts_of(documents)
+    read, parts = _readable(documents)
     digest, characters = _content(read(parts))
     if num_proc is None:
         num_proc = _num_cores() if characters >= WORTH_PROCESSES else 1
@@ -374,10 +373,16 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return digest.hexdigest()
 
 
-def _parts_of(documents: Sequence[Document]) -> list[Any]:
-    """文档切成可以分给几个进程的部分：磁盘上的批，或内存里的几段文字。"""
+def content_fingerprint(documents: Sequence[Document]) -> str:
+    """全部文字（句对含两侧）与文档分界的指纹；存在哪里、叫什么名字都不影响它。"""
+    read, parts = _readable(documents)
+    return _content(read(parts))[0]
+
+
+def _readable(documents: Sequence[Document]) -> tuple[Callable[[Any], Any], list[Any]]:
+    """文档切成可以分给几个进程的部分（磁盘上的批，或内存里的几段文字），与读它们的函数。"""
     if isinstance(documents, Documents):
-        return list(documents.parts())
+        return documents.text_batches, list(documents.parts())
     parts: list[list[str]] = [[]]
     size = 0
     for document in documents:
@@ -386,7 +391,7 @@ def _parts_of(documents: Sequence[Document]) -> list[Any]:
             size = 0
         parts[-1].append(document.text)
         size += len(document.text) + 64  # 空文档也占一点
-    return parts
+    return _arrays, parts
 
 
 def _arrays(parts: Iterable[list[str]]) -> Iterator[Any]:

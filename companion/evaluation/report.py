@@ -57,6 +57,8 @@ class ReportCard:
     """训练设置。"""
     ruler: Mapping[str, float] = field(default_factory=dict[str, float])
     """领域留出集上，只会数字频的办法的每字比特数（`companion.evaluation.ruler`）。"""
+    seen: Mapping[str, float] = field(default_factory=dict[str, float])
+    """留出集（"domain"、"general"）→ 其中也见于训练文字的字占的比例，[0, 1]。"""
     facts: Sequence[tuple[str, str]] = ()
     """这次运行的要点：步数、耗时、速度……"""
     environment: Mapping[str, str] = field(default_factory=lambda: environment_facts())
@@ -64,7 +66,7 @@ class ReportCard:
     @property
     def verdict(self) -> Verdict:
         """裁断。"""
-        return judge(self.domain, self.general)
+        return judge(self.domain, self.general, self.seen)
 
     def as_dict(self) -> dict[str, Any]:
         """可写成 JSON 的字典。"""
@@ -89,6 +91,8 @@ class ReportCard:
                 "paired": pair.difference.paired,
                 "note": pair.note,
             }
+        if self.seen:
+            content["seen"] = dict(self.seen)
         if self.ruler:
             content["ruler"] = dict(self.ruler)
         if self.clozes:
@@ -201,8 +205,8 @@ def _context(card: ReportCard) -> dict[str, Any]:
         "title": get_objective(card.objective).title,
         "today": date.today().isoformat(),
         "verdict": card.verdict,
-        "direction": card.domain.direction,
-        "seal": SEALS[card.domain.direction],
+        "direction": "same" if card.verdict.void else card.domain.direction,
+        "seal": "漏" if card.verdict.void else SEALS[card.domain.direction],
         "sets": [_set_view(*each) for each in sets],
         "chart": chart([(name, pair) for name, _, pair in sets]),
         "ruler": ruler_bars(card) if card.ruler else None,

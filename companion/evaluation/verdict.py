@@ -10,12 +10,13 @@
 | 2%–10% | （不加程度） |
 | 10% 以上 | 很多 |
 
-程度按每字比特数的相对变化算。界线是为读起来方便定的，不是定律；数字与区间总写在旁边。
+留出集有一成以上的字见于训练文字时，以上都不说：那是背诵。程度按每字比特数的相对变化算。界线是为读起来方便定的，不是定律；数字与区间总写在旁边。
 
 两次评估考题相同（指纹相同）时逐行配对相减。分词器不同而文字相同时，每字比特数仍可比，
 但行与行对不上，只好各自重抽，区间较宽，并且附一句说明。其余的拒绝比较。
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,9 @@ from companion.objectives import get_objective
 
 NEGLIGIBLE, SLIGHT, LARGE = 0.005, 0.02, 0.10
 """每字比特数相对变化的三条界线。"""
+
+SEEN_A_LITTLE, SEEN_MUCH = 0.01, 0.10
+"""留出集里见于训练文字的字占到这么多：要说一声；分数不作数。"""
 
 SAME_TEXT_TOLERANCE = 0.01
 """因果模型换了分词器时，被考的字数至多差这么多（各文档的首个词元不考，长短不一）。"""
@@ -76,6 +80,8 @@ class Verdict:
     """领域、通用各一句，连同数字。"""
     advice: list[str]
     """下一步可以做什么；没有什么要做则为空。"""
+    void: bool = False
+    """领域留出集见于训练文字，变化不作数。"""
 
     def __str__(self) -> str:
         return "".join([self.headline, *self.sentences, *self.advice])
@@ -129,16 +135,47 @@ def _unpaired_note(before: Evaluation, after: Evaluation) -> str:
     )
 
 
-def judge(domain: Comparison, general: Comparison | None = None) -> Verdict:
-    """由数字与区间得出裁断。"""
+def judge(
+    domain: Comparison,
+    general: Comparison | None = None,
+    seen: Mapping[str, float] | None = None,
+) -> Verdict:
+    """由数字与区间得出裁断。
+
+    Args:
+        domain: 领域留出集上。
+        general: 通用留出集上。
+        seen: "domain" 与 "general" → 留出集里也见于训练文字的字占的比例，[0, 1]。
+    """
+    shares = {"domain": 0.0, "general": 0.0, **(seen or {})}
     sentences = [_sentence("领域上", domain)]
-    headline = f"领域上{_domain_phrase(domain)}"
+    void = shares["domain"] >= SEEN_MUCH
+    headline = (
+        void_headline(shares["domain"]) if void else f"领域上{_domain_phrase(domain)}"
+    )
     if general is None:
         headline += "；没有给通用留出集，不知道忘了什么。"
+    elif shares["general"] >= SEEN_MUCH:
+        headline += "；通用留出集也见于训练文字，看不出忘了什么。"
+        sentences.append(_sentence("通用上", general))
     else:
         headline += f"，通用上{_general_phrase(general)}。"
         sentences.append(_sentence("通用上", general))
-    return Verdict(headline, sentences, _advice(domain, general))
+    sentences += [
+        f"{name}留出集有 {shares[key]:.1%} 的字在训练文字里（20 字以上连续相同）："
+        "这一部分量的是背诵。"
+        for key, name in (("domain", "领域"), ("general", "通用"))
+        if shares[key] >= SEEN_A_LITTLE
+    ]
+    advice = _advice(domain, general)
+    if void:
+        advice = ["换一份训练文字里没有的留出集（不给 --valid 就按文档划出 5%）再评。"]
+    return Verdict(headline, sentences, advice, void)
+
+
+def void_headline(share: float) -> str:
+    """领域留出集有这么多（[0, 1]）的字见于训练文字，不作数。"""
+    return f"领域留出集有 {share:.0%} 的字就在训练文字里，这次的变化不能算学到"
 
 
 def _domain_phrase(comparison: Comparison) -> str:

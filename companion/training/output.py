@@ -4,6 +4,7 @@
 `checkpoint-N` 里是 transformers 续训要的一切：权重、优化器、学习率、随机数状态。
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from companion.checkpoints.reading import read_json
 from companion.checkpoints.saving import flush
 from companion.config import TrainingConfig
 from companion.errors import CompanionError, ConfigError, TrainingError
@@ -22,6 +24,13 @@ from companion.training.team import ALONE, Team
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
+INPUTS_FILE = "inputs.json"
+CHECKSUMS_FILE = "checksums.json"
+"""检查点里每个文件的 sha256。"""
+
+
+BEGINNING = {CONFIG_FILE, INPUTS_FILE}
+"""动手时写下的两份；只有它们的文件夹里没有结果，训练前的评估就没有走完，可以再用。"""
 
 
 def check_output(output: Path, *, resume: bool) -> None:
@@ -37,7 +46,7 @@ def check_output(output: Path, *, resume: bool) -> None:
                 expected="上一次运行的输出文件夹",
                 remedy="核对 --output；从头训练则去掉 --resume",
             )
-        latest_checkpoint(output)
+        verify_checkpoint(latest_checkpoint(output))
         return
     if output.is_file():
         raise TrainingError(
@@ -45,7 +54,7 @@ def check_output(output: Path, *, resume: bool) -> None:
             expected="一个新的或空的文件夹",
             remedy="换一个 --output",
         )
-    if output.is_dir() and any(output.iterdir()):
+    if output.is_dir() and {p.name for p in output.iterdir()} - BEGINNING:
         previous = (output / CONFIG_FILE).is_file()
         raise TrainingError(
             found=f"{output} 里已有" + ("另一次运行" if previous else "别的文件"),
@@ -175,6 +184,55 @@ def latest_checkpoint(output: Path) -> Path:
     return found[-1]
 
 
+def verify_checkpoint(checkpoint: Path) -> None:
+    """检查点与写下时一字不差：缺了、截短了、换过的文件，都在这里说出来。
+
+    没有 `checksums.json` 的是旧版本写的，只看续训要的文件在不在。
+
+    Raises:
+        TrainingError: 有文件不对；有更早的完好检查点时说出是哪一个。
+    """
+    wrong = _damaged(checkpoint)
+    if not wrong:
+        return
+    older = [
+        each
+        for each in list_checkpoints(checkpoint.parent)
+        if step_of(each) < step_of(checkpoint) and not _damaged(each)
+    ]
+    remedy = "从原处重新拷贝这个文件夹"
+    if older:
+        remedy += f"；或删去它，从完好的 {older[-1].name} 接着训练"
+    else:
+        remedy += "；没有更早的完好检查点，否则只好换一个 --output 从头训练"
+    raise TrainingError(
+        found=f"{checkpoint} 坏了：{'；'.join(wrong)}",
+        expected=f"每个文件都与写下时相同（{CHECKSUMS_FILE} 里记着）",
+        remedy=remedy,
+    )
+
+
+def _damaged(checkpoint: Path) -> list[str]:
+    """不对的文件，各说一句。"""
+    noted: dict[str, str] = read_json(checkpoint / CHECKSUMS_FILE)
+    if not noted:
+        needed = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
+        return [f"没有 {name}" for name in needed if not (checkpoint / name).is_file()]
+    found: list[str] = []
+    for name, digest in noted.items():
+        path = checkpoint / name
+        if not path.is_file():
+            found.append(f"没有 {name}")
+        elif _sha256(path) != digest:
+            found.append(f"{name}（{path.stat().st_size:,} 字节）与写下时不同")
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def num_processes_of(checkpoint: Path) -> int:
     """存下它的那次训练用了几个进程：每个进程各存一份随机数状态。"""
     return max(1, len(list(checkpoint.glob("rng_state*.pth"))))
@@ -231,6 +289,9 @@ def _move_into_place(staging: Path, output: Path) -> None:
     """
     fresh = list(staging.glob(f"{_PREFIX}*"))
     for checkpoint in fresh:
+        files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file()]
+        sums = {str(path.relative_to(checkpoint)): _sha256(path) for path in files}
+        (checkpoint / CHECKSUMS_FILE).write_text(json.dumps(sums, indent=2) + "\n")
         for path in (*checkpoint.rglob("*"), checkpoint):
             flush(path)
     for checkpoint in fresh:

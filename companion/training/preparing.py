@@ -47,6 +47,7 @@ from companion.objectives import Objective
 from companion.preflight.device import Device
 from companion.preflight.visibility import Verdict
 from companion.training.data import Corpora, TrainingData, choose_block_size
+from companion.training.inputs import Inputs
 from companion.training.team import Team
 
 
@@ -97,6 +98,8 @@ class Run:
     checkpoint: Checkpoint
     """要训练的检查点，词表已扩充好。"""
     corpora: Corpora
+    inputs: Inputs
+    """读进去的各份内容的指纹；留出集与训练文字的重合。"""
     data: TrainingData
     packing: Verdict
     """打不打包，为什么。"""

@@ -9,9 +9,12 @@ from companion.corpus.document import readable
 from companion.corpus.packing import TokenLedger
 from companion.evaluation.comparison import Sitting, assemble
 from companion.evaluation.report import HTML_FILE, write_report
+from companion.evaluation.verdict import SEEN_A_LITTLE
 from companion.training.loop import LoopResult
 from companion.training.output import write_json, writing
 from companion.training.preparing import Run
+
+OVERLAP_NAMES = {"domain": "领域留出集", "general": "通用留出集"}
 
 
 def speaker(console: Console | None) -> Callable[[str], None]:
@@ -40,6 +43,9 @@ def announce(run: Run, say: Callable[[str], None]) -> None:
         say(remark)
     if run.corpora.duplicates:
         say(f"去重：删去 {run.corpora.duplicates:,} 篇完全相同的文档")
+    for name, found in run.inputs.overlap.items():
+        if found.shared_ratio >= SEEN_A_LITTLE:
+            say(f"注意：{OVERLAP_NAMES[name]}与训练文字重合。{found}")
     say("词元账本")
     say(str(data.ledger))
     if config.preset == "macbert" and config.eval:
@@ -73,6 +79,9 @@ def summarise(
     }
     if before and after:
         metrics |= {"before": before.as_dict(), "after": after.as_dict()}
+        metrics["overlap"] = {
+            name: found.as_dict() for name, found in run.inputs.overlap.items()
+        }
     return metrics
 
 
@@ -129,6 +138,7 @@ def write_card(
         after,
         curve=curve.read_bytes() if curve.exists() else None,
         ledger=ledger.rows(),
+        seen=run.inputs.shared(),
         # 文件名可以不是 UTF-8，报告里写成认得出的字
         config={
             name: readable(value) if isinstance(value, str) else value

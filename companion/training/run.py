@@ -39,9 +39,11 @@ from companion.training.data import (
     prepare_data,
     read_corpora,
 )
+from companion.training.inputs import Inputs, check_unchanged, take_inputs
 from companion.training.loop import LoopResult, run_loop
 from companion.training.output import (
     CONFIG_FILE,
+    INPUTS_FILE,
     METRICS_FILE,
     check_output,
     latest_checkpoint,
@@ -103,7 +105,7 @@ def train(
     """在领域语料上继续预训练一个检查点，前后各评估一次，写出报告。
 
     输出文件夹里有：`model/`（原样的 Hugging Face 检查点）、`config.yaml`、
-    `metrics.json`、`ledger.json`、`log.jsonl`、`report.html`、`report.md`、`curve.png`、`checkpoint-N`。
+    `inputs.json`、`metrics.json`、`ledger.json`、`log.jsonl`、`report.html`、`report.md`、`curve.png`、`checkpoint-N`。
 
     由 torchrun 或 accelerate 拉起的几个进程一同训练时，人人都调用它，得到同样的结果；读
     写、说话与评估只由第 0 个进程做（见 `team`）。
@@ -162,6 +164,9 @@ def _prepare(
     extension = extend_for_corpus(checkpoint, config, corpora.train)
     checkpoint = extension.checkpoint if extension else checkpoint
     extra = prepare_extra_losses(config, checkpoint)
+    inputs = team.ask_main(lambda: _take_inputs(config, checkpoint, corpora, extra))
+    if resume:
+        team.main_only(lambda: check_unchanged(Path(config.output), inputs))
     config, packing = team.ask_main(
         lambda: _choose(config, objective, checkpoint.model, device, extra)
     )
@@ -185,8 +190,8 @@ def _prepare(
         _refuse_finished(Path(config.output), data.plan.num_steps)
     new_ids = extension.ids if extension else ()
     return Run(
-        config, objective, checkpoint, corpora, data, packing, device, team, extra,
-        new_ids,
+        config, objective, checkpoint, corpora, inputs, data, packing, device, team,
+        extra, new_ids,
     )  # fmt: skip
 
 
@@ -197,6 +202,7 @@ def _begin(run: Run, clozes: Sequence[Any], say: Callable[[str], None]) -> _Exam
     with writing(run.output / CONFIG_FILE):
         run.output.mkdir(parents=True, exist_ok=True)
         run.config.save(run.output / CONFIG_FILE)
+    write_json(run.output / INPUTS_FILE, run.inputs.as_dict())
     return exam, _sit(run.checkpoint, exam, run.device, "训练前", say)
 
 
@@ -236,6 +242,18 @@ def _claim(config: TrainingConfig, team: Team, *, resume: bool) -> TrainingConfi
             remedy=f"用 {train_command(before)} --resume --output {output}",
         )
     return resumed_config(config)
+
+
+def _take_inputs(
+    config: TrainingConfig, checkpoint: Checkpoint, corpora: Corpora, extra: ExtraLosses
+) -> Inputs:
+    """读进去的东西的指纹与重合。"""
+    return take_inputs(
+        checkpoint,
+        corpora,
+        extra.teacher and extra.teacher.model,
+        config.eval_max_chars if config.eval else None,
+    )
 
 
 def _choose(

@@ -47,6 +47,25 @@ def test_the_example_of_the_book_reads_as_it_should():
     assert verdict.advice == []
 
 
+@pytest.mark.parametrize(
+    ("seen", "starts", "void"),
+    [
+        ({"domain": 0.005}, "领域上学到了很多，通用上忘了一点。", False),
+        ({"domain": 0.05}, "领域上学到了很多，通用上忘了一点。", False),
+        ({"domain": 0.5}, "领域留出集有 50% 的字就在训练文字里", True),
+        ({"general": 0.5}, "领域上学到了很多；通用留出集也见于训练文字", False),
+    ],
+)
+def test_what_was_trained_on_is_not_called_learnt(seen, starts, void):
+    """一成以上的字在训练文字里就不说学到；一成以下只说占多少，不到百分之一不提。"""
+    domain, general = pair(6.0, 5.3, 0.6, 0.8), pair(5.90, 5.97, -0.09, -0.05)
+    verdict = judge(domain, general, seen)
+    assert verdict.headline.startswith(starts)
+    assert verdict.void is void
+    said = [line for line in verdict.sentences if "量的是背诵" in line]
+    assert len(said) == (max(seen.values()) >= 0.01)
+
+
 def test_without_a_general_set_the_verdict_says_what_it_does_not_know():
     """没有通用留出集，就不说“没有忘”。"""
     verdict = judge(pair(6.0, 5.5, 0.4, 0.6))

@@ -50,7 +50,7 @@ def test_the_output_holds_everything_promised(full):
     result, _ = full
     assert {path.name for path in result.output.iterdir()} == {
         "model", "config.yaml", "metrics.json", "ledger.json", "log.jsonl",
-        "report.html", "report.md", "curve.png", "checkpoint-4",
+        "report.html", "report.md", "curve.png", "checkpoint-4", "inputs.json",
     }  # fmt: skip
 
 
