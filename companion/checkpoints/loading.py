@@ -193,6 +193,7 @@ def _load_adapter(name: str, folder: Path, goal: Objective) -> Checkpoint:
     if (folder / base_name).is_dir():  # 相对适配器文件夹的路径
         base_name = str(folder / base_name)
     base = load_checkpoint(base_name, goal, revision=written.get("revision"))
+    remarks = _fit_embeddings(base.model, folder, name)
     with quiet_transformers(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -200,8 +201,7 @@ def _load_adapter(name: str, folder: Path, goal: Objective) -> Checkpoint:
             model = model.merge_and_unload()
         except Exception as error:  # 权重与底座不符时 peft 与 torch 各抛各的
             raise ModelError(
-                found=f"适配器 {name} 装不上底座 {base_name}："
-                f"{str(error).splitlines()[0]}",
+                found=f"适配器 {name} 装不上底座 {base_name}：{_reason(error)}",
                 expected="适配器与它训练时的底座配套，权重是纯张量",
                 remedy="核对 base_model_name_or_path 与 revision",
             ) from error
@@ -211,7 +211,8 @@ def _load_adapter(name: str, folder: Path, goal: Objective) -> Checkpoint:
             expected="适配器的每个张量都在文件里",
             remedy="重新下载或重新保存适配器",
         )
-    tokenizer, remarks = base.tokenizer, [f"已把适配器 {name} 并入底座 {base_name}"]
+    tokenizer = base.tokenizer
+    remarks.append(f"已把适配器 {name} 并入底座 {base_name}")
     if any(folder.glob("tokenizer*")) or (folder / "vocab.txt").is_file():
         tokenizer, more = read_tokenizer(folder, name)
         remarks += more
@@ -226,6 +227,46 @@ def _load_adapter(name: str, folder: Path, goal: Objective) -> Checkpoint:
         base.weight_notices,
         base.conflicting_tie,
     )
+
+
+def _fit_embeddings(model: Any, folder: Path, name: str) -> list[str]:
+    """适配器连词嵌入一起存着、行数与底座不同的：训练它之前扩过词表，底座照样扩。
+
+    Returns:
+        提醒：扩了就有一条。
+    """
+    from safetensors import safe_open
+
+    file = folder / "adapter_model.safetensors"
+    words = model.get_input_embeddings().weight
+    if not file.is_file():  # 旧式 .bin：行数不符时由 peft 报错
+        return []
+    with safe_open(file, framework="pt") as stored:
+        shapes = {key: stored.get_slice(key).get_shape() for key in stored.keys()}  # noqa: SIM118
+    layer = next(
+        key for key, module in model.named_modules()
+        if module is model.get_input_embeddings()
+    )  # fmt: skip
+    rows = {
+        shape[0]
+        for key, shape in shapes.items()
+        if f"{layer}." in key and shape[1:] == [words.shape[1]] and "lora_" not in key
+    }
+    if not rows or rows == {words.shape[0]}:
+        return []
+    before = words.shape[0]
+    model.resize_token_embeddings(rows.pop(), mean_resizing=False)
+    after = model.get_input_embeddings().weight.shape[0]
+    return [
+        f"适配器 {name} 训练之前扩过词表：底座的词嵌入由 {before} 行改为 {after} 行"
+    ]
+
+
+def _reason(error: Exception) -> str:
+    """异常里真正的缘由：torch 的头一行只说哪个类装不上，形状不符写在后面几行。"""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.endswith(":")] or lines
+    return telling[0] if telling else type(error).__name__
 
 
 def check_family(config: Any, goal: Objective, name: str) -> None:

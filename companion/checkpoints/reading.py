@@ -117,7 +117,32 @@ def read_tokenizer(folder: Path, name: str) -> tuple[Any, list[str]]:
             expected="tokenizer.json，或与架构相符的词表文件",
             remedy=_tokenizer_remedy(folder),
         ) from failure
-    return tokenizer, []
+    return tokenizer, _disagreements(folder, tokenizer)
+
+
+def _disagreements(folder: Path, tokenizer: Any) -> list[str]:
+    """旁边的词表与 tokenizer.json 不符：transformers 只认后者，改前者毫无作用。"""
+    if not (folder / "tokenizer.json").is_file():
+        return []
+    tables: dict[str, dict[str, int]] = {}
+    if (folder / "vocab.txt").is_file():
+        text = (folder / "vocab.txt").read_text("utf-8", "replace")
+        words = text.removesuffix("\n").split("\n")  # 词表里可以有 U+2028
+        tables["vocab.txt"] = {word: number for number, word in enumerate(words)}
+    if (folder / "vocab.json").is_file():
+        tables["vocab.json"] = read_json(folder / "vocab.json")
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    notices: list[str] = []
+    for file, table in tables.items():
+        wrong = [w for w, n in table.items() if w and vocabulary.get(w) != n]
+        if wrong:
+            first = wrong[0]
+            notices.append(
+                f"{file} 与 tokenizer.json 有 {len(wrong)} 处不符（如 {first}："
+                f"{table[first]}，{vocabulary.get(first, '没有')}），用的是后者；"
+                f"改了 {file} 的，删去 tokenizer.json，由它重建"
+            )
+    return notices
 
 
 def _tokenizer_remedy(folder: Path) -> str:

@@ -11,7 +11,9 @@ FlauBERT、ByT5）没有偏移，只好拿词元的文字在原文里依次对�
     清        ⟨E6⟩ ⟨B8⟩ ⟨85⟩          1 0 0
     鬱鬱      <0xE9> <0xAC> <0xB1> …   1 0 0 1 0 0
 
-语料里照字面出现的 “[MASK]” “<|endoftext|>” 是文字，不是特殊词元，一律拆开。
+语料里照字面出现的 “[MASK]”“<|endoftext|>”“<extra_id_0>” 是文字，不是特殊词元，拆开：它
+们由训练加进行里，正文里来的会冒充。登记过的别的特殊词元（用户添的 “[注]”，对话模型的
+“<|im_start|>”）是正文的一部分，整个编码，同 transformers 一样。
 
 缺字缺词，是分词器认不得或要拆开来写的：
 
@@ -32,6 +34,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, pairwise
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +51,13 @@ CHUNK_CHARACTERS = 16_384
 BATCH_CHARACTERS = 131_072
 
 _MAX_NUM_CHARS = 255  # num_chars 存作 uint8
+
+
+_INSERTED = re.compile(
+    r"<extra_id_\d+>|extra\d+|<unused\d+>|"  # T5、UER、Gemma
+    r"\[[gs]?MASK\]|<\|?(start|end)ofpiece\|?>|[\[<][se]op[\]>]"  # GLM
+)
+"""名字如此的特殊词元由训练目标加进行里。"""
 
 
 class TextBatch(NamedTuple):
@@ -205,18 +215,79 @@ def keeps_line_breaks(tokenizer: Any) -> bool:
 def token_spans(texts: list[str], tokenizer: Any) -> Iterator[_Pair]:
     """各段文字的编号 (T,) int64 与它们在段内的字符区间 (T, 2) int64。
 
-    照字面出现的特殊词元拆开；纯 Python 的分词器没有偏移，区间由词元的文字对回去。
+    哪些特殊词元拆开、哪些整个编码，见 `registered_tokens`；纯 Python 的分词器没有偏移，
+    区间由词元的文字对回去。
     """
     return (_encode_fast if tokenizer.is_fast else _encode_slow)(texts, tokenizer)
 
 
+def registered_tokens(tokenizer: Any) -> list[str]:
+    """登记过、在正文里整个编码的特殊词元：没有角色，也不由训练目标加进行里。
+
+    >>> from companion.checkpoints.tiny import tiny_tokenizer
+    >>> bert = tiny_tokenizer("bert")
+    >>> _ = bert.add_special_tokens({"additional_special_tokens": ["[注]"]})
+    >>> registered_tokens(bert)
+    ['[注]']
+    """
+    roles = {str(getattr(tokenizer, f"{role}_token", None)) for role in _ROLES}
+    return [
+        token.content
+        for token in tokenizer.added_tokens_decoder.values()
+        if token.special
+        and token.content not in roles
+        and not _INSERTED.fullmatch(token.content)
+    ]
+
+
+_ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+_BACKENDS: WeakKeyDictionary[Any, tuple[list[str], Any]] = WeakKeyDictionary()
+"""分词器 → 登记过的特殊词元，与把它们当普通添加词元的后端。"""
+
+
+def decoded(ids: Iterable[int], tokenizer: Any) -> str:
+    """编号 → 文字；略去的只有角色与训练目标加的词元，登记过的照样写出。"""
+    kept = set(tokenizer.convert_tokens_to_ids(registered_tokens(tokenizer)))
+    special = set(tokenizer.all_special_ids) - kept
+    return tokenizer.decode(
+        [number for number in ids if number not in special], skip_special_tokens=False
+    )
+
+
+def _backend(tokenizer: Any) -> Any:
+    """切正文用的后端。
+
+    登记过的特殊词元改作普通添加词元；Unigram 的词表里也列着 “</s>” 之类，正文里的就会
+    切成它，所以把它们改成正文里写不出的名字。两样都没有时就是分词器自己的后端。
+    """
+    own, kept = tokenizer.backend_tokenizer, registered_tokens(tokenizer)
+    if not kept and type(own.model).__name__ != "Unigram":
+        return own
+    before, backend = _BACKENDS.get(tokenizer, ([], None))
+    if backend is None or before != kept:
+        settings = json.loads(own.to_str())
+        unigram = settings["model"]["type"] == "Unigram"
+        hidden: dict[str, str] = {}
+        for entry in settings["added_tokens"]:
+            if entry["content"] in kept:
+                entry["special"] = False
+            elif entry["special"] and unigram:
+                name = entry["content"]
+                hidden[name] = entry["content"] = "\0" + name
+        for piece in settings["model"]["vocab"] if unigram else ():
+            piece[0] = hidden.get(piece[0], piece[0])
+        backend = type(own).from_str(json.dumps(settings))
+        _BACKENDS[tokenizer] = (kept, backend)
+    return backend
+
+
 def _encode_fast(texts: list[str], tokenizer: Any) -> Iterator[_Pair]:
     # 直接问后端：外层的 __call__ 要把每个词元另造成几个列表，慢一倍
-    backend = tokenizer.backend_tokenizer
+    backend = _backend(tokenizer)
     before = backend.encode_special_tokens
     backend.no_truncation()
     backend.no_padding()
-    backend.encode_special_tokens = True  # 照字面出现的特殊词元拆开
+    backend.encode_special_tokens = True  # 余下的特殊词元拆开
     try:
         found = backend.encode_batch(texts, add_special_tokens=False)
     finally:
@@ -259,8 +330,17 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def _encode_slow(texts: list[str], tokenizer: Any) -> Iterator[_Pair]:
+    kept = sorted(registered_tokens(tokenizer), key=len, reverse=True)
+    border = f"({'|'.join(map(re.escape, kept))})" if kept else "(?!)"
     for text in texts:
-        tokens = tokenizer.tokenize(text, split_special_tokens=True)
+        tokens: list[str] = []
+        for piece in re.split(border, text):
+            whole = piece in kept
+            tokens += (
+                [piece]
+                if whole
+                else tokenizer.tokenize(piece, split_special_tokens=True)
+            )
         ids = np.array(tokenizer.convert_tokens_to_ids(tokens), np.int64)
         pieces = _written(tokens, tokenizer)
         if "".join(pieces) == text:  # 一个字也没有改写，空白也在

@@ -38,7 +38,7 @@ from companion.checkpoints.running import (
     special_edges,
     takes,
 )
-from companion.corpus.tokenization import text_ids, unknown_id
+from companion.corpus.tokenization import decoded, text_ids, unknown_id
 from companion.errors import EvaluationError
 from companion.inference.completion import complete, read_opening
 from companion.inference.filling import (
@@ -268,7 +268,7 @@ def _greedy(
 
 
 def _decoded(tokenizer: Any, ids: list[int]) -> str:
-    text = tokenizer.decode(ids, skip_special_tokens=True)
+    text = decoded(ids, tokenizer)
     return without_added_spaces(tokenizer, text)
 
 

@@ -39,6 +39,7 @@ from companion.checkpoints.running import (
     special_edges,
     text_config,
 )
+from companion.corpus.tokenization import decoded
 from companion.errors import ModelError, ObjectiveError
 from companion.inference.decoding import Decoding, Limits, Writer, decode
 from companion.inference.reading import (
@@ -356,12 +357,10 @@ def _as_completion(
 ) -> Completion:
     """写下的词元 `kept`（不含结尾）→ 文字。"""
     # 连着开头一起解码再减去开头：SentencePiece 单独解码会丢掉词首的空格
-    whole = tokenizer.decode([*prompt, *kept], skip_special_tokens=True)
-    head = tokenizer.decode(prompt, skip_special_tokens=True)
-    if whole.startswith(head):
-        new_text = whole[len(head) :]
-    else:
-        new_text = tokenizer.decode(kept, skip_special_tokens=True)
+    whole = decoded([*prompt, *kept], tokenizer)
+    head = decoded(prompt, tokenizer)
+    apart = not whole.startswith(head)
+    new_text = decoded(kept, tokenizer) if apart else whole[len(head) :]
     new_text = without_added_spaces(tokenizer, new_text)
     if not finished:
         new_text = new_text.rstrip(_BROKEN)

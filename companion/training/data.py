@@ -1,7 +1,7 @@
 """语料 → 可训练的行：读、去重、划出留出集、分词、打包、记账。"""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from companion.corpus.documents import (
 from companion.corpus.packing import BlockDataset, TokenLedger, ledger_of, plan_packing
 from companion.corpus.pairing import pair_rows, readable_sides
 from companion.corpus.sources import resolve
+from companion.corpus.tokenization import registered_tokens
 from companion.corpus.tokens import TokenStore, tokenize_documents
 from companion.errors import ConfigError, CorpusError
 from companion.objectives import Objective
@@ -65,6 +66,8 @@ class TrainingData:
     packed: bool
     collator: Any
     """训练目标的整理器。"""
+    registered: Mapping[str, int] = field(default_factory=dict[str, int])
+    """领域语料里整个编码的登记过的特殊词元 → 次数（`registered_tokens`）。"""
 
 
 def read_corpora(config: TrainingConfig, corpus: Any = None) -> Corpora:
@@ -246,7 +249,20 @@ def prepare_data(
     )
     if len(stages) > 1:
         rows = StagedRows(stages, plan)
-    return TrainingData(rows, plan, ledger, block_size, packed, collator)
+    registered = _count_registered(rows.datasets[0].store, tokenizer)
+    return TrainingData(rows, plan, ledger, block_size, packed, collator, registered)
+
+
+def _count_registered(store: TokenStore, tokenizer: Any) -> dict[str, int]:
+    """登记过的特殊词元在正文里各出现几次；没有出现的不列。"""
+    names = registered_tokens(tokenizer)
+    if not names:
+        return {}
+    counts = np.zeros(max(tokenizer.get_vocab().values()) + 1, np.int64)
+    for _, ids in store.blocks():
+        counts += np.bincount(ids, minlength=len(counts))
+    numbers = zip(names, tokenizer.convert_tokens_to_ids(names), strict=True)
+    return {name: int(counts[n]) for name, n in numbers if counts[n]}
 
 
 def _require_unreserved(

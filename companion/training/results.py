@@ -43,6 +43,9 @@ def announce(run: Run, say: Callable[[str], None]) -> None:
         say(remark)
     if run.corpora.duplicates:
         say(f"去重：删去 {run.corpora.duplicates:,} 篇完全相同的文档")
+    if data.registered:
+        counts = "、".join(f"{name} {n:,} 次" for name, n in data.registered.items())
+        say(f"登记过的特殊词元，正文里出现的整个编码：{counts}")
     for name, found in run.inputs.overlap.items():
         if found.shared_ratio >= SEEN_A_LITTLE:
             say(f"注意：{OVERLAP_NAMES[name]}与训练文字重合。{found}")

@@ -20,6 +20,7 @@ from model_folders import (
 from transformers import BertForMaskedLM, BertTokenizer
 
 from companion.checkpoints.loading import load_checkpoint, load_tokenizer
+from companion.checkpoints.saving import save_checkpoint
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.errors import ModelError
 
@@ -459,6 +460,62 @@ def test_an_adapter_is_merged_into_its_base(adapter):
     torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-5)
     assert (merged - plain).abs().max() > 1e-3
     assert "并入底座" in checkpoint.notices[-1]
+
+
+@PEFT_WARNS
+def test_an_adapter_trained_after_extending_the_vocabulary_opens(tmp_path):
+    """适配器连扩过的词嵌入一起存着：底座照它扩，装得上，分词器认得新词，并说出来。"""
+    from peft import LoraConfig, get_peft_model
+
+    tokenizer = tiny_tokenizer("gpt2")
+    model = tiny_model("gpt2", tokenizer)
+    save_checkpoint(model, tokenizer, tmp_path / "base")
+    tokenizer.add_tokens(["继续预训练"])
+    model.resize_token_embeddings(len(tokenizer))
+    model.name_or_path = str(tmp_path / "base")
+    recipe = LoraConfig(
+        r=2,
+        target_modules=["c_attn"],
+        modules_to_save=["wte"],
+        fan_in_fan_out=True,
+    )
+    trained = get_peft_model(model, recipe)
+    trained.get_input_embeddings().weight.data[-1] = 0.5
+    trained.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    checkpoint = load_checkpoint(str(tmp_path / "adapter"), "causal_lm")
+    words = checkpoint.model.get_input_embeddings().weight
+    assert words.shape[0] == len(checkpoint.tokenizer) == len(tokenizer)
+    assert (words[-1] == 0.5).all()
+    assert any("扩过词表" in notice for notice in checkpoint.notices)
+
+
+@PEFT_WARNS
+def test_an_adapter_of_another_shape_says_which_tensor(adapter):
+    """形状不符：说出是哪个张量、各是什么形状，不是只说哪个类装不上。"""
+    from safetensors.torch import load_file, save_file
+
+    path = adapter / "adapter_model.safetensors"
+    weights = load_file(path)
+    name = sorted(weights)[0]
+    weights[name] = weights[name][:, :-1].contiguous()
+    save_file(weights, path)
+    with pytest.raises(ModelError, match=r"size mismatch for \S+lora_A"):
+        load_checkpoint(str(adapter), "causal_lm")
+
+
+def test_a_vocabulary_beside_the_tokenizer_that_disagrees_is_said(tmp_path):
+    """手改 vocab.txt 毫无作用（transformers 只读 tokenizer.json）：说出差在哪里。"""
+    tokenizer = tiny_tokenizer("bert")
+    save_checkpoint(tiny_model("bert", tokenizer), tokenizer, tmp_path / "m")
+    words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
+    file = tmp_path / "m" / "vocab.txt"
+    file.write_text("\n".join(words) + "\n", encoding="utf-8")
+    assert load_checkpoint(str(tmp_path / "m"), "masked_lm").notices == []
+    words[words.index("良")] = "鑫"
+    file.write_text("\n".join(words) + "\n", encoding="utf-8")
+    (notice,) = load_checkpoint(str(tmp_path / "m"), "masked_lm").notices
+    assert "vocab.txt 与 tokenizer.json 有 1 处不符（如 鑫" in notice
 
 
 @PEFT_WARNS

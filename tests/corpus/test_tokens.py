@@ -15,9 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from companion.checkpoints.tiny import tiny_tokenizer
 from companion.corpus import tokenization, tokens
 from companion.corpus.document import join_lines
-from companion.corpus.tokenization import cut_texts, keeps_line_breaks
+from companion.corpus.tokenization import (
+    cut_texts,
+    decoded,
+    keeps_line_breaks,
+    text_ids,
+    token_spans,
+)
 from companion.corpus.tokens import (
     Piece,
     TokenStore,
@@ -54,6 +61,39 @@ def test_special_tokens_spelled_in_the_text_are_text(kind: str, tmp_path: Path) 
     tokenizer = build(kind)
     tokenize_documents(documents(["天子"]), tokenizer, cache_dir=tmp_path)
     assert not tokenizer.backend_tokenizer.encode_special_tokens
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "t5", "flaubert"])
+def test_registered_tokens_stay_whole_and_inserted_ones_do_not(kind: str) -> None:
+    """用户登记的整个编码、区间恰是它的文字；角色与哨兵拆开；解码写得回来。"""
+    tokenizer = tiny_tokenizer(kind)
+    names = ["[注]", "<人名>", "<extra_id_0>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": names})
+    role = tokenizer.eos_token or tokenizer.sep_token
+    text = f"[注]天下<人名>之士{role}<extra_id_0>"
+    ids, spans = next(token_spans([text], tokenizer))
+    tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
+    for name in ("[注]", "<人名>"):
+        low, high = spans[tokens.index(name)]
+        assert text[low:high] == name
+    assert role not in tokens
+    assert "<extra_id_0>" not in tokens
+    assert text_ids(text, tokenizer) == ids.tolist()
+    written = decoded([*ids.tolist(), tokenizer.convert_tokens_to_ids(role)], tokenizer)
+    assert "[注]" in written
+    assert "<人名>" in written
+
+
+def test_tokens_registered_later_are_known_at_once() -> None:
+    """先切过一次，再登记：第二次就整个编码，别的分词器不受影响。"""
+    tokenizer, other = tiny_tokenizer("bert"), tiny_tokenizer("bert")
+    for name in ("[注]", "[疏]"):
+        tokenizer.add_special_tokens(
+            {"additional_special_tokens": [name]}, replace_extra_special_tokens=False
+        )
+        number = tokenizer.convert_tokens_to_ids(name)
+        assert number in text_ids(f"天{name}下", tokenizer)
+        assert len(text_ids(f"天{name}下", other)) > 3
 
 
 def test_long_documents_are_cut_at_line_ends(

@@ -1,5 +1,7 @@
 """填空：分数与 transformers 的 fill-mask 管道相同。"""
 
+from types import MappingProxyType
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -147,6 +149,7 @@ def test_a_tokenizer_without_offsets_masks_characters_too():
 
     class Slow:
         is_fast, unk_token_id, eos_token_id, mask_token = False, 0, None, "<m>"
+        added_tokens_decoder = MappingProxyType({})
 
         def tokenize(self, text, *, split_special_tokens):
             assert split_special_tokens
