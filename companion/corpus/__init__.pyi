@@ -16,6 +16,9 @@ from .documents import split_documents as split_documents
 from .documents import split_tail as split_tail
 from .fetching import FetchReport as FetchReport
 from .fetching import fetch as fetch
+from .missing import MissingPiece as MissingPiece
+from .missing import MissingVocabulary as MissingVocabulary
+from .missing import missing_vocabulary as missing_vocabulary
 from .packing import BlockDataset as BlockDataset
 from .packing import TokenLedger as TokenLedger
 from .packing import plan_packing as plan_packing
@@ -31,9 +34,6 @@ from .sources import list_sources as list_sources
 from .sources import read_cloze as read_cloze
 from .sources import read_corpus as read_corpus
 from .sources import resolve as resolve
-from .tokenization import MissingPiece as MissingPiece
-from .tokenization import MissingVocabulary as MissingVocabulary
-from .tokenization import missing_vocabulary as missing_vocabulary
 from .tokens import Piece as Piece
 from .tokens import TokenStore as TokenStore
 from .tokens import tokenize_documents as tokenize_documents

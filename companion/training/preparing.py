@@ -1,6 +1,6 @@
 """开训之前备齐的：一次训练（`Run`）；片段边界的头与蒸馏的教师；扩充词表。
 
-    缺字    鱻 [UNK]、缺词 司马光 → 司 | 马 | 光      corpus.tokenization
+    缺字    鱻 [UNK]、缺词 司马光 → 司 | 马 | 光      corpus.missing
     添进    新行取旧切法的平均，旧行逐位不变          checkpoints.vocabulary
     先      只有新行有梯度，权重衰减为 0，旧行与其余参数逐位不变
     后      全部参数一起训练
@@ -26,7 +26,7 @@ from companion.checkpoints.vocabulary import (
 )
 from companion.config import TrainingConfig
 from companion.corpus.document import Document
-from companion.corpus.tokenization import MissingVocabulary, missing_vocabulary
+from companion.corpus.missing import MissingVocabulary, missing_vocabulary
 from companion.corpus.words import jieba_segmenter
 from companion.errors import ConfigError
 from companion.losses.distillation import (

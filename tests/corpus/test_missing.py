@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from companion.corpus.document import Document
-from companion.corpus.tokenization import missing_vocabulary
+from companion.corpus.missing import missing_vocabulary
 from companion.corpus.words import dictionary_segmenter
 from companion.errors import CorpusError
 
