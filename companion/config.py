@@ -145,6 +145,12 @@ class TrainingConfig:
         None,
     )
 
+    languages: str | None = _setting(
+        "translation_lm：句对前后两句的语言，如 en,zh（lang2id 里的名字或编号）；"
+        "缺省都是 zh，没有 zh 的是 0,1",
+        None,
+    )
+
     new_characters: int = _setting(
         "扩充词表：添语料里最常见的多少个缺字（companion corpus missing 列出它们）", 0
     )

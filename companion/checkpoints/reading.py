@@ -117,7 +117,35 @@ def read_tokenizer(folder: Path, name: str) -> tuple[Any, list[str]]:
             expected="tokenizer.json，或与架构相符的词表文件",
             remedy=_tokenizer_remedy(folder),
         ) from failure
-    return tokenizer, _disagreements(folder, tokenizer)
+    return tokenizer, [
+        *_disagreements(folder, tokenizer),
+        *_language(folder, tokenizer),
+    ]
+
+
+_CHINESE = ("zh_CN", "zho_Hans", "zh")
+"""中文的语言代码：mBART，NLLB，M2M100。"""
+
+
+def _language(folder: Path, tokenizer: Any) -> list[str]:
+    """多语言分词器往每一行添语言代码；没有写是哪一种，transformers 就用英语。
+
+    Returns:
+        提醒：行里写的是哪种语言。没有语言代码的分词器为空。
+    """
+    code = getattr(tokenizer, "src_lang", None)
+    if code is None:
+        return []
+    if read_json(folder / "tokenizer_config.json").get("src_lang"):
+        return [f"分词器往每一行添语言代码 {code}（tokenizer_config.json 的 src_lang）"]
+    vocabulary = tokenizer.get_vocab()
+    chinese = next((name for name in _CHINESE if name in vocabulary), None)
+    if chinese is not None:
+        tokenizer.src_lang = chinese
+    return [
+        f"tokenizer_config.json 没有写 src_lang（transformers 缺省是 {code}）；"
+        f"往每一行添的语言代码用 {chinese or code}，别的语言请写上 src_lang"
+    ]
 
 
 def _disagreements(folder: Path, tokenizer: Any) -> list[str]:

@@ -340,6 +340,7 @@ def model_options(model: Any, objective: Objective) -> dict[str, Any]:
     - `position_rows`：位置有几行。
     - `order_label`：句序的标签在这个模型里叫什么。
     - `num_languages`：语言编号有几种；没有语言编号的是 0。
+    - `language_ids`：句对前后两句的语言编号（`language_ids`）。
     - `max_length`：位置够一篇文档用多少词元；没有上限时为 None。
 
     Raises:
@@ -367,6 +368,8 @@ def model_options(model: Any, objective: Objective) -> dict[str, Any]:
     if "num_languages" in objective.model_options:
         has = _has_languages(config)
         options["num_languages"] = config.n_langs if has else 0
+    if "language_ids" in objective.model_options:
+        options["language_ids"] = language_ids(config)
     if "order_label" in objective.model_options:
         options["order_label"] = order_label(inner_model(model))
     if "position_rows" in objective.model_options:
@@ -379,6 +382,23 @@ def model_options(model: Any, objective: Objective) -> dict[str, Any]:
 def _has_languages(config: Any) -> bool:
     """有语言嵌入的架构（XLM、FlauBERT）。"""
     return getattr(config, "n_langs", None) is not None
+
+
+LANGUAGES = "companion_languages"
+"""config.json 里的这一项：句对前后两句的语言编号，训练时由 `languages` 设置写下。"""
+
+
+def language_ids(config: Any) -> tuple[int, int]:
+    """句对两句的语言编号：写下了的；否则都是中文（`lang2id` 里的 zh），再否则 0 与 1。
+
+    Args:
+        config: 模型的 transformers 设置。
+    """
+    first, second = getattr(config, LANGUAGES, None) or (None, None)
+    if first is None or second is None:
+        chinese = (getattr(config, "lang2id", None) or {}).get("zh")
+        return (0, 1) if chinese is None else (chinese, chinese)
+    return int(first), int(second)
 
 
 def order_label(model: Any) -> str:

@@ -149,8 +149,33 @@ def build_config(
         file = Path(output) / CONFIG_FILE
     config = TrainingConfig.from_sources(file, {**flags, **settings})
     get_objective(config.objective)
+    _refuse_idle(config, {**flags, **settings})
     check_output(Path(config.output), resume=resume)
     return config
+
+
+_COMPANIONS = {
+    "replay_ratio": ("replay",),
+    "embedding_steps": ("new_characters", "new_words"),
+    "user_dictionary": ("granularity", "preset", "new_words"),
+    "eval_max_chars": ("eval",),
+}
+"""一项设置要有后面的哪一项（之一）才有作用。"""
+
+
+def _refuse_idle(config: "TrainingConfig", given: dict[str, Any]) -> None:
+    """在命令行明说了、却毫无作用的设置。
+
+    Raises:
+        ConfigError: 有这样的一项。
+    """
+    for name, others in _COMPANIONS.items():
+        if name in given and not any(getattr(config, other) for other in others):
+            raise ConfigError(
+                found=f"{name} = {getattr(config, name)}，而没有 {'、'.join(others)}",
+                expected=f"{name} 要与 {'或 '.join(others)} 一起用，单独没有作用",
+                remedy=f"加上 {others[0]}，或去掉 {name}",
+            )
 
 
 def _summary(result: Any) -> list[Any]:

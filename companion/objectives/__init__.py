@@ -84,7 +84,8 @@ OBJECTIVES: dict[str, Objective] = {
         causal=False,
         collator="companion.objectives.translation_lm:TranslationLMCollator",
         options=("mlm_probability", "seed"),
-        model_options=("type_vocab_size", "num_languages"),
+        training_options=("languages",),
+        model_options=("type_vocab_size", "num_languages", "language_ids"),
         frozen_options={
             "mlm_probability": 0.15,
             "mask_replace_prob": 1.0,

@@ -29,7 +29,7 @@ class Objective:
     options: tuple[str, ...] = field(default=())
     """设置里属于本目标的字段；选法与词典先由 `training.masking` 化成整理器的参数。"""
     training_options: tuple[str, ...] = field(default=())
-    """设置里属于本目标、整理器却用不着的字段：另外的检查点。"""
+    """设置里属于本目标、整理器却不收的字段：另外的检查点，要由检查点来解的。"""
     model_options: tuple[str, ...] = field(default=())
     """整理器的参数里只有模型知道的（`companion.checkpoints.running.model_options`）。"""
     masks: "tuple[MaskKind, ...]" = field(default=())

@@ -1,7 +1,7 @@
 """语料 → 可训练的行：读、去重、划出留出集、分词、打包、记账。"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from companion.corpus.sources import resolve
 from companion.corpus.tokenization import registered_tokens
 from companion.corpus.tokens import TokenStore, tokenize_documents
 from companion.errors import ConfigError, CorpusError
-from companion.objectives import Objective
+from companion.objectives import OBJECTIVES, Objective
 from companion.preflight.visibility import neighbours
 from companion.training.batching import (
     BatchPlan,
@@ -38,7 +38,7 @@ from companion.training.batching import (
     StagedRows,
     plan_batches,
 )
-from companion.training.masking import SETTINGS, Masking, read_masking
+from companion.training.masking import Masking, read_masking
 
 
 @dataclass(frozen=True)
@@ -128,20 +128,35 @@ def choose_masking(config: TrainingConfig, objective: Objective) -> Masking:
     """本目标的设置里明说了的几项；词典在这里读，坏的早早点名。
 
     Raises:
-        ConfigError: 设了掩码的选法，而目标不是 masked_lm。
+        ConfigError: 设了别的目标的选项。
         ObjectiveError, CorpusError: 选法与别的设置相左，或词典有问题。
     """
-    own = (*objective.options, *objective.training_options)
-    for name in ("granularity", "span_boundary", "teacher", *SETTINGS):
-        if getattr(config, name) not in (None, False) and name not in own:
-            raise ConfigError(
-                found=f"{name} = {getattr(config, name)}，而训练目标是 {objective.key}",
-                expected=f"{name} 只用于 masked_lm",
-                remedy=f"去掉 {name}，或改用 --objective masked_lm",
-            )
+    refuse_others(config, objective)
     given = {name: getattr(config, name) for name in objective.options}
     given = {name: value for name, value in given.items() if value is not None}
     return read_masking(given) if "preset" in objective.options else Masking(given)
+
+
+def refuse_others(config: TrainingConfig, objective: Objective) -> None:
+    """设了别的目标的选项就拒绝：它在这里毫无作用。
+
+    Raises:
+        ConfigError: 有一项改了缺省值，而不属于这个目标。
+    """
+    owners: dict[str, list[str]] = {}
+    for goal in OBJECTIVES.values():
+        for each in (goal, goal.encoder_decoder or goal):
+            for name in (*each.options, *each.training_options):
+                keys = owners.setdefault(name, [])
+                keys += [] if goal.key in keys else [goal.key]
+    for setting in fields(config):
+        value, keys = getattr(config, setting.name), owners.get(setting.name)
+        if keys and objective.key not in keys and value != setting.default:
+            raise ConfigError(
+                found=f"{setting.name} = {value}，而训练目标是 {objective.key}",
+                expected=f"{setting.name} 只用于 {'、'.join(keys)}",
+                remedy=f"去掉 {setting.name}，或改用 --objective {keys[0]}",
+            )
 
 
 def make_collator(

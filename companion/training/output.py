@@ -30,7 +30,7 @@ CHECKSUMS_FILE = "checksums.json"
 
 
 BEGINNING = {CONFIG_FILE, INPUTS_FILE}
-"""动手时写下的两份；只有它们的文件夹里没有结果，训练前的评估就没有走完，可以再用。"""
+"""动手时写下的两份；恰好只有它们的文件夹里没有结果，训练前的评估没有走完，可以再用。"""
 
 
 def check_output(output: Path, *, resume: bool) -> None:
@@ -54,7 +54,8 @@ def check_output(output: Path, *, resume: bool) -> None:
             expected="一个新的或空的文件夹",
             remedy="换一个 --output",
         )
-    if output.is_dir() and {p.name for p in output.iterdir()} - BEGINNING:
+    present = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    if present and present != BEGINNING:
         previous = (output / CONFIG_FILE).is_file()
         raise TrainingError(
             found=f"{output} 里已有" + ("另一次运行" if previous else "别的文件"),

@@ -18,7 +18,13 @@ from transformers import TrainerCallback
 
 from companion.checkpoints.loading import Checkpoint
 from companion.checkpoints.locating import BOUNDARY_FILE, locate
-from companion.checkpoints.running import over_limit, text_config
+from companion.checkpoints.running import (
+    LANGUAGES,
+    inner_model,
+    language_ids,
+    over_limit,
+    text_config,
+)
 from companion.checkpoints.vocabulary import (
     Extension,
     embeddings_only,
@@ -138,6 +144,43 @@ def prepare_extra_losses(config: TrainingConfig, checkpoint: Checkpoint) -> Extr
         teacher = _fitting_teacher(config, checkpoint)
         remarks += _introduction(teacher, checkpoint.model)
     return ExtraLosses(head, teacher, tuple(remarks))
+
+
+def choose_languages(config: TrainingConfig, model: Any) -> str | None:
+    """把句对两句的语言编号写进模型的设置，评估与以后的训练都照它。
+
+    Returns:
+        要说的话；模型没有语言编号（`n_langs` 不足两种）时为 None。
+
+    Raises:
+        ConfigError: 语言不认识，不是两种，或模型没有语言编号。
+    """
+    settings = inner_model(model).config
+    count = getattr(settings, "n_langs", None) or 0
+    names: dict[str, int] = getattr(settings, "lang2id", None) or {}
+    known = "、".join(names) or f"0 到 {count - 1} 的编号"
+    if config.languages is not None:
+        given = [name.strip() for name in config.languages.split(",")]
+        ids = [names.get(n, int(n) if n.isdecimal() else -1) for n in given]
+        if count < 2:
+            raise ConfigError(
+                found=f"languages = {config.languages}，而检查点没有语言编号",
+                expected="多语言的 XLM 一类（n_langs 不少于 2）",
+                remedy="去掉 languages",
+            )
+        if len(ids) != 2 or not all(0 <= number < count for number in ids):
+            raise ConfigError(
+                found=f"languages = {config.languages}",
+                expected=f"两种语言，逗号隔开，各是 {known} 之一",
+                remedy="照检查点的 config.json 里 lang2id 填写，例如 languages=zh,zh",
+            )
+        setattr(settings, LANGUAGES, ids)
+    if count < 2:
+        return None
+    chosen = language_ids(settings)
+    called = {number: f"{name}（{number}）" for name, number in names.items()}
+    first, second = (called.get(number, str(number)) for number in chosen)
+    return f"语言编号：前一句 {first}，后一句 {second}；不对就用 --set languages=…"
 
 
 def _fitting_teacher(config: TrainingConfig, checkpoint: Checkpoint) -> Teacher:

@@ -56,6 +56,7 @@ from companion.training.output import (
 from companion.training.preparing import (
     ExtraLosses,
     Run,
+    choose_languages,
     extend_for_corpus,
     prepare_extra_losses,
 )
@@ -158,6 +159,10 @@ def _prepare(
     objective = fitted_objective(checkpoint.model, objective)
     device = best_device(checkpoint.model.config.model_type)
     check_means(config, checkpoint.model, device.kind, team.size)
+    if "languages" in objective.training_options and (
+        said := choose_languages(config, checkpoint.model)
+    ):
+        say(said)
     corpora = read_corpora(config, corpus)
     for notice in (*corpora.notices, *_line_breaks(corpora, checkpoint.tokenizer)):
         say(f"注意：{notice}")

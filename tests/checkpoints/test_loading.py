@@ -518,6 +518,23 @@ def test_a_vocabulary_beside_the_tokenizer_that_disagrees_is_said(tmp_path):
     assert "vocab.txt 与 tokenizer.json 有 1 处不符（如 鑫" in notice
 
 
+@pytest.mark.parametrize(("written", "code"), [(None, "zh_CN"), ("ja_XX", "ja_XX")])
+def test_the_language_of_every_row_is_said(tmp_path, written, code):
+    """MBART 每行末尾有语言代码：没有写的不用英语，用中文；写了的照写的；都说出来。"""
+    tokenizer = tiny_tokenizer("mbart")
+    save_checkpoint(tiny_model("mbart", tokenizer), tokenizer, tmp_path / "m")
+    file = tmp_path / "m" / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings["src_lang"] = written
+    file.write_text(json.dumps(settings), encoding="utf-8")
+    opened = load_checkpoint(str(tmp_path / "m"), "text_infilling")
+    assert opened.tokenizer.src_lang == code
+    last = opened.tokenizer("天下")["input_ids"][-1]
+    assert opened.tokenizer.convert_ids_to_tokens(last) == code
+    (notice,) = [each for each in opened.notices if "语言代码" in each]
+    assert code in notice
+
+
 @PEFT_WARNS
 def test_an_adapter_without_its_base_is_an_error(adapter):
     """底座不见了：按底座的名字报错。"""

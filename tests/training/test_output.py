@@ -29,8 +29,7 @@ def test_a_new_or_empty_folder_is_accepted_and_nothing_is_written(tmp_path, name
 )
 def test_a_folder_in_use_is_refused(tmp_path, present, said, resumable):
     """里面有东西就拒绝；是一次运行才提到 --resume。"""
-    for name in (present, "log.jsonl"):
-        (tmp_path / name).write_text("", encoding="utf-8")
+    (tmp_path / present).write_text("", encoding="utf-8")
     with pytest.raises(TrainingError, match=said) as caught:
         check_output(tmp_path, resume=False)
     assert ("--resume" in caught.value.remedy) is resumable

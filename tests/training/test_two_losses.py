@@ -3,16 +3,19 @@
 import json
 import shutil
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import transformers
+from rich.console import Console
 
 from companion.checkpoints.electra_pair import (
     DISCRIMINATORS,
     ElectraPair,
 )
 from companion.checkpoints.loading import load_checkpoint, load_tokenizer
+from companion.checkpoints.running import model_options
 from companion.checkpoints.saving import save_checkpoint
 from companion.checkpoints.tiny import TINY_TEXT, tiny_model, tiny_tokenizer
 from companion.corpus.document import Document
@@ -20,6 +23,7 @@ from companion.corpus.sources import read_corpus
 from companion.errors import ConfigError, CorpusError, ModelError
 from companion.evaluation import compare, evaluate
 from companion.inference import fill
+from companion.objectives import get_objective
 from companion.preflight import check_checkpoint
 from companion.training.run import train
 
@@ -235,3 +239,71 @@ def test_the_generator_can_be_named(settings, models, tmp_path):
     alone = load_checkpoint(judge, "replaced_token")
     assert any("没有给生成器" in each for each in alone.notices)
     assert load_tokenizer(str(models / "electra")).mask_token
+
+
+def xlm_of(folder: Path, **settings) -> Path:
+    """一个认得几种语言的极小 XLM。"""
+    tokenizer = tiny_tokenizer("xlm")
+    model = tiny_model("xlm", tokenizer, n_langs=3)
+    for name, value in settings.items():
+        setattr(model.config, name, value)
+    save_checkpoint(model, tokenizer, folder)
+    return folder
+
+
+LANG2ID = {"en": 0, "zh": 2, "fr": 1}
+
+
+@pytest.mark.parametrize(
+    ("lang2id", "given", "expected"),
+    [
+        (LANG2ID, None, (2, 2)),
+        (LANG2ID, "fr,zh", (1, 2)),
+        (LANG2ID, "0, 1", (0, 1)),
+        ({}, None, (0, 1)),
+    ],
+)
+def test_the_languages_are_those_of_the_checkpoint(
+    tmp_path, configure, small_vocabulary, lang2id, given, expected
+):
+    """给了的；没有给就都是 lang2id 里的 zh；训练、说的话与存下的检查点三处一致。"""
+    said = StringIO()
+    config = configure(
+        tmp_path / "输出",
+        objective="translation_lm",
+        model=str(xlm_of(tmp_path / "xlm", lang2id=lang2id)),
+        corpus="sample:pairs",
+        block_size=64,
+        max_steps=1,
+        languages=given,
+    )
+    result = train(config, console=Console(file=said, width=200))
+    saved = load_checkpoint(str(result.output / "model"), "masked_lm").model
+    goal = get_objective("translation_lm")
+    assert model_options(saved, goal)["language_ids"] == expected
+    names = {number: f"{name}（{number}）" for name, number in lang2id.items()}
+    first, second = (names.get(number, str(number)) for number in expected)
+    assert f"前一句 {first}，后一句 {second}" in said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "languages", "message"),
+    [
+        ("xlm", "de,zh", "en、fr、zh 之一"),
+        ("xlm", "zh", "两种语言"),
+        ("xlm", "0,3", "languages = 0,3"),
+        ("bert", "zh,zh", "没有语言编号"),
+    ],
+)
+def test_languages_the_checkpoint_lacks_are_refused(
+    tmp_path, settings, models, kind, languages, message
+):
+    """不认得的语言、只给一种、模型没有语言编号：按名拒绝，什么也没写。"""
+    folder = xlm_of(tmp_path / "xlm", lang2id=LANG2ID)
+    model = folder if kind == "xlm" else models / kind
+    config = settings(
+        "translation_lm", tmp_path / "输出", model=str(model), languages=languages
+    )
+    with pytest.raises(ConfigError, match=message):
+        train(config, quiet=True)
+    assert not (tmp_path / "输出").exists()
