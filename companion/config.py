@@ -31,6 +31,7 @@ from companion.objectives.choices import (
 )
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+LineBreaks = Literal["auto", "keep", "join"]
 Scheduler = Literal["cosine", "warmup_stable_decay", "linear", "constant"]
 
 MAX_SEED = 2**32 - 1
@@ -76,6 +77,9 @@ class TrainingConfig:
     )
     gradient_accumulation_steps: int = _setting("几个微批量更新一次", 1)
     packing: bool = _setting("把多个文档装进一行；不能隔离文档的模型自动不用", True)
+    line_breaks: LineBreaks = _setting(
+        "一篇之内的换行：auto 分词器写得出就留着，keep 一定留，join 接成一行", "auto"
+    )
     deduplicate: bool = _setting("训练前删去完全相同的文档，并计入账本", True)
 
     learning_rate: float | None = _setting(

@@ -450,13 +450,16 @@ def group_by_chapter(
         篇名（没有则为空串）与正文。
 
     Raises:
-        CorpusError: 篇目表说的行数比文件还多。
+        CorpusError: 篇目表说的行数比文件还多，或管不到一半的行：多半是别的文本的。
     """
     remaining = iter(chapters)
     chapter = next(remaining, None)
     held: list[str] = []
-    number = 0
+    number = covered = outside = 0  # 表内与表外不空的行
     for number, line in enumerate(lines, start=1):
+        if line.strip():
+            within = chapter is not None and number >= chapter.first_line
+            covered, outside = covered + within, outside + (not within)
         if chapter is not None and number == chapter.first_line and held:
             yield "", join_lines(held)  # 篇与篇之间无主的行
             held = []
@@ -479,6 +482,12 @@ def group_by_chapter(
             f"{chapter.first_line + chapter.num_lines - 1} 行才完",
             expected="篇目表与语料来自同一份数据",
             remedy="更新篇目表，或重新取得完整的语料",
+        )
+    if outside > covered:
+        raise CorpusError(
+            found=f"{origin} 有 {outside:,} 行不在篇目表里，在的只有 {covered:,} 行",
+            expected="篇目表与语料来自同一份数据，管到一半以上的行",
+            remedy="更新篇目表；是别的文本的就把它移走，照空行分篇",
         )
     if held:
         yield "", join_lines(held)

@@ -28,6 +28,7 @@ from companion.corpus.document import (
     SOURCES,
     Document,
     content_key,
+    join_lines,
     letters_key,
     tidy_lines,
 )
@@ -156,9 +157,26 @@ class Documents(Sequence[Document]):
         kept = first_occurrences(self.keys("content"))
         return self if len(kept) == len(self) else self.select(kept)
 
+    def joined(self) -> "Documents":
+        """一篇之内的换行都接起来；没有换行的原样返回。"""
+        if not self.line_breaks:
+            return self
+        return store_documents(
+            lambda: map(_on_one_line, self),
+            cache_folder() / "documents",
+            repr((self.table._fingerprint, self._digest_of_rows(), "joined")),
+        )
+
+    def _digest_of_rows(self) -> str | None:
+        return None if self.rows is None else hashlib.sha256(self.rows.data).hexdigest()
+
     def sides(self) -> "Documents":
         """句对 → 源、目标相间的单语文档。"""
         return Documents(self.table, self.rows, sides=True)
+
+
+def _on_one_line(document: Document) -> Document:
+    return replace(document, text=join_lines(document.text.split("\n")))
 
 
 def first_occurrences(keys: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ from companion.checkpoints.running import (
 from companion.config import TrainingConfig
 from companion.corpus.document import Document
 from companion.corpus.documents import (
+    Documents,
     open_corpus,
     open_dataset,
     split_corpus,
@@ -85,21 +86,27 @@ def read_corpora(config: TrainingConfig, corpus: Any = None) -> Corpora:
     names = [config.valid, config.general, config.replay]
     if corpus is None:
         names.append(config.corpus)
-    every = open_corpus(config.corpus) if corpus is None else open_dataset(corpus)
+
+    def opened(source: Any, split: str | None = "train") -> Documents:
+        by_name = isinstance(source, str)
+        found = open_corpus(source, split) if by_name else open_dataset(source)
+        return found.joined() if config.line_breaks == "join" else found
+
+    every = opened(config.corpus if corpus is None else corpus)
     documents = every.without_duplicates() if config.deduplicate else every
     own = corpus is None and resolve(config.corpus).has_valid
     if config.valid is not None:
-        train, valid = documents, open_corpus(config.valid, None)
+        train, valid = documents, opened(config.valid, None)
     elif own:  # 有名字的语料自带留出集
-        train, valid = documents, open_corpus(config.corpus, "valid")
+        train, valid = documents, opened(config.corpus, "valid")
     else:
         split = split_corpus(documents)
         train, valid = split.train, split.valid
     return Corpora(
         train=train,
         valid=valid,
-        general=[] if config.general is None else open_corpus(config.general, None),
-        replay=[] if config.replay is None else open_corpus(config.replay),
+        general=[] if config.general is None else opened(config.general, None),
+        replay=[] if config.replay is None else opened(config.replay),
         duplicates=len(every) - len(documents),
         notices=[
             each for name in names if name is not None for each in resolve(name).notices

@@ -19,7 +19,7 @@ from companion.config import TrainingConfig
 from companion.corpus.packing import TokenLedger
 from companion.corpus.sources import cache_folder, read_cloze
 from companion.corpus.tokenization import keeps_line_breaks
-from companion.errors import TrainingError
+from companion.errors import ConfigError, TrainingError
 from companion.evaluation.comparison import (
     Exam,
     Sitting,
@@ -164,7 +164,10 @@ def _prepare(
     ):
         say(said)
     corpora = read_corpora(config, corpus)
-    for notice in (*corpora.notices, *_line_breaks(corpora, checkpoint.tokenizer)):
+    for notice in (
+        *corpora.notices,
+        *_line_breaks(config, corpora, checkpoint.tokenizer),
+    ):
         say(f"注意：{notice}")
     extension = extend_for_corpus(checkpoint, config, corpora.train)
     checkpoint = extension.checkpoint if extension else checkpoint
@@ -313,16 +316,24 @@ def _advice(finding: Finding) -> str:
     return "。".join(part for part in parts if part)
 
 
-def _line_breaks(corpora: Corpora, tokenizer: Any) -> list[str]:
-    """语料里的换行怎么处理了；没有换行则不说。"""
+def _line_breaks(config: TrainingConfig, corpora: Corpora, tokenizer: Any) -> list[str]:
+    """语料里的换行怎样处理了；没有换行则不说。
+
+    Raises:
+        ConfigError: 一定要留，而分词器写不出。
+    """
     count = getattr(corpora.train, "line_breaks", 0)
     if not count:
         return []
-    kept = keeps_line_breaks(tokenizer)
-    return [
-        f"语料里有 {count:,} 处换行，"
-        + ("照原样学" if kept else "这个分词器写不出，各接成一行")
-    ]
+    if keeps_line_breaks(tokenizer):
+        return [f"语料里有 {count:,} 处换行，照原样学（line_breaks=join 则接成一行）"]
+    if config.line_breaks == "keep":
+        raise ConfigError(
+            found=f"line_breaks = keep，语料里有 {count:,} 处换行，而这个分词器写不出",
+            expected="字节级等写得出换行的分词器（GPT-2、BLOOM、Qwen、RoBERTa）",
+            remedy="换一个检查点，或用 line_breaks=join 接成一行",
+        )
+    return [f"语料里有 {count:,} 处换行，这个分词器写不出，各接成一行"]
 
 
 def _prepare_exam(run: Run, clozes: Sequence[Any]) -> Exam | None:

@@ -85,6 +85,25 @@ def test_line_breaks_are_counted(tmp_path: Path) -> None:
     assert corpus.select(np.array([1, 2])).line_breaks == 1
 
 
+def test_line_breaks_are_joined_into_another_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """接成一行的是另一份，原来的不动；没有换行的就是它自己；只选几篇时各存一份。"""
+    monkeypatch.setattr(module, "cache_folder", lambda: tmp_path / "缓存")
+    corpus = stored(listed(["春雨\n来得早", "hello\nworld", "甲乙"]), tmp_path)
+    assert [each.text for each in corpus.joined()] == [
+        "春雨来得早",
+        "hello world",
+        "甲乙",
+    ]
+    assert corpus.line_breaks == 2
+    few = corpus.select(np.array([1, 2]))
+    assert [each.text for each in few.joined()] == ["hello world", "甲乙"]
+    assert [each.id for each in few.joined()] == [each.id for each in few]
+    plain = corpus.select(np.array([2]))
+    assert plain.joined() is plain
+
+
 def test_an_unchanged_file_is_read_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -151,9 +151,17 @@ def test_chapters_beside_a_text_make_the_documents(tmp_path: Path) -> None:
 
 def test_lines_outside_every_chapter_are_kept(tmp_path: Path) -> None:
     """篇目表没提到的行不丢，照空行分成没有篇名的文档。"""
-    write(tmp_path, "chapters.tsv", "split\tfirst_line\tn_lines\ntrain\t2\t1\n")
-    path = write(tmp_path, "train.txt", "序\n正文\n跋\n\n附\n")
-    assert texts(path) == ["序", "正文", "跋", "附"]
+    write(tmp_path, "chapters.tsv", "split\tfirst_line\tn_lines\ntrain\t2\t3\n")
+    path = write(tmp_path, "train.txt", "序\n正\n文\n终\n跋\n\n附\n")
+    assert texts(path) == ["序", "正文终", "跋", "附"]
+
+
+def test_a_chapters_table_of_another_text_is_refused(tmp_path: Path) -> None:
+    """篇目表只管到一小半的行，多半是别的文本的：不悄悄把其余的照空行分篇。"""
+    write(tmp_path, "chapters.tsv", "split\tfirst_line\tn_lines\ntrain\t1\t1\n")
+    error = refused(write(tmp_path, "train.txt", "甲\n乙\n丙\n"))
+    assert "2 行不在篇目表里" in error.found
+    assert "移走" in error.remedy
 
 
 def test_a_sources_table_keeps_one_document_per_line(tmp_path: Path) -> None:

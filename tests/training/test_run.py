@@ -24,6 +24,7 @@ from companion.objectives.masked_lm import MaskedLMCollator
 from companion.preflight.device import best_device
 from companion.training import arguments, train
 from companion.training import run as run_module
+from companion.training.data import read_corpora
 from companion.training.run import METRICS_FILE
 
 AUTO = {"bert": "AutoModelForMaskedLM", "gpt2": "AutoModelForCausalLM"}
@@ -386,3 +387,50 @@ def test_resuming_with_another_table_is_refused(tmp_path, configure):
     train(config, corpus=first, quiet=True)
     with pytest.raises(ConfigError, match=other._fingerprint):
         train(config, corpus=other, resume=True, quiet=True)
+
+
+POEMS = "".join(
+    json.dumps({"text": f"狡兔死，走狗烹{n}\n飞鸟尽，良弓藏{n}"}) + "\n"
+    for n in range(30)
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "line_breaks", "said"),
+    [
+        ("gpt2", "auto", "照原样学"),
+        ("gpt2", "join", None),
+        ("bert", "auto", "各接成一行"),
+    ],
+)
+def test_line_breaks_are_kept_where_the_tokenizer_can_write_them(
+    tmp_path, configure, kind, line_breaks, said
+):
+    """诗行：写得出就留着，join 接成一行；怎样处理的说出来，留出集也一样。"""
+    corpus = tmp_path / "诗.jsonl"
+    corpus.write_text(POEMS, encoding="utf-8")
+    screen = StringIO()
+    config = configure(
+        tmp_path / "输出", kind, corpus=str(corpus), line_breaks=line_breaks
+    )
+    train(
+        dataclasses.replace(config, max_steps=1, eval=kind == "gpt2"),
+        console=Console(file=screen, width=200),
+    )
+    corpora = read_corpora(config)
+    breaks = {"\n" in document.text for document in (*corpora.train, *corpora.valid)}
+    assert breaks == {line_breaks != "join"}
+    count = sum(document.text.count("\n") for document in corpora.train)
+    expected = f"语料里有 {count} 处换行" if said else ""
+    assert expected in screen.getvalue()
+    assert (said or "") in screen.getvalue()
+
+
+def test_line_breaks_that_cannot_be_kept_are_refused(tmp_path, configure):
+    """一定要留，而 BERT 的分词器写不出：按名拒绝，什么也没写。"""
+    corpus = tmp_path / "诗.jsonl"
+    corpus.write_text(POEMS, encoding="utf-8")
+    config = configure(tmp_path / "输出", corpus=str(corpus), line_breaks="keep")
+    with pytest.raises(ConfigError, match=r"line_breaks = keep.*写不出"):
+        train(config, quiet=True)
+    assert not (tmp_path / "输出").exists()
