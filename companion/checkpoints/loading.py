@@ -28,7 +28,7 @@ from companion.checkpoints.reading import (
     read_json,
     read_tokenizer,
 )
-from companion.checkpoints.running import judges_order, model_options
+from companion.checkpoints.running import judges_order, model_options, word_table
 from companion.errors import ModelError
 from companion.objectives import Objective, get_objective
 
@@ -307,8 +307,9 @@ def check_family(config: Any, goal: Objective, name: str) -> None:
         "编码器–解码器": "span_corruption（T5 类）、text_infilling（BART 类）",
     }[kind]
     change = f"，或改用目标 {other}" if kind != needed else ""
+    unknown = "" if kind != needed else f"，不在 {goal.auto_class} 认得的架构里"
     raise ModelError(
-        found=f"{name} 是{kind}（model_type：{config.model_type}）",
+        found=f"{name} 是{kind}（model_type：{config.model_type}）{unknown}",
         expected=f"{goal.key} 用{needed}：{goal.family}",
         remedy=f"换一个这样的检查点（例如 {goal.starter}）{change}",
     )
@@ -326,7 +327,7 @@ def check_fit(model: Any, tokenizer: Any, goal: Objective, name: str) -> None:
     Raises:
         ModelError: 编号超出词嵌入，词表差得太多，或没有掩码词元。
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = len(word_table(model))
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if largest >= rows:
         raise ModelError(

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from companion.checkpoints.running import read_setting, text_config, word_table
 from companion.errors import ModelError
 
 _LARGEST_GAP = 0.01
@@ -299,7 +300,7 @@ def _record_own_head(folder: Path, model: Any) -> bool:
     会），学好的输出头就没了；存下的检查点用第 4 版打开也是如此。
     """
     head = getattr(model.get_output_embeddings(), "weight", None)
-    words = model.get_input_embeddings().weight
+    words = word_table(model)
     if head is None or head.data_ptr() == words.data_ptr():
         return False
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -404,11 +405,12 @@ def _judge_missing(folder: Path, model: Any, missing: tuple[str, ...]) -> list[s
 def _judge_unused(model: Any, unused: list[str]) -> list[str]:
     """多出来的层意味着 config.json 写少了；别的任务的头则无妨。"""
     layers = [key for key in unused if re.search(r"\.(layers?|h|block)\.\d+\.", key)]
+    shape = text_config(model)
     if not layers:
         return []
     return [
         f"检查点有 {len(layers)} 个层内张量没有用上（{_some(layers)}）："
-        f"核对 config.json 的层数（{model.config.get_text_config().num_hidden_layers}）"
+        f"核对 config.json 的层数（{read_setting(shape, 'num_hidden_layers', '没写')}）"
     ]
 
 

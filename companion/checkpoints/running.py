@@ -63,12 +63,41 @@ def text_config(model: Any) -> Any:
     return inner_model(model).config.get_text_config()
 
 
+def read_setting(config: Any, name: str, default: Any = None) -> Any:
+    """设置里的一项；没有，或逐层不同而没有总的一个（Gemma 4），是 `default`。"""
+    try:
+        found = getattr(config, name, None)
+    except Exception:  # transformers 给逐层不同的一项另定了一种错误
+        found = None
+    return default if found is None else found
+
+
+def word_table(model: Any) -> "torch.Tensor":
+    """输入的词嵌入，(V, D)；`get_input_embeddings` 给的不是（Perceiver）时另找。
+
+    Raises:
+        ModelError: 没有一张与词表一样长的嵌入表。
+    """
+    from torch import nn
+
+    weight = getattr(model.get_input_embeddings(), "weight", None)
+    if weight is not None:
+        return weight
+    size = read_setting(text_config(model), "vocab_size", 1)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) and module.num_embeddings >= size:
+            return module.weight
+    raise ModelError(
+        found=f"{type(model).__name__} 没有 {size} 行的词嵌入",
+        expected="读词元的模型：一个编号一行嵌入",
+        remedy="换一个读文字的检查点",
+    )
+
+
 def vocabulary_size(model: Any) -> int:
     """词表的大小；设置里没有写的（FSMT 两侧各有一份），看词嵌入有几行。"""
-    size = getattr(text_config(model), "vocab_size", None)
-    if size is None:
-        size = model.get_input_embeddings().weight.shape[0]
-    return int(size)
+    size = read_setting(text_config(model), "vocab_size")
+    return len(word_table(model)) if size is None else int(size)
 
 
 def plain_ids(model: Any, count: int) -> "torch.Tensor":
@@ -77,7 +106,7 @@ def plain_ids(model: Any, count: int) -> "torch.Tensor":
 
     config = text_config(model)
     names = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id")
-    special = {getattr(config, name, None) for name in names}
+    special = {read_setting(config, name) for name in names}
     size = min(vocabulary_size(model), 1000)
     plain = [i for i in range(size) if i not in special]
     return torch.tensor([plain[7 * i % len(plain)] for i in range(count)])
@@ -254,7 +283,7 @@ def position_limit(model: Any) -> int | None:
     table = position_table(inner_model(model))
     if table is not None:
         return table
-    return getattr(text_config(model), "max_position_embeddings", None)
+    return read_setting(text_config(model), "max_position_embeddings")
 
 
 def over_limit(model: Any, length: int) -> int | None:
@@ -273,7 +302,7 @@ def default_block_size(model: Any) -> int:
 
     T5 的相对位置没有上限，`n_positions` 是它预训练时的行长；更长的行读得进，读不好。
     """
-    trained = getattr(text_config(model), "n_positions", None)
+    trained = read_setting(text_config(model), "n_positions")
     return min(filter(None, (DEFAULT_BLOCK_SIZE, position_limit(model), trained)))
 
 

@@ -168,21 +168,30 @@ def _generate(checkpoint: Any, text: str, how: Decoding) -> list[Completion]:
         if how.do_sample
         else {}
     )
+    settings = _generation_config(
+        do_sample=how.do_sample,
+        max_new_tokens=max_new_tokens,
+        num_beams=how.num_beams,
+        num_return_sequences=how.num_return_sequences,
+        eos_token_id=stops or None,
+        pad_token_id=_pad_id(tokenizer, stops),
+        use_cache=True,
+        **sampling,
+    )
     with evaluation_mode(model), _seeded(device, how.seed), _own_settings(model):
-        outputs = model.generate(
-            prompt.to(device),
-            attention_mask=prompt.new_ones(prompt.shape).to(device),
-            generation_config=_generation_config(
-                do_sample=how.do_sample,
-                max_new_tokens=max_new_tokens,
-                num_beams=how.num_beams,
-                num_return_sequences=how.num_return_sequences,
-                eos_token_id=stops or None,
-                pad_token_id=_pad_id(tokenizer, stops),
-                use_cache=True,
-                **sampling,
-            ),
-        )
+        try:
+            outputs = model.generate(
+                prompt.to(device),
+                attention_mask=prompt.new_ones(prompt.shape).to(device),
+                generation_config=settings,
+            )
+        except Exception as error:  # 各架构各抛各的
+            raise ModelError(
+                found=f"{type(model).__name__} 续写不了：{type(error).__name__}："
+                f"{(str(error) or '没有说明').splitlines()[0]}",
+                expected="transformers 的 generate 认得的模型",
+                remedy="换一个检查点；只训练而不看样张，用 --set eval=false",
+            ) from error
     new_ids = outputs[:, prompt.shape[1] :].tolist()
     head = prompt[0].tolist()
     return [_completion(tokenizer, text, head, ids, stops) for ids in new_ids]

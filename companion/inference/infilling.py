@@ -31,6 +31,7 @@ from companion.checkpoints.running import (
     over_limit,
     position_limit,
     position_rows,
+    read_setting,
     special_edges,
     text_config,
 )
@@ -239,7 +240,7 @@ def _pieces(text: str, tokenizer: Any) -> list[str]:
 
 def _end_ids(config: Any) -> set[int]:
     """结尾词元；有的检查点写了几个，有的一个也没写。"""
-    end = config.eos_token_id
+    end = read_setting(config, "eos_token_id")
     if end is None:
         return set()
     return {end} if isinstance(end, int) else set(end)

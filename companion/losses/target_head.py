@@ -31,6 +31,7 @@ from companion.checkpoints.running import (
     inner_model,
     output_head,
     plain_batch,
+    takes,
 )
 from companion.errors import ModelError
 
@@ -89,6 +90,8 @@ def target_losses(model: nn.Module, batch: Batch, *, causal: bool) -> TargetLoss
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     inner = inner_model(model)
     apart = cross_attention(inner, inputs.pop("cross_attention_mask", None))
+    if takes(inner, "use_cache"):  # 缓存白占内存；T5Gemma 的还会截短交叉注意力
+        inputs["use_cache"] = False  # type: ignore[assignment]
 
     def score(last: LastLayer) -> tuple[TargetLosses, Tensor]:
         losses = last.cross_entropy(targets)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from companion.checkpoints.running import text_config
+from companion.checkpoints.running import read_setting, text_config, word_table
 
 _RACE_SECONDS = 0.05
 _RACE_SIZE = 256
@@ -175,10 +175,10 @@ def training_memory(
     """
     config = text_config(model)
     scale = 2 if device.precision == "fp32" else 1
-    single, double = _layers(config)
-    per_token = (34 * single + 47 * double) * config.hidden_size
+    single, double = _layers(model)
+    per_token = (34 * single + 47 * double) * _width(model)
     if config._attn_implementation == "eager":
-        heads = getattr(config, "num_attention_heads", 0)  # Mamba、RWKV、FNet 没有
+        heads = read_setting(config, "num_attention_heads", 0)  # Mamba、RWKV 没有
         per_token += 5 * block_size * (single + 2 * double) * heads
     return (
         16 * sum(p.numel() for p in model.parameters())
@@ -186,11 +186,29 @@ def training_memory(
     )
 
 
-def _layers(config: Any) -> tuple[int, int]:
+def _width(model: Any) -> int:
+    """隐藏层宽；设置里叫别的名字的，看词嵌入。"""
+    found = read_setting(text_config(model), "hidden_size")
+    return found or word_table(model).shape[-1]
+
+
+def _layers(model: Any) -> tuple[int, int]:
     """一次注意力的层数，与两次注意力的（看编码器的解码器）层数。"""
-    if not config.is_encoder_decoder:
-        return config.num_hidden_layers, 0
-    decoder = getattr(config, "num_decoder_layers", None)  # T5
-    if decoder is None:
-        decoder = config.decoder_layers  # BART 一族
-    return config.num_hidden_layers, decoder
+    config = text_config(model)
+    single = read_setting(config, "num_hidden_layers") or _depth(model)
+    if not model.config.is_encoder_decoder:
+        return single, 0
+    # T5 与 BART 的叫法；套在里面的（T5Gemma）直接数
+    double = read_setting(config, "num_decoder_layers") or read_setting(
+        config, "decoder_layers"
+    )
+    return single, double or _depth(model.get_decoder())
+
+
+def _depth(module: Any) -> int:
+    """层数：最外面的 `ModuleList` 里最长的一个。"""
+    from torch import nn
+
+    if isinstance(module, nn.ModuleList):
+        return len(module)
+    return max(map(_depth, module.children()), default=0)

@@ -3,15 +3,19 @@
 import math
 from typing import Any
 
+import torch
+
 from companion.checkpoints.electra_pair import ElectraPair
 from companion.checkpoints.running import (
     DEFAULT_BLOCK_SIZE,
     evaluation_mode,
     over_limit,
+    plain_batch,
     position_limit,
     position_table,
     takes,
     vocabulary_size,
+    word_table,
 )
 from companion.errors import CompanionError, ModelError
 from companion.losses.parts import LossPart
@@ -79,7 +83,7 @@ def check_weights(subject: Subject) -> Finding:
 
 def check_tied_weights(subject: Subject) -> Finding:
     """配置说共享的输入输出词嵌入，是不是真的共享。"""
-    source = subject.model.get_input_embeddings().weight
+    source = word_table(subject.model)
     output = subject.model.get_output_embeddings()
     if subject.checkpoint.conflicting_tie:
         return Finding(
@@ -184,6 +188,7 @@ def check_scoring(subject: Subject) -> Finding:
         return Finding("ok", "scoring", "一对模型，各用自己的头")
     try:
         plan = head_plan(subject.model)
+        _require_training(subject.model)
     except ModelError as error:
         return Finding.of("scoring", error)
     if plan.fused:
@@ -195,6 +200,24 @@ def check_scoring(subject: Subject) -> Finding:
         "线性层之后还要改 logits，或输出头不经线性层；合在一起算，损失就不等",
         "不必改：损失与模型自己的相等，只多占些内存",
     )
+
+
+def _require_training(model: Any) -> None:
+    """训练模式下也前向得了：Reformer 训练时的行长要恰好是一个数。"""
+    training = model.training
+    model.train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model(**plain_batch(model))
+    except Exception as error:  # 各架构各抛各的
+        raise ModelError(
+            found=f"{type(model).__name__} 评估得了，训练模式下却前向不了："
+            f"{type(error).__name__}：{str(error).splitlines()[0]}",
+            expected="训练时行长不论的模型",
+            remedy="照上面的英文改 config.json，或换一个检查点",
+        ) from error
+    finally:
+        model.train(training)
 
 
 def check_mask(subject: Subject) -> Finding:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from companion.checkpoints.running import word_table
 from companion.corpus.tokenization import text_ids, token_spans, unknown_id
 from companion.errors import CompanionError
 from companion.preflight.findings import Finding, Subject
@@ -182,7 +183,7 @@ def check_end_token(subject: Subject) -> Finding:
 
 def check_vocabulary(subject: Subject) -> Finding:
     """词元编号都在词嵌入之内。"""
-    rows = subject.model.get_input_embeddings().weight.shape[0]
+    rows = len(word_table(subject.model))
     largest = max(subject.tokenizer.get_vocab().values())
     if largest >= rows:
         return Finding(

@@ -34,6 +34,7 @@ from companion.checkpoints.running import (
     plain_batch,
     plain_ids,
     position_limit,
+    read_setting,
     submodel_inputs,
     takes,
     text_config,
@@ -350,12 +351,12 @@ def document_leak(
 
 def local_window(config: Any) -> int | None:
     """有局部层的模型，一个词元处处都能看全的行长；全局模型为 None。"""
-    layers = getattr(config, "layer_types", None)
+    layers = read_setting(config, "layer_types")
     if layers is not None and "sliding_attention" not in layers:
         return None
-    if getattr(config, "local_attention", None):  # ModernBERT：左右各半个窗口
-        return config.local_attention // 2
-    return getattr(config, "sliding_window", None)
+    if half := read_setting(config, "local_attention"):  # ModernBERT：左右各半个窗口
+        return half // 2
+    return read_setting(config, "sliding_window")
 
 
 def _tried(

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from companion.checkpoints.running import word_table
 from companion.corpus.words import (
     Segmenter,
     jieba_segmenter,
@@ -126,6 +127,4 @@ def find_similar_words(
     for text in texts:
         counts.update(word for word in cut(text) if word.isalnum())
     common = sorted(counts, key=lambda word: (-counts[word], word))[:NUM_CANDIDATES]
-    return similar_from_embeddings(
-        tokenizer, model.get_input_embeddings().weight, common
-    )
+    return similar_from_embeddings(tokenizer, word_table(model), common)

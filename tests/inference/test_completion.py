@@ -184,3 +184,15 @@ def test_the_starter_completes_the_examples_of_the_book():
     for text in EXAMPLES:
         [written] = complete(bloom, text)
         assert written.text.startswith(text)
+
+
+def test_a_model_that_transformers_cannot_continue_is_refused_by_name():
+    """库自己的 generate 出错（BLT）：点名，并说训练怎样绕过。"""
+    model = make()
+
+    def generate(*args, **kwargs):
+        raise AttributeError("no attribute 'num_hidden_layers'")
+
+    model.model.generate = generate
+    with pytest.raises(ModelError, match=r"Bloom\w+ 续写不了.*eval=false"):
+        complete(model, EXAMPLES[0])

@@ -286,6 +286,24 @@ def test_training_says_when_the_head_falls_back():
     assert (said.severity, "退一步" in said.message) == ("notice", True)
 
 
+def test_a_model_that_only_evaluates_is_refused_before_training():
+    """训练模式下前向不了（Reformer 的行长要恰好是一个数）：开训之前就点名。"""
+    checkpoint = opened("bert")
+
+    class Choosy(type(checkpoint.model)):
+        def forward(self, *args, **kwargs):
+            if self.training:
+                raise ValueError("If training, factors must multiply to 512")
+            return super().forward(*args, **kwargs)
+
+    checkpoint.model.__class__ = Choosy
+    with pytest.raises(ModelError, match=r"训练模式下却前向不了.*multiply to 512"):
+        require_trainable(
+            checkpoint, "masked_lm", corpus_texts=TINY_TEXT, block_size=64, device=CPU
+        )
+    assert not checkpoint.model.training
+
+
 def test_a_model_that_reads_no_text_is_refused_before_training():
     """只给文字就前向不了的模型：点名，并附上它自己的话。"""
     checkpoint = opened("bert")
