@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=120)
     args = parser.parse_args()
     if args.quick:
-        args.seeds, args.steps = [0], 30
+        args.seeds, args.steps = [0], 16
     run_all(
         "replay_tradeoff",
         "同样多的词元，回放与学习率峰值各换来多少",

@@ -1,39 +1,46 @@
 """章节里的实验：几步、一个种子跑得通，方向与书里说的相同。"""
 
 import json
-import os
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+Summary = list[dict[str, Any]]
 
 
-def run_quick(script: str) -> list[dict[str, Any]]:
-    """`--quick` 打印的汇总；不要语料文件夹，不写 results/。"""
-    before = {p.name: p.stat().st_mtime_ns for p in (ROOT / "results").iterdir()}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "experiments" / script), "--quick"],
-        env={
-            **{k: v for k, v in os.environ.items() if k != "COMPANION_DATA"},
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    after = {p.name: p.stat().st_mtime_ns for p in (ROOT / "results").iterdir()}
-    assert after == before
-    return json.loads(done.stdout)
+@pytest.fixture
+def run_quick(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], Summary]:
+    """`--quick` 打印的汇总；不要语料文件夹，不写 results/。
+
+    在本进程里当作脚本来跑：装入 torch 与 transformers 要十秒，一个实验一次太贵。
+    """
+    monkeypatch.delenv("COMPANION_DATA", raising=False)
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+
+    def written() -> dict[str, int]:
+        return {p.name: p.stat().st_mtime_ns for p in (ROOT / "results").iterdir()}
+
+    def run(script: str) -> Summary:
+        path, before = str(ROOT / "experiments" / script), written()
+        monkeypatch.setattr(sys, "argv", [path, "--quick"])
+        capsys.readouterr()
+        runpy.run_path(path, run_name="__main__")
+        assert written() == before
+        return json.loads(capsys.readouterr().out)
+
+    return run
 
 
-def test_replay_forgets_less_and_learns_a_little_less() -> None:
+def test_replay_forgets_less_and_learns_a_little_less(
+    run_quick: Callable[[str], Summary],
+) -> None:
     """同样多的词元，掺两成半回放：通用升得少，领域降得也少一些。"""
     without, replayed = run_quick("replay_tradeoff.py")
     assert (without["replay_ratio"], replayed["replay_ratio"]) == (0.0, 0.25)
@@ -41,7 +48,9 @@ def test_replay_forgets_less_and_learns_a_little_less() -> None:
     assert without["domain"]["mean"] < replayed["domain"]["mean"] < 0
 
 
-def test_lora_trains_few_parameters_and_moves_less() -> None:
+def test_lora_trains_few_parameters_and_moves_less(
+    run_quick: Callable[[str], Summary],
+) -> None:
     """同一个学习率下，LoRA 只训练百分之几的参数，领域上学得少。"""
     pytest.importorskip("peft", reason='没有装 peft：pip install -e ".[lora]"')
     full, lora = run_quick("full_or_lora.py")
@@ -50,14 +59,18 @@ def test_lora_trains_few_parameters_and_moves_less() -> None:
     assert full["domain"]["mean"] < lora["domain"]["mean"]
 
 
-def test_scoring_only_the_targets_reads_faster() -> None:
+def test_scoring_only_the_targets_reads_faster(
+    run_quick: Callable[[str], Summary],
+) -> None:
     """一样的模型与文字，只在目标上算输出头，每秒处理器时间读的字多得多。"""
     whole, targets = run_quick("one_factor.py")
     speed = "characters_per_cpu_second"
     assert targets[speed]["mean"] > 1.3 * whole[speed]["mean"]
 
 
-def test_padding_shrinks_from_one_way_of_batching_to_the_next() -> None:
+def test_padding_shrinks_from_one_way_of_batching_to_the_next(
+    run_quick: Callable[[str], Summary],
+) -> None:
     """补到固定长、补到批内最长、分桶、打包，填充一个比一个少；打包的行也少得多。"""
     fixed, longest, bucketed, packed = run_quick("padding_share.py")
     shares = [each["padding"] for each in (fixed, longest, bucketed, packed)]
@@ -66,7 +79,9 @@ def test_padding_shrinks_from_one_way_of_batching_to_the_next() -> None:
     assert packed["rows"] < fixed["rows"] / 3
 
 
-def test_new_characters_do_not_hurt_the_old_ones() -> None:
+def test_new_characters_do_not_hurt_the_old_ones(
+    run_quick: Callable[[str], Summary],
+) -> None:
     """添不添生字，认得的字训练之后一样好猜，相差不到百分之二。"""
     plain, extended = (
         each["known_bits_per_char"]["mean"]
@@ -75,7 +90,7 @@ def test_new_characters_do_not_hurt_the_old_ones() -> None:
     assert abs(extended / plain - 1) < 0.02
 
 
-def test_only_the_bytes_lose_nothing() -> None:
+def test_only_the_bytes_lose_nothing(run_quick: Callable[[str], Summary]) -> None:
     """同样的词表：字节 BPE 没有 [UNK]、句句还原；一字一元缺字，Unigram 还改标点。"""
     word_piece, unigram, byte_bpe = run_quick("tokenize_tongjian.py")
     assert byte_bpe["general"]["unk_rate"]["max"] == 0
@@ -89,7 +104,9 @@ def test_only_the_bytes_lose_nothing() -> None:
     assert byte_bpe["general"]["tokens_per_char"]["mean"] > 1
 
 
-def test_equal_compute_buys_fewer_steps_of_a_pair() -> None:
+def test_equal_compute_buys_fewer_steps_of_a_pair(
+    run_quick: Callable[[str], Summary],
+) -> None:
     """同样的运算数，一对走两遍，步数少；练惯了真假的那一个，判得比只报比例的好。"""
     rows = run_quick("electra_or_mlm.py")
     found = {(row["start"], row["objective"]): row for row in rows}
