@@ -208,6 +208,22 @@ def test_the_committed_outputs_are_what_it_prints_now(
     assert seconds < BUDGET_SECONDS, f"用了 {seconds:.0f} 秒 CPU 时间"
 
 
+@pytest.mark.parametrize(
+    ("name", "least_gain"), [("00_quickstart", 0.05), ("03_causal_lm", 0.15)]
+)
+def test_the_committed_scores_say_that_it_learned(name: str, least_gain: float) -> None:
+    """二十来步之后，小史的留出集每字比特数明显下降，通用文字没有坏到两成。
+
+    提交的成绩由上面的重跑核对到第三位小数，不必再训练一次。
+    """
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    [cell] = [c for c in code_cells(path) if "scores_table(result" in source(c)]
+    found = re.findall(r"(领域|通用) +每字比特数 +([\d.]+) +([\d.]+)", shown(cell))
+    change = {side: float(after) / float(before) - 1 for side, before, after in found}
+    assert change["领域"] < -least_gain
+    assert change["通用"] < 0.2
+
+
 def test_what_a_cell_shows_is_compared_to_three_decimals() -> None:
     """文字差一个字就不同；第三位小数之后、用时、路径随机器而变，不算。"""
     cells = [
