@@ -156,6 +156,7 @@ def refuse_others(config: TrainingConfig, objective: Objective) -> None:
             for name in (*each.options, *each.training_options):
                 keys = owners.setdefault(name, [])
                 keys += [] if goal.key in keys else [goal.key]
+    owners.pop("seed", None)  # 打乱与随机失活也用它，哪个目标都有
     for setting in fields(config):
         value, keys = getattr(config, setting.name), owners.get(setting.name)
         if keys and objective.key not in keys and value != setting.default:

@@ -7,17 +7,19 @@ import pytest
 
 from companion.checkpoints.loading import load_checkpoint
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
+from companion.config import TrainingConfig
 from companion.corpus.document import Document
 from companion.corpus.packing import BlockDataset, plan_packing
 from companion.corpus.tokens import TokenStore
 from companion.errors import ConfigError, CorpusError
-from companion.objectives import get_objective
+from companion.objectives import OBJECTIVES, get_objective
 from companion.training.data import (
     Corpora,
     JoinedRows,
     choose_block_size,
     prepare_data,
     read_corpora,
+    refuse_others,
 )
 
 
@@ -273,3 +275,10 @@ def test_a_corpus_of_single_tokens_is_refused(tmp_path, configure):
             objective="text_infilling",
             texts=("王", "曰"),
         )
+
+
+@pytest.mark.parametrize("key", OBJECTIVES)
+def test_every_objective_takes_a_seed(key):
+    """随机种子哪个目标都用：打乱与随机失活由它定，设了它不算设了别的目标的选项。"""
+    config = TrainingConfig(objective=key, model="m", corpus="c", output="o", seed=1)
+    refuse_others(config, OBJECTIVES[key])
