@@ -165,6 +165,19 @@ class TrainingConfig:
 
     eval: bool = _setting("训练前后各评估一次并写报告", True)
     eval_max_chars: int = _setting("评估时每个留出集至多用多少字", 50_000)
+    eval_steps: int | None = _setting(
+        "训练途中每隔多少步评一次；缺省约评十次、合计不超过训练时间的 5%，0 是不评",
+        None,
+    )
+    load_best_model_at_end: bool = _setting(
+        "留领域上最好的一步（途中评估），而不是末步；它的检查点不删", False
+    )
+    max_forgetting: float | None = _setting(
+        "只留通用的每字比特数升高不过这一比例的几步，例如 0.02", None
+    )
+    early_stopping_patience: int | None = _setting(
+        "途中连着这么多次没有更好就停下；缺省走完", None
+    )
     save_steps: int = _setting("每隔多少步存一个检查点", 500)
     save_total_limit: int = _setting("至多留几个检查点", 2)
     logging_steps: int = _setting("每隔多少步记一次日志", 10)
@@ -182,7 +195,7 @@ class TrainingConfig:
     def _check_ranges(self) -> None:
         for name in ("block_size", "tokens_per_batch", "gradient_accumulation_steps",
                      "save_steps", "logging_steps", "eval_max_chars",
-                     "save_total_limit"):  # fmt: skip
+                     "save_total_limit", "early_stopping_patience"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise _out_of_range(name, value, "至少为 1")
@@ -209,6 +222,10 @@ class TrainingConfig:
         for name in ("num_train_epochs", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise _out_of_range(name, getattr(self, name), "大于 0")
+        for name in ("eval_steps", "max_forgetting"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise _out_of_range(name, value, "不小于 0")
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             raise _out_of_range("learning_rate", self.learning_rate, "在 0 与 1 之间")
         if not 0 < self.adam_beta2 < 1:
@@ -225,6 +242,22 @@ class TrainingConfig:
                 f"{self.tokens_per_batch}",
                 expected="一个微批量至少容得下一行",
                 remedy=f"用 --set tokens_per_batch={self.block_size} 或更大的数",
+            )
+        watched = self.load_best_model_at_end or self.early_stopping_patience
+        if watched and (not self.eval or self.eval_steps == 0):
+            raise ConfigError(
+                found="要留最好的一步或早停，而 "
+                + ("eval = false" if not self.eval else "eval_steps = 0"),
+                expected="途中的评估：留哪一步、停不停都由它定",
+                remedy="去掉 eval=false 与 eval_steps=0，或去掉 load_best_model_at_end "
+                "与 early_stopping_patience",
+            )
+        if self.max_forgetting is not None and not watched:
+            raise ConfigError(
+                found=f"max_forgetting = {self.max_forgetting}，"
+                "而不留最好的一步，也不早停",
+                expected="它限定留哪一步、什么时候停，单独没有作用",
+                remedy="加 load_best_model_at_end=true，或去掉 max_forgetting",
             )
         if self.lora_rank and (self.new_characters or self.new_words):
             raise ConfigError(

@@ -8,7 +8,8 @@
 | `tokens` | 词元，累计 | 横轴 |
 | `loss` | 奈特/目标 | 细点与平滑线，换算成比特 |
 | `learning_rate` | | 第二格 |
-| `event` | `"resume"` 或 `"evaluation"` | 竖线 |
+| `event` | `"resume"` | 竖线 |
+| `event` | `"evaluation"`，连同 `domain`、`general` | 每字比特数的变化，与学与忘的路 |
 
 续训会重走几步，同一步出现两次时以后写的为准；损失是非数的步画成“×”。
 
@@ -43,7 +44,6 @@ Scores = Mapping[str, Mapping[str, Any]]
 
 EVENTS = {
     "resume": ("续训", style.VERMILION, (0, (4, 2))),
-    "evaluation": ("评估", style.GREEN, (0, (1, 1.5))),
 }
 SETS = {"domain": "领域", "general": "通用"}
 
@@ -85,7 +85,10 @@ def plot_curve(
         (row[axis], row["learning_rate"]) for row in steps if "learning_rate" in row
     ]
     scores = _pairs(before, after)
-    heights = [3.0] + [1.0] * bool(rates)
+    looked = [row for row in rows if row.get("event") == "evaluation"]
+    watched = len(looked) > 1 and all(axis in row for row in looked)
+    path = watched and all("general" in row for row in looked)
+    heights = [3.0] + [1.0] * bool(rates) + [1.6] * watched + [2.4] * path
     with drawing():
         size = (width, 0.75 + sum(heights) + (0.55 + 0.5 * len(scores)) * bool(scores))
         card = Card(*size, constrained=True)
@@ -107,10 +110,18 @@ def plot_curve(
             lowest.yaxis.set_major_locator(MaxNLocator(3))
             lowest.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
             _tidy(lowest)
+        if watched:
+            lowest.tick_params(labelbottom=False)
+            lowest = panels[1 + bool(rates)]
+            lowest.sharex(panels[0])
+            _draw_changes(lowest, looked, axis)
         _label_amounts(lowest, x, "词元" if by_tokens else "步", by_tokens)
+        if path:
+            _draw_path(panels[2 + bool(rates)], looked)
         if scores:
             _draw_scores(panels[-1], scores)
-        return finish(card, _say(title, x, bits, by_tokens, scores))
+        said = _say(title, x, bits, by_tokens, scores)
+        return finish(card, said + (_say_changes(looked) if watched else ""))
 
 
 def smooth(values: "NDArray[np.float64]", window: float) -> "NDArray[np.float64]":
@@ -203,6 +214,54 @@ def _draw_events(
         columnspacing=1.0,
         borderpad=0.2,
     )
+
+
+_SET_LOOKS: dict[str, dict[str, Any]] = {
+    "domain": {"color": style.BLUE, "marker": "o", "ls": "-"},
+    "general": {"color": style.VERMILION, "marker": "s", "ls": (0, (4, 2))},
+}
+
+
+def _changes(looked: Sequence[Row], key: str) -> list[float]:
+    """相对开头那一次的变化，百分数。"""
+    return [100 * (row[key] / looked[0][key] - 1) for row in looked]
+
+
+def _draw_changes(axes: "Axes", looked: Sequence[Row], axis: str) -> None:
+    """途中评估：每字比特数比开头变了百分之几，领域与通用各一条线。"""
+    x = [row[axis] for row in looked]
+    for key, name in SETS.items():
+        if all(key in row for row in looked):
+            axes.plot(
+                x, _changes(looked, key), lw=1.8, ms=4, label=name,
+                gid=f"watch-{key}", **_SET_LOOKS[key],
+            )  # fmt: skip
+    axes.axhline(0, color=style.GREY, lw=1)
+    axes.set_ylabel("每字比特数\n变化（%）")
+    axes.legend(loc="best", frameon=False, handlelength=2.4)
+    _tidy(axes)
+
+
+def _draw_path(axes: "Axes", looked: Sequence[Row]) -> None:
+    """学与忘的路：横轴是领域，纵轴是通用，由原点一路走到末步。"""
+    x, y = _changes(looked, "domain"), _changes(looked, "general")
+    axes.axhline(0, color=style.GREY, lw=1)
+    axes.axvline(0, color=style.GREY, lw=1)
+    axes.plot(x, y, color=style.INK, lw=1.4, marker=".", ms=7, gid="path")
+    axes.plot(x[0], y[0], "o", ms=7, mfc="white", mec=style.INK, gid="path-start")
+    axes.plot(x[-1], y[-1], "D", ms=6, color=style.INK, gid="path-end")
+    axes.set_xlabel("领域的变化（%，往左是学到）")
+    axes.set_ylabel("通用的变化（%，\n往上是忘了）")
+    _tidy(axes)
+
+
+def _say_changes(looked: Sequence[Row]) -> str:
+    parts = [
+        f"{name}变了 {_changes(looked, key)[-1]:+z.1f}%".replace("-", "−")
+        for key, name in SETS.items()
+        if all(key in row for row in looked)
+    ]
+    return f"途中评估 {len(looked)} 次，每字比特数比开头：{'，'.join(parts)}。"
 
 
 def _pairs(

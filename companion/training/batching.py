@@ -92,7 +92,7 @@ class Batches(Sequence[list[Key]]):
         epochs: NDArray[np.int64],
         chosen: range | None = None,
     ) -> None:
-        self._arrays = rows, bounds, epochs
+        self.rows, self.bounds, self.epochs = rows, bounds, epochs
         self._chosen = range(len(epochs)) if chosen is None else chosen
 
     def __len__(self) -> int:
@@ -106,11 +106,11 @@ class Batches(Sequence[list[Key]]):
 
     def __getitem__(self, index: int | slice) -> "list[Key] | Batches":
         if isinstance(index, slice):
-            return Batches(*self._arrays, self._chosen[index])
-        rows, bounds, epochs = self._arrays
+            return Batches(self.rows, self.bounds, self.epochs, self._chosen[index])
         at = self._chosen[index]
-        epoch = int(epochs[at])
-        return [(epoch, row) for row in rows[bounds[at] : bounds[at + 1]].tolist()]
+        epoch = int(self.epochs[at])
+        rows = self.rows[self.bounds[at] : self.bounds[at + 1]]
+        return [(epoch, row) for row in rows.tolist()]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list[Any](other)
@@ -188,11 +188,39 @@ def plan_batches(
             wanted = steps * accumulation
     flat = np.concatenate([np.empty(0, np.int64), *parts[:wanted]])  # (R,)
     bounds = np.cumsum([0, *map(len, parts[:wanted])])  # (M + 1,)
+    batches = Batches(flat, bounds, np.array(epochs[:wanted]))
+    return _accounted(batches, lengths, domain, accumulation)
+
+
+def shortened(
+    plan: BatchPlan, num_steps: int, lengths: NDArray[np.int64], domain: int
+) -> BatchPlan:
+    """只走前面若干步（早停）的安排，账照实际读了的算。
+
+    Args:
+        plan: 原来的安排。
+        num_steps: 走了几步。
+        lengths: 全部行的词元数，(N,) int64。
+        domain: 领域有几行；其后是回放的。
+    """
+    accumulation = len(plan.batches) // plan.num_steps
+    kept = plan.batches[: num_steps * accumulation]
+    flat = np.array([row for batch in kept for _, row in batch], np.int64)
+    bounds = np.cumsum([0, *map(len, kept)])
+    epochs = np.array([batch[0][0] for batch in kept], np.int64)
+    return _accounted(Batches(flat, bounds, epochs), lengths, domain, accumulation)
+
+
+def _accounted(
+    batches: "Batches", lengths: NDArray[np.int64], domain: int, accumulation: int
+) -> BatchPlan:
+    """排好的各批，连同由此得出的账。"""
+    flat, bounds = batches.rows, batches.bounds
     sizes = lengths[flat]  # (R,)
     own = flat < domain
     longest = np.maximum.reduceat(sizes, bounds[:-1])  # (M,)
     return BatchPlan(
-        batches=Batches(flat, bounds, np.array(epochs[:wanted])),
+        batches=batches,
         num_steps=(len(bounds) - 1) // accumulation,
         epochs=int(sizes[own].sum()) / max(1, int(lengths[:domain].sum())),
         tokens=int(sizes.sum()),

@@ -263,17 +263,22 @@ def prepare_data(
         if corpora.replay
         else None,
     )
-    ledger = ledger_of(rows.datasets[0], dropped=dropped).with_training(
+    ledger = with_plan(ledger_of(rows.datasets[0], dropped=dropped), plan)
+    if len(stages) > 1:
+        rows = StagedRows(stages, plan)
+    registered = _count_registered(rows.datasets[0].store, tokenizer)
+    return TrainingData(rows, plan, ledger, block_size, packed, collator, registered)
+
+
+def with_plan(ledger: TokenLedger, plan: BatchPlan) -> TokenLedger:
+    """账本补上训练的一段，照排定的批次。"""
+    return ledger.with_training(
         epochs=plan.epochs,
         trained=plan.tokens,
         padded=plan.grid - plan.tokens,
         grid=plan.grid,
         targets=0,
     )
-    if len(stages) > 1:
-        rows = StagedRows(stages, plan)
-    registered = _count_registered(rows.datasets[0].store, tokenizer)
-    return TrainingData(rows, plan, ledger, block_size, packed, collator, registered)
 
 
 def _count_registered(store: TokenStore, tokenizer: Any) -> dict[str, int]:

@@ -25,6 +25,7 @@ from transformers import TrainerCallback
 
 from companion.checkpoints.reading import quiet_transformers
 from companion.errors import TrainingError
+from companion.evaluation.verdict import signed_percent
 from companion.training.arguments import (
     add_lora,
     recompute_activations,
@@ -33,6 +34,7 @@ from companion.training.arguments import (
 from companion.training.output import latest_checkpoint, write_text, writing
 from companion.training.preparing import EmbeddingsFirst, Run, num_embedding_steps
 from companion.training.team import ALONE, Team, train_command
+from companion.training.watching import Watch, WatchCallback, evaluations
 
 if TYPE_CHECKING:
     from companion.training.trainer import CompanionTrainer
@@ -56,6 +58,7 @@ class LogCallback(TrainerCallback):
         self.rows: list[dict[str, Any]] = []
         self._progress: Progress | None = None
         self._said = -1
+        self._looked = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """接上旧日志，开始计时。"""
@@ -123,11 +126,38 @@ class LogCallback(TrainerCallback):
             "tokens_per_second": round(speed, 1),
             "seconds": round(self._earlier + elapsed, 3),
         }
+        self._write(row)
+        self._show(row)
+
+    def record(self, row: dict[str, Any], spent: float) -> None:
+        """途中评估的一行；评估用去的秒数不算在训练里。"""
+        self._began += spent
+        row |= {
+            "tokens": self.tokens_at[row["step"]],
+            "evaluation_seconds": round(spent, 3),
+            "seconds": round(self._earlier + time.monotonic() - self._began, 3),
+        }
+        self._write(row)
+        first = evaluations(self.rows)[0]
+
+        def change(relative: float) -> str:
+            return f"（{signed_percent(relative)}）" if row["step"] else ""
+
+        self._looked = " · ".join(
+            f"{name} {row[key]:.3f}" + change(row[key] / first[key] - 1)
+            for key, name in (("domain", "领域"), ("general", "通用"))
+            if key in row
+        )
+        if self.console is not None and self._progress is None:
+            total = len(self.tokens_at) - 1
+            said = f"第 {row['step']}/{total} 步 · 每字比特数 {self._looked}"
+            self.console.print(said, highlight=False)
+
+    def _write(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
         if self.path is not None:
             with writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-        self._show(row)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """收起进度条。"""
@@ -145,7 +175,8 @@ class LogCallback(TrainerCallback):
             f"{row['tokens_per_second']:,.0f} 词元/秒"
         )
         if self._progress is not None:
-            self._progress.update(self._task, note=note)
+            looked = f" · {self._looked}" if self._looked else ""
+            self._progress.update(self._task, note=note + looked)
         elif self.console is not None:  # 不是终端：每走一成说一行
             total = len(self.tokens_at) - 1
             tenth = row["step"] * 10 // total
@@ -249,15 +280,24 @@ class LoopResult:
     """开训以来的目标数，合各进程而言。"""
     other_targets: dict[str, int]
     """第一项之外各损失项的名字 → 开训以来的目标数；只有一项的为空。"""
+    steps: int
+    """走了几步；早停时比排定的少。"""
+    best_step: int | None = None
+    """模型取自哪一步；没有要求留最好的一步时为 None。"""
 
 
 def run_loop(
-    run: Run, *, resume: bool = False, console: Console | None = None
+    run: Run,
+    watch: Watch | None = None,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
 ) -> LoopResult:
     """训练到排定的最后一步；扩充了词表时，开头几步只训练新行。
 
     Args:
         run: 备齐了的一次训练。
+        watch: 途中的评估；None 表示不评。
         resume: 从输出文件夹里最近的检查点接着训练。
         console: 进度显示在这里；None 表示不显示。
 
@@ -303,6 +343,18 @@ def run_loop(
     if first:
         trainer.add_callback(embeddings)
     logging.trainer = trainer
+    watching = None
+    if watch is not None:
+        watching = WatchCallback(
+            watch,
+            config,
+            record=logging.record,
+            rows=lambda: logging.rows,
+            ask_main=team.ask_main,
+        )
+        trainer.add_callback(watching)
+        if config.load_best_model_at_end:
+            trainer.kept_step = lambda: watching.best
     resume_from = None
     if resume:
         resume_from = latest_checkpoint(run.output)
@@ -328,7 +380,14 @@ def run_loop(
             f"--output {run.output} 接着训练",
         )
     tally = trainer.tally.combined(team)
-    return LoopResult(model, logging.rows, tally.total_targets, tally.other_totals)
+    steps = trainer.state.global_step
+    best = watching.best if watching and config.load_best_model_at_end else None
+    if best not in (None, steps):
+        with quiet_transformers():
+            trainer.load_weights(run.output / f"checkpoint-{best}")
+    return LoopResult(
+        model, logging.rows, tally.total_targets, tally.other_totals, steps, best
+    )
 
 
 def _drop_autocast(model: Any) -> None:

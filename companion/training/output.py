@@ -240,13 +240,16 @@ def num_processes_of(checkpoint: Path) -> int:
 
 
 @contextmanager
-def staged(output: Path, limit: int, team: Team = ALONE) -> Generator[Path]:
+def staged(
+    output: Path, limit: int, team: Team = ALONE, *, keep: int | None = None
+) -> Generator[Path]:
     """给出一个临时文件夹；正常退出时把其中的检查点移到 `output`，再删去过老的。
 
     Args:
         output: 运行的输出文件夹。
         limit: 至多留几个检查点。
         team: 一同训练的进程：人人都往临时文件夹里写，写齐了由第 0 个进程移走。
+        keep: 这一步的检查点总留着，另算。
 
     Raises:
         TrainingError: 写不下；临时文件已清掉，旧检查点原样不动。
@@ -271,7 +274,8 @@ def staged(output: Path, limit: int, team: Team = ALONE) -> Generator[Path]:
         ) from error
     if team.is_main:
         shutil.rmtree(staging, ignore_errors=True)
-        for old in list_checkpoints(output)[:-limit]:
+        others = [path for path in list_checkpoints(output) if step_of(path) != keep]
+        for old in others[:-limit]:
             shutil.rmtree(old)
 
 

@@ -10,7 +10,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ from companion.losses.span_boundary import (
 from companion.objectives import Objective
 from companion.preflight.device import Device
 from companion.preflight.visibility import Verdict
-from companion.training.data import Corpora, TrainingData, choose_block_size
+from companion.training.batching import shortened
+from companion.training.data import Corpora, TrainingData, choose_block_size, with_plan
 from companion.training.inputs import Inputs
 from companion.training.team import Team
 
@@ -119,6 +120,16 @@ class Run:
     def output(self) -> Path:
         """输出文件夹。"""
         return Path(self.config.output)
+
+    def until(self, num_steps: int) -> "Run":
+        """只走了这么多步（早停）的一次：安排与账本照实际读了的算。"""
+        data = self.data
+        if num_steps == data.plan.num_steps:
+            return self
+        rows = data.rows
+        plan = shortened(data.plan, num_steps, rows.lengths, int(rows.firsts[1]))
+        ledger = with_plan(data.ledger, plan)
+        return replace(self, data=replace(data, plan=plan, ledger=ledger))
 
 
 def prepare_extra_losses(config: TrainingConfig, checkpoint: Checkpoint) -> ExtraLosses:

@@ -13,6 +13,7 @@ from companion.evaluation.verdict import SEEN_A_LITTLE
 from companion.training.loop import LoopResult
 from companion.training.output import write_json, writing
 from companion.training.preparing import Run
+from companion.training.watching import evaluations
 
 OVERLAP_NAMES = {"domain": "领域留出集", "general": "通用留出集"}
 
@@ -62,13 +63,10 @@ def announce(run: Run, say: Callable[[str], None]) -> None:
 
 
 def summarise(
-    run: Run,
-    rows: list[dict[str, Any]],
-    before: Sitting | None,
-    after: Sitting | None,
+    run: Run, ran: LoopResult, before: Sitting | None, after: Sitting | None
 ) -> dict[str, Any]:
-    """`metrics.json` 的内容；`rows` 是日志的各行。"""
-    config, data = run.config, run.data
+    """`metrics.json` 的内容。"""
+    config, data, rows = run.config, run.data, ran.rows
     seconds = rows[-1]["seconds"] if rows else 0.0
     metrics: dict[str, Any] = {
         "objective": config.objective,
@@ -80,6 +78,12 @@ def summarise(
         "seconds": seconds,
         "tokens_per_second": round(data.plan.tokens / max(seconds, 1e-9), 1),
     }
+    looked = evaluations(rows)
+    if looked:
+        spent = sum(row["evaluation_seconds"] for row in looked)
+        metrics["evaluations"] = {"times": len(looked), "seconds": round(spent, 3)}
+    if ran.best_step is not None:
+        metrics["best_step"] = ran.best_step
     if before and after:
         metrics |= {"before": before.as_dict(), "after": after.as_dict()}
         metrics["overlap"] = {

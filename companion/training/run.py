@@ -68,6 +68,7 @@ from companion.training.results import (
     write_results,
 )
 from companion.training.team import Team, join_team, train_command
+from companion.training.watching import Watch, plan_watch
 
 if TYPE_CHECKING:
     import datasets
@@ -76,8 +77,13 @@ _SAMPLED_DOCUMENTS = 200
 """体检拿多少篇语料去试。"""
 
 
-_Examined = tuple[Exam | None, Sitting | None]
-"""评估集与训练前的结果；只有第 0 个进程有。"""
+@dataclass(frozen=True)
+class _Examined:
+    """评估集、训练前的结果与途中的评估；只有第 0 个进程有。"""
+
+    exam: Exam | None
+    before: Sitting | None
+    watch: Watch | None
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,9 @@ def train(
     run = _prepare(config, team, say, corpus=corpus, resume=resume)
     team.wait()  # 人人都准备妥了，才建输出文件夹
     examined = team.main_only(lambda: _begin(run, clozes, say))
-    ran = run_loop(run, resume=resume, console=screen)
+    watch = _everyones(team, examined and examined.watch)
+    ran = run_loop(run, watch, resume=resume, console=screen)
+    run = run.until(ran.steps)
     ledger = replace(run.data.ledger, targets=ran.targets)
     ledger.check()
     metrics, rows = team.ask_main(lambda: _finish(run, ran, ledger, examined, say))
@@ -195,7 +203,7 @@ def _prepare(
         )
     )
     if resume:
-        _refuse_finished(Path(config.output), data.plan.num_steps)
+        _refuse_finished(Path(config.output))
     new_ids = extension.ids if extension else ()
     return Run(
         config, objective, checkpoint, corpora, inputs, data, packing, device, team,
@@ -206,12 +214,22 @@ def _prepare(
 def _begin(run: Run, clozes: Sequence[Any], say: Callable[[str], None]) -> _Examined:
     """建输出文件夹，写下设置，训练前评估一次。"""
     exam = _prepare_exam(run, clozes)
+    watch = plan_watch(run.config, exam, run.data.plan) if exam else None
     announce(run, say)
+    if watch:
+        say(str(watch))
     with writing(run.output / CONFIG_FILE):
         run.output.mkdir(parents=True, exist_ok=True)
         run.config.save(run.output / CONFIG_FILE)
     write_json(run.output / INPUTS_FILE, run.inputs.as_dict())
-    return exam, _sit(run.checkpoint, exam, run.device, "训练前", say)
+    before = _sit(run.checkpoint, exam, run.device, "训练前", say)
+    return _Examined(exam, before, watch)
+
+
+def _everyones(team: Team, watch: Watch | None) -> Watch | None:
+    """途中的评估，人人有一份：别的进程只知道什么时候评。"""
+    light = team.ask_main(lambda: watch and replace(watch, sets={}))
+    return watch or light
 
 
 def _finish(
@@ -222,13 +240,15 @@ def _finish(
     say: Callable[[str], None],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """存模型，训练后再评估一次，写下结果：`metrics.json` 的内容与日志的各行。"""
-    exam, before = examined or (None, None)
+    exam, before = (examined.exam, examined.before) if examined else (None, None)
+    if ran.best_step is not None:
+        say(f"取第 {ran.best_step} 步的模型：途中评估里领域上最好的一步")
     model = _merged(run.checkpoint, ran.model, run.output, say)
     trained = replace(run.checkpoint, model=model, name=str(run.output / "model"))
     save_checkpoint(model, run.checkpoint.tokenizer, run.output / "model")
     run.extra.farewell(run.output, say)
     after = _sit(trained, exam, run.device, "训练后", say)
-    metrics = summarise(run, ran.rows, before, after)
+    metrics = summarise(run, ran, before, after)
     write_results(run, ran, ledger, metrics)
     if before and after:
         write_card(run, ledger, metrics, before, after)
@@ -392,9 +412,9 @@ def _merged(
     return trained.merge_and_unload()
 
 
-def _refuse_finished(output: Path, num_steps: int) -> None:
+def _refuse_finished(output: Path) -> None:
     done = step_of(latest_checkpoint(output))
-    if done >= num_steps and (output / METRICS_FILE).is_file():
+    if (output / METRICS_FILE).is_file():  # 最后才写的一份
         raise TrainingError(
             found=f"{output} 的训练已经走完（{done} 步），报告也写好了",
             expected="一次没有走完的训练",

@@ -72,6 +72,8 @@ class CompanionTrainer(Trainer):
         self.data = data
         self.loss = loss
         self.tally = Tally(loss.names)
+        self.kept_step: Callable[[], int | None] | None = None
+        """哪一步的检查点总留着（途中评估最好的一步）。"""
         self._counts: dict[str, Tensor] = {}
         self._broken_step: Tensor | None = None
         super().__init__(
@@ -190,7 +192,10 @@ class CompanionTrainer(Trainer):
         self.check_gradients()
         tally = self.tally.combined(self.team)
         with staged(
-            Path(self.settings.output), self.settings.save_total_limit, self.team
+            Path(self.settings.output),
+            self.settings.save_total_limit,
+            self.team,
+            keep=self.kept_step() if self.kept_step else None,
         ) as folder:
             super()._save_checkpoint(model, trial)
             if self.team.is_main:
@@ -224,6 +229,10 @@ class CompanionTrainer(Trainer):
         for name, each in parts.items():
             file = Path(resume_from_checkpoint) / name / "model.safetensors"
             each.load_state_dict(load_file(file), strict=False)  # 共用的表只存一份
+
+    def load_weights(self, checkpoint: Path) -> None:
+        """模型换成这个检查点的权重；优化器不动。"""
+        self._load_from_checkpoint(str(checkpoint))
 
     def _get_output_dir(self, trial: Any) -> str:
         """Trainer 把检查点写到 `_get_output_dir()/checkpoint-N`：先写到一旁。"""

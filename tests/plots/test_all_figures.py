@@ -117,6 +117,10 @@ def _contrast(width: float) -> Figure:
     return plot_contrast(lines, title=TITLE, xlabel="步", ylabel="损失", width=width)
 
 
+LOOKS = [
+    {"event": "evaluation", "step": n, "tokens": n, "domain": 8 - n / 9, "general": 7.0}
+    for n in (0, 4, 9)
+]
 FIGURES: dict[str, Callable[[], Figure]] = {
     "labels": lambda: _labels(16),
     "labels_phone": lambda: _labels(6),
@@ -143,9 +147,11 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     ),
     "contrast": lambda: _contrast(WIDTH),
     "contrast_phone": lambda: _contrast(4),
-    "curve": lambda: plot_curve(LOG, title=TITLE, before=SCORES, after=SCORES),
+    "curve": lambda: plot_curve(
+        [*LOG, *LOOKS], title=TITLE, before=SCORES, after=SCORES
+    ),
     "curve_phone": lambda: plot_curve(
-        [*LOG, {"event": "resume", "step": 9}], title=TITLE, width=4
+        [*LOG, {"event": "resume", "step": 9}, *LOOKS], title=TITLE, width=4
     ),
     "tradeoff": lambda: plot_tradeoff(POINTS, title=TITLE),
     "tradeoff_phone": lambda: plot_tradeoff(POINTS, title=TITLE, width=4),

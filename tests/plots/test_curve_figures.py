@@ -54,19 +54,46 @@ def test_a_repeated_step_is_drawn_once():
 
 
 def test_events_are_vertical_lines_named_once():
-    """续训、评估画竖线，横坐标由步换算；图例里各说一次。"""
+    """续训画竖线，横坐标由步换算；图例里只说一次。"""
     rows = [
         *LOG,
-        {"event": "evaluation", "step": 10},
-        {"event": "evaluation", "step": 20},
+        {"event": "resume", "step": 10},
         {"event": "resume", "tokens": 15000},
         {"event": "unknown", "step": 3},
     ]
     axes = plot_curve(rows).axes[0]
     gids = [entry.get_gid() for entry in axes.lines]
-    assert {"evaluation-10000", "evaluation-20000", "resume-15000"} <= set(gids)
+    assert {"resume-10000", "resume-15000"} <= set(gids)
     named = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert named == ["每步", "平滑", "评估", "续训"]
+    assert named == ["每步", "平滑", "续训"]
+
+
+def looks(*, general: bool) -> list[dict[str, Any]]:
+    """途中评估三次：领域 8 → 7 → 6，通用 5 → 5 → 5.5。"""
+    found = [
+        {"event": "evaluation", "step": n, "tokens": 1000 * n, "domain": domain}
+        for n, domain in ((0, 8.0), (10, 7.0), (20, 6.0))
+    ]
+    for row, bits in zip(found, (5.0, 5.0, 5.5), strict=True):
+        row |= {"general": bits} if general else {}
+    return found
+
+
+def test_looks_on_the_way_are_two_lines_and_a_path():
+    """途中评估：领域与通用的变化各一条线；学与忘的路由原点走到末步。"""
+    figure = plot_curve([*LOG, *looks(general=True)])
+    changes, path = figure.axes[2:4]
+    assert line(changes, "watch-domain") == ([0, 10000, 20000], [0, -12.5, -25])
+    assert line(changes, "watch-general")[1] == pytest.approx([0, 0, 10])
+    assert line(path, "path")[0] == [0, -12.5, -25]
+    assert line(path, "path-end") == ([-25], pytest.approx([10]))
+    assert "领域变了 −25.0%，通用变了 +10.0%" in figure.alt  # type: ignore[attr-defined]
+
+
+def test_without_a_general_set_there_is_no_path():
+    """只有领域：一条线，没有路；只评了一次：都没有。"""
+    assert len(plot_curve([*LOG, *looks(general=False)]).axes) == 3
+    assert len(plot_curve([*LOG, *looks(general=True)[:1]]).axes) == 2
 
 
 def test_a_broken_loss_is_marked_and_said():
