@@ -35,6 +35,8 @@ SAMPLE = {
     "logging_steps": 1,
     "save_steps": 2,
     "precision": "fp32",
+    "eval_steps": 2,
+    "load_best_model_at_end": True,
 }
 
 
@@ -67,7 +69,7 @@ def pair(torchrun, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[
 
 
 def test_two_processes_equal_one_that_accumulates_twice_as_much(pair, tmp_path):
-    """两个进程一步两批，等于一个进程累积两批：损失、准确率、梯度范数与账本都相同。"""
+    """两个进程一步两批，等于一个进程累积两批：损失、梯度范数、途中评估与账本都相同。"""
     output, _ = pair
     alone = train(
         TrainingConfig(
@@ -75,15 +77,17 @@ def test_two_processes_equal_one_that_accumulates_twice_as_much(pair, tmp_path):
         ),
         quiet=True,
     )
-    timing = ("seconds", "tokens_per_second")
+    timing = ("seconds", "tokens_per_second", "evaluation_seconds", "event")
     rows = read_log(output / "log.jsonl")
-    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3]
+    assert [row["step"] for row in rows if "domain" in row] == [0, 2, 3]
     for found, expected in zip(rows, alone.log, strict=True):
         for name in found.keys() - set(timing):
             assert found[name] == pytest.approx(expected[name], rel=1e-4), name
     ledgers = [(each / "ledger.json").read_bytes() for each in (output, alone.output)]
     assert ledgers[0] == ledgers[1]
     metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["best_step"] == alone.metrics["best_step"]
     for when in ("before", "after"):
         assert metrics[when]["domain"]["bits_per_char"] == pytest.approx(
             alone.metrics[when]["domain"]["bits_per_char"], rel=1e-4
@@ -94,8 +98,9 @@ def test_only_the_first_process_writes_and_speaks(pair):
     """一个干净的输出文件夹，每步一行日志；JSON 一份，账本与“训练前评估”各一遍。"""
     output, done = pair
     assert {path.name for path in output.iterdir()} == {
-        "model", "config.yaml", "metrics.json", "ledger.json", "log.jsonl",
-        "report.html", "report.md", "curve.png", "checkpoint-2", "checkpoint-3",
+        "model", "config.yaml", "metrics.json", "ledger.json", "inputs.json",
+        "log.jsonl", "report.html", "report.md", "curve.png", "checkpoint-2",
+        "checkpoint-3",
     }  # fmt: skip
     assert done.stdout.count("\n") == 1
     assert json.loads(done.stdout)["steps"] == 3
