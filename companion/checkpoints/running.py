@@ -283,7 +283,8 @@ def position_limit(model: Any) -> int | None:
     table = position_table(inner_model(model))
     if table is not None:
         return table
-    return read_setting(text_config(model), "max_position_embeddings")
+    length = read_setting(text_config(model), "max_position_embeddings", 0)
+    return length if length > 0 else None  # XLNet 的没有上限，写作 −1
 
 
 def over_limit(model: Any, length: int) -> int | None:

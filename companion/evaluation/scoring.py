@@ -47,7 +47,11 @@ from companion.evaluation.targets import (
 from companion.losses.parts import Loss
 from companion.objectives import Objective, get_objective
 from companion.objectives.collate import Example, pad_rows
-from companion.preflight.visibility import neighbours, require_mask
+from companion.preflight.visibility import (
+    neighbours,
+    require_left_to_right,
+    require_mask,
+)
 
 BATCH_TOKENS = 4096
 """一批至多这么多词元，含填充。"""
@@ -149,11 +153,14 @@ def evaluate(
 
     Raises:
         EvaluationError: `block_size` 超过模型的位置上限，或没有可考的词元；尺子用不得。
-        ModelError: 不认识这个架构的输出头，或它用不得这个目标的掩码。
+        ModelError: 模型读不了文字，用不得这个目标的掩码，或目标从左到右而模型看得见
+            右边。
     """
     goal = fitted_objective(checkpoint.model, objective)
     size = exam_block_size(checkpoint.model, block_size)
     require_mask(checkpoint.model, *goal.masks, block_size=size)
+    if goal.left_to_right:
+        require_left_to_right(inner_model(checkpoint.model))
     if isinstance(documents, Iterator):
         documents = list(documents)
     targets = build_targets(

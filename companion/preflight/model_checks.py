@@ -32,6 +32,7 @@ from companion.preflight.visibility import (
     document_leak,
     neighbours,
     read_outputs,
+    require_left_to_right,
 )
 
 _SHOWN = 3
@@ -189,6 +190,8 @@ def check_scoring(subject: Subject) -> Finding:
     try:
         plan = head_plan(subject.model)
         _require_training(subject.model)
+        if subject.goal.left_to_right or subject.model.config.is_encoder_decoder:
+            require_left_to_right(subject.model)
     except ModelError as error:
         return Finding.of("scoring", error)
     if plan.fused:

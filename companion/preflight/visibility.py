@@ -270,6 +270,39 @@ def _tried_neighbours(model: Any) -> Neighbours:
     return "same_length" if changed(padded) else "any"
 
 
+_LOOKS_RIGHT: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+
+
+def require_left_to_right(model: Any) -> None:
+    """从左到右的目标，模型的输出确实看不见右边的词元：头一次问时试，此后记着。
+
+    XLNet 不给排列掩码时两边都看，没有设 `is_decoder` 的 BERT 也是；要猜的词元就在眼前，
+    损失很快到零，什么也没有学。
+
+    Args:
+        model: 不带外壳的模型；编码器–解码器试的是解码器。
+
+    Raises:
+        ModelError: 看得见右边。
+    """
+    if model not in _LOOKS_RIGHT:
+        batch = {
+            name: value
+            for name, value in plain_batch(model, 1, 8).items()
+            if torch.is_tensor(value)
+        }
+        side = "decoder_input_ids" if "decoder_input_ids" in batch else "input_ids"
+        _LOOKS_RIGHT[model] = float(token_influence(model, batch, side).triu(1).max())
+    if _LOOKS_RIGHT[model] > LEAK_TOLERANCE:
+        raise ModelError(
+            found=f"{type(model).__name__} 看得见右边的词元：换掉右边的一个，左边的输出"
+            f"变了 {_LOOKS_RIGHT[model]:.1e}（相对）",
+            expected="从左到右的目标用只看左边的模型，否则要猜的词元就在眼前",
+            remedy="换一个自回归的检查点；BERT 一类用 masked_lm，或在 config.json 写 "
+            "is_decoder: true",
+        )
+
+
 def can_pack(model: Any, block_size: int | None = None) -> Verdict:
     """这个模型能不能打包训练。
 

@@ -13,6 +13,7 @@ from companion.preflight.visibility import (
     measured_visibility,
     neighbours,
     plain_ids,
+    require_left_to_right,
     token_influence,
 )
 from companion.show import show_example
@@ -138,3 +139,15 @@ def test_a_model_that_mixes_its_rows_reads_them_one_by_one() -> None:
     model = tiny_model("bert")
     model.__class__ = Mixed
     assert neighbours(model) == "none"
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bloom", "t5", "bart"])
+def test_a_model_that_looks_left_writes_from_left_to_right(kind: str) -> None:
+    """解码器与编码器–解码器的解码器看不见右边：从左到右的目标用得。"""
+    require_left_to_right(tiny_model(kind))
+
+
+def test_a_model_that_looks_right_is_refused_by_name() -> None:
+    """要猜的词元就在眼前（BERT、没有排列掩码的 XLNet）：点名，不当作损失很低。"""
+    with pytest.raises(ModelError, match=r"BertForMaskedLM 看得见右边的词元.*is_decod"):
+        require_left_to_right(tiny_model("bert"))
