@@ -53,7 +53,10 @@ class TrainingConfig:
 
     objective: str = _setting("训练目标（companion objectives 列出全部）")
     model: str = _setting("检查点：starter:名字、文件夹，或 Hugging Face 编号[@版本]")
-    corpus: str = _setting("领域语料：文件、文件夹，或 companion corpus list 里的名字")
+    corpus: str | tuple[str, ...] = _setting(
+        "领域语料：文件、文件夹，或 companion corpus list 里的名字；几份的写成列表，"
+        "各是 [名字=]语料[:权重]"
+    )
     output: str = _setting("输出文件夹；里面不能有另一次运行")
 
     generator: str | None = _setting(
@@ -62,6 +65,9 @@ class TrainingConfig:
     valid: str | None = _setting("领域留出集；不给就从语料里按文档划出 5%", None)
     general: str | None = _setting("通用留出集，用来量遗忘", None)
     replay: str | None = _setting("回放的通用语料", None)
+    mixture_temperature: float = _setting(
+        "几份语料没有写权重时，份量是 大小^(1/温度)：1 照大小，越大越平均", 1.0
+    )
     replay_ratio: float = _setting("回放占训练词元的比例（Ibrahim 等，2024，§6）", 0.05)
     seed: int = _setting("随机种子：打乱、噪声、随机失活都由它决定", 42)
 
@@ -186,7 +192,11 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         docs = setting_docs()
+        if isinstance(self.corpus, list | tuple):
+            object.__setattr__(self, "corpus", _corpora(self.corpus))
         for name, value in vars(self).items():
+            if isinstance(value, tuple):
+                continue
             kept = coerce(name, value, _KINDS[name], docs[name])
             object.__setattr__(self, name, kept)
         self._check_ranges()
@@ -219,7 +229,7 @@ class TrainingConfig:
                 raise _out_of_range(name, getattr(self, name), "不小于 0")
         if self.seed > MAX_SEED:
             raise _out_of_range("seed", self.seed, f"至多为 {MAX_SEED}")
-        for name in ("num_train_epochs", "max_grad_norm"):
+        for name in ("num_train_epochs", "max_grad_norm", "mixture_temperature"):
             if getattr(self, name) <= 0:
                 raise _out_of_range(name, getattr(self, name), "大于 0")
         for name in ("eval_steps", "max_forgetting"):
@@ -310,19 +320,34 @@ class TrainingConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """全部字段，可直接写成 JSON 或 YAML。"""
-        return dataclasses.asdict(self)
+        return {name: _plain(value) for name, value in vars(self).items()}
 
     def save(self, path: Path) -> None:
         """写成完整的 YAML，`companion train --config` 可以原样重跑。"""
         lines = ["# companion train --config 本文件，即可重跑\n"]
         for spec in dataclasses.fields(self):
             value = yaml.safe_dump(
-                {spec.name: getattr(self, spec.name)}, allow_unicode=True
+                {spec.name: _plain(getattr(self, spec.name))}, allow_unicode=True
             )
             lines.append(f"# {spec.metadata['doc']}\n{value}")
         staging = path.with_name(f".{path.name}.new")  # 续训时盘满，旧的还在
         staging.write_text("".join(lines), encoding="utf-8")
         staging.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _corpora(given: "list[Any] | tuple[Any, ...]") -> str | tuple[str, ...]:
+    """几份语料的列表；只有一份的就是那一份。"""
+    if not given or not all(isinstance(each, str) and each.strip() for each in given):
+        raise ConfigError(
+            found=f"corpus 是 {len(given)} 项的列表，其中有空的，或不是文字的",
+            expected="至少一份，各是 [名字=]语料[:权重]",
+            remedy="例如 corpus: [史=shiji.txt:3, 诗=poetry.txt:1]",
+        )
+    return given[0] if len(given) == 1 else tuple(given)
 
 
 def setting_docs() -> dict[str, str]:
@@ -400,9 +425,10 @@ def coerce(name: str, value: Any, kind: Any, meaning: str) -> Any:
             name, meaning, f"（{type(value).__name__}）", "一个数、一段文字或真假"
         )
     if get_origin(kind) in (types.UnionType, Union):  # 含 Literal 时是后者
-        if value is None or (
+        empty = value is None or (
             isinstance(value, str) and value.lower() in ("null", "none")
-        ):
+        )
+        if empty and types.NoneType in get_args(kind):
             return None
         kind = next(k for k in get_args(kind) if k is not types.NoneType)
     if get_origin(kind) is Literal:

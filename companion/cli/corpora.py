@@ -1,4 +1,4 @@
-"""`companion corpus …`：列出、取得、统计、分章、缺字、清洗、切分。"""
+"""`companion corpus …`：列出、取得、统计、分章、缺字、清洗、切分、掺和。"""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     cls=ChineseGroup,
-    help="语料：列出、取得、统计、分章、缺字、清洗、切分。",
+    help="语料：列出、取得、统计、分章、缺字、清洗、切分、掺和。",
     no_args_is_help=True,
 )
 CorpusArgument = Annotated[str, typer.Argument(metavar="语料", help=CORPUS_HELP)]
@@ -235,6 +235,71 @@ def split(
         str(shared),
         as_json=as_json,
     )
+
+
+@app.command(cls=ChineseCommand)
+def mix(
+    corpora: Annotated[
+        list[str],
+        typer.Argument(metavar="[名字=]语料[:权重]…", help="两份以上的语料"),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="文件", help="写到这个新文件，格式照后缀"),
+    ] = None,
+    characters: Annotated[
+        int | None, typer.Option(metavar="整数", help="共多少字；缺省是各份之和")
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(metavar="数", help="没有写权重时，份量是 大小^(1/温度)")
+    ] = 1.0,
+    seed: Seed = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="只列出会读什么，不写")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """把几份语料照权重或大小掺成一份；训练时不必先掺，直接写几个 --corpus。"""
+    from companion.corpus import write_documents
+    from companion.corpus.documents import open_corpus
+    from companion.corpus.mixing import mixed, parse_sources, shares_of
+
+    if dry_run == (output is not None):
+        raise ConfigError(
+            found="--dry-run 与 --output " + ("都给了" if dry_run else "都没有给"),
+            expected="只看用 --dry-run，要写用 --output",
+            remedy="留下其中一个",
+        )
+    if temperature <= 0 or (characters is not None and characters < 1):
+        raise ConfigError(
+            found=f"--temperature {temperature:g}、--characters {characters}",
+            expected="都是正数",
+            remedy="温度 1 是照大小，2 更平均；字数例如 1000000",
+        )
+    sources = parse_sources(corpora)
+    texts = [open_corpus(each.spec) for each in sources]
+    sizes = [sum(document.num_chars for document in text) for text in texts]
+    shares = shares_of(sources, sizes, temperature)
+    total = characters or sum(sizes)
+    table = make_table("份", "篇数", "字数", "占", "读几遍", title=f"共 {total:,} 字")
+    listed: list[dict[str, Any]] = []
+    for source, text, size, share in zip(sources, texts, sizes, shares, strict=True):
+        laps = total * share / size
+        table.add_row(
+            source.name, f"{len(text):,}", f"{size:,}", f"{share:.1%}", f"{laps:.2f}"
+        )
+        listed.append(
+            {
+                "name": source.name,
+                "documents": len(text),
+                "characters": size,
+                "share": share,
+                "epochs": laps,
+            }
+        )
+    if output is not None:
+        write_documents(mixed(texts, shares, total, seed), output)
+    emit({"characters": total, "sources": listed}, table, as_json=as_json)
 
 
 def _read(

@@ -58,7 +58,11 @@ def train(
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="模型", help=MODEL_HELP)] = None,
     corpus: Annotated[
-        str | None, typer.Option(metavar="语料", help=f"领域语料：{CORPUS_HELP}")
+        list[str] | None,
+        typer.Option(
+            metavar="语料",
+            help=f"领域语料：{CORPUS_HELP}；可以写几次，各是 [名字=]语料[:权重]",
+        ),
     ] = None,
     valid: Annotated[
         str | None,
@@ -103,7 +107,7 @@ def train(
     given: dict[str, Any] = {
         "objective": objective,
         "model": model,
-        "corpus": corpus,
+        "corpus": (corpus[0] if len(corpus) == 1 else corpus) if corpus else None,
         "valid": valid,
         "general": general,
         "replay": replay,
@@ -224,4 +228,8 @@ def before_after_table(before: dict[str, Any], after: dict[str, Any]) -> "Table"
             f"{first['accuracy']:.1%}",
             f"{second['accuracy']:.1%}",
         )
+        for name, bits in second.get("sources", {}).items():
+            old = first["sources"][name]
+            moved = signed_percent(bits / old - 1)
+            table.add_row(f"　{name}", f"{old:.3f}", f"{bits:.3f}", moved, "", "")
     return table

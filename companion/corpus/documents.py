@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -170,9 +171,32 @@ class Documents(Sequence[Document]):
     def _digest_of_rows(self) -> str | None:
         return None if self.rows is None else hashlib.sha256(self.rows.data).hexdigest()
 
+    def divided(self, sizes: Sequence[int]) -> "list[Documents]":
+        """`chained` 的反面：表的前 `sizes[0]` 行归第一份，如此类推。"""
+        rows = np.arange(len(self.table)) if self.rows is None else self.rows
+        borders = np.searchsorted(rows, np.cumsum([0, *sizes]))
+        return [
+            Documents(self.table, rows[low:high]) for low, high in pairwise(borders)
+        ]
+
     def sides(self) -> "Documents":
         """句对 → 源、目标相间的单语文档。"""
         return Documents(self.table, self.rows, sides=True)
+
+
+def chained(parts: Sequence["Documents"]) -> "Documents":
+    """几份接成一份，次序照给的；一份的就是它自己。"""
+    from datasets import concatenate_datasets
+
+    if len(parts) == 1:
+        return parts[0]
+    firsts = np.cumsum([0, *(len(each.table) for each in parts)])
+    rows = [
+        first + (np.arange(len(each.table)) if each.rows is None else each.rows)
+        for each, first in zip(parts, firsts[:-1], strict=True)
+    ]
+    table = concatenate_datasets([each.table for each in parts])
+    return Documents(table, np.concatenate(rows))
 
 
 def _on_one_line(document: Document) -> Document:

@@ -24,6 +24,7 @@
 import operator
 from array import array
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
@@ -444,6 +445,19 @@ class TokenLedger:
         rows = self.rows()
         width = max(cell_len(amount) for _, amount in rows)
         return "\n".join([head, *(_line(*row, width) for row in rows)])
+
+
+def combined(ledgers: Sequence[TokenLedger]) -> TokenLedger:
+    """几份语料的账合成一份：各项相加，遍数除外（训练一段另填）。"""
+    total: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    for each in ledgers:
+        amounts = asdict(each)
+        dropped.update(amounts.pop("dropped"))
+        total.update(amounts)
+    ledger = TokenLedger(**total, dropped=dict(dropped))
+    ledger.check()
+    return ledger
 
 
 def ledger_of(

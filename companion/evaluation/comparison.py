@@ -34,7 +34,12 @@ from companion.evaluation.scoring import (
     exam_block_size,
     score_targets,
 )
-from companion.evaluation.targets import Documents, FrozenTargets, build_targets
+from companion.evaluation.targets import (
+    Documents,
+    FrozenTargets,
+    build_targets,
+    merged_targets,
+)
 from companion.evaluation.verdict import compare_scores
 from companion.inference.filling import mask_randomly
 from companion.inference.reading import MASK, split_at_masks
@@ -87,7 +92,7 @@ class Sitting:
 def prepare_exam(
     checkpoint: Any,
     objective: str | Objective,
-    domain: Documents,
+    domain: Documents | Mapping[str, Documents],
     general: Documents | None = None,
     *,
     seed: int = 0,
@@ -102,7 +107,7 @@ def prepare_exam(
     Args:
         checkpoint: 打开了的检查点；只用它的分词器与位置上限。
         objective: 训练目标或它的键。
-        domain: 领域留出集。
+        domain: 领域留出集；语料有几份时，是名字 → 各份的留出集，成绩另按份分开。
         general: 通用留出集；没有就不知道忘了什么。
         seed: 遮哪些词元、抽取哪些词元都由它定。
         block_size: 一行至多多少词元；缺省 512，不超过模型的位置上限。
@@ -127,16 +132,20 @@ def prepare_exam(
             model_options=model_options(checkpoint.model, goal),
         )
 
-    domain = _kept(domain)
+    by_source = domain if isinstance(domain, Mapping) else {"": domain}
+    held = {name: _kept(each) for name, each in by_source.items()}
     if texts is None:
-        texts = pick_texts(domain, causal=goal.usage == "complete")
+        first = next(iter(held.values()))
+        texts = pick_texts(first, causal=goal.usage == "complete")
     if goal.usage == "infill":
         texts = [_with_gap(text, checkpoint.tokenizer) for text in texts]
     elif goal.usage == "fill":
         texts = _masked(texts, checkpoint.tokenizer, seed)
     return Exam(
         goal,
-        targets(domain),
+        targets(held[""])
+        if "" in held
+        else merged_targets({name: targets(each) for name, each in held.items()}),
         None if general is None else targets(_kept(general)),
         tuple(texts),
         tuple(clozes),

@@ -242,6 +242,11 @@ def _set_view(name: str, question: str, pair: Comparison) -> dict[str, Any]:
             ),
             ("准确率", *(f"{s.accuracy:.1%}" for s in _both(pair))),
             ("UNK 率", *(f"{s.unk_rate:.2%}" for s in _both(pair))),
+            *(
+                (f"其中 {name}", f"{pair.before.sources[name]:.4f}", f"{bits:.4f}")
+                for name, bits in (pair.after.sources or {}).items()
+                if pair.before.sources
+            ),
             ("被考的字数", *(f"{s.num_chars:,}" for s in _both(pair))),
             ("目标数（词元）", *(f"{s.num_targets:,}" for s in _both(pair))),
         ],

@@ -78,14 +78,17 @@ class Scores:
     """sentence_order：句序判对的比例，瞎猜是一半；没有两句以上的行时为 None。"""
     replaced_rate: float | None = None
     """replaced_token：换掉的比例；总答“原文”的准确率是 1 减它。"""
+    sources: Mapping[str, float] | None = None
+    """语料有几份时，各份自己的每字比特数。"""
     ruler: Mapping[str, float] | None = None
     """只会数字频的办法在同一份目标上的每字比特数（`companion.evaluation.ruler`）。"""
 
     def as_dict(self) -> dict[str, Any]:
-        """可写成 JSON 的字典，键名与命令行的输出一致；没有的三项不写。"""
+        """可写成 JSON 的字典，键名与命令行的输出一致；没有的几项不写。"""
         extra = {
             "order_accuracy": self.order_accuracy,
             "replaced_rate": self.replaced_rate,
+            "sources": self.sources and dict(self.sources),
             "ruler": self.ruler and dict(self.ruler),
         }
         return {
@@ -241,6 +244,7 @@ def score_targets(
         interval=interval,
         order_accuracy=sum(orders) / len(orders) if orders else None,
         replaced_rate=_replaced_rate(targets),
+        sources=_by_source(targets.sources, nats / math.log(2), chars),
     )
     return Evaluation(
         scores,
@@ -251,6 +255,16 @@ def score_targets(
         targets.coverage,
         targets.text_fingerprint,
     )
+
+
+def _by_source(
+    sources: Sequence[str], bits: NDArray[np.float64], chars: NDArray[np.int64]
+) -> dict[str, float] | None:
+    names = np.array(sources)
+    return {
+        name: float(bits[names == name].sum() / chars[names == name].sum())
+        for name in dict.fromkeys(sources)
+    } or None
 
 
 def row_losses(

@@ -94,6 +94,8 @@ class FrozenTargets:
     """由文字定出。"""
     collate: Callable[[list[Example]], Batch]
     """把几行补齐成批量；由出题的整理器给出。"""
+    sources: tuple[str, ...] = ()
+    """每一行出自哪一份语料；只有一份的为空。"""
 
 
 def build_targets(
@@ -196,6 +198,45 @@ def _require_counted(store: TokenStore, tokenizer: Any) -> None:
             expected="每个字记在写出它的词元上，每字比特数才算得准",
             remedy="换一个有 tokenizer.json（快速分词器）的检查点",
         )
+
+
+def merged_targets(parts: Mapping[str, FrozenTargets]) -> FrozenTargets:
+    """几份语料的考题合成一份，各行照比例相间，因此靠前的一部分也各份都有。
+
+    Args:
+        parts: 语料的名字 → 它的考题；同一个分词器、同一个目标。
+    """
+    rows: list[tuple[float, str, TargetRow]] = []
+    first = 0
+    for name, part in parts.items():
+        rows += [
+            (
+                (at + 0.5) / len(part.rows),
+                name,
+                row._replace(document=row.document + first),
+            )
+            for at, row in enumerate(part.rows)
+        ]
+        first += 1 + max(row.document for row in part.rows)
+    rows.sort(key=lambda each: each[0])
+    every = list(parts.values())
+    num_chars = sum(each.num_chars for each in every)
+    return FrozenTargets(
+        objective=every[0].objective,
+        rows=[row for _, _, row in rows],
+        num_chars=num_chars,
+        num_targets=sum(each.num_targets for each in every),
+        unk_rate=sum(each.unk_rate * each.num_chars for each in every) / num_chars,
+        fingerprint=_joined(each.fingerprint for each in every),
+        coverage=_joined(each.coverage for each in every),
+        text_fingerprint=_joined(each.text_fingerprint for each in every),
+        collate=every[0].collate,
+        sources=tuple(name for _, name, _ in rows),
+    )
+
+
+def _joined(fingerprints: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()
 
 
 def sample_documents(documents: Documents, max_chars: int) -> list[Document]:

@@ -165,9 +165,9 @@ def _num_tokens(config: TrainingConfig) -> int:
         each = config.tokens_per_batch * config.gradient_accumulation_steps
         return config.max_steps * each
     from companion.checkpoints.loading import load_tokenizer
-    from companion.corpus import read_corpus
+    from companion.training.data import read_corpora
 
-    documents = list(read_corpus(config.corpus))
+    documents = read_corpora(config).train
     texts = [each.text for each in islice(documents, _SAMPLED)]
     tokenizer = load_tokenizer(config.model)
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]

@@ -7,7 +7,8 @@
 整次训练的批次在开始前就排定，只由（种子, 轮次）决定，所以账本能在第一步之前算好，断点续
 训也只需跳过做完的几批。
 
-领域与回放的行接在一起编号（`JoinedRows`），ERNIE 的三个阶段换着词界给（`StagedRows`）。
+各份语料（领域的一份或几份，回放）的行接在一起编号（`JoinedRows`），ERNIE 的三个阶段换着
+词界给（`StagedRows`）。
 
 形状字母：N 行数，M 微批量数。
 """
@@ -66,13 +67,17 @@ def bucket_by_length(
 
 
 @dataclass(frozen=True)
-class Replay:
-    """回放：通用语料的行接在领域语料之后编号，每轮另取一部分。"""
+class Share:
+    """一份语料的行，与它占训练词元的比例。"""
 
     first: int
-    """回放的第一行是第几行。"""
-    ratio: float
-    """回放占训练词元的比例，在 0 与 1 之间。"""
+    """第一行是第几行。"""
+    stop: int
+    """末行之后是第几行。"""
+    share: float
+    """占训练词元的比例，在 0 与 1 之间；各份合计为 1。"""
+    is_replay: bool = False
+    """回放的通用语料：不算进“读了几遍”。"""
 
 
 class Batches(Sequence[list[Key]]):
@@ -127,13 +132,17 @@ class BatchPlan:
     num_steps: int
     """更新次数。"""
     epochs: float
-    """领域语料读了几遍。"""
+    """领域语料（回放之外的各份合计）读了几遍。"""
     tokens: int
     """过模型的词元，含特殊词元。"""
     grid: int
     """批量张量的全部位置，含填充。"""
     replayed: int
     """其中回放的词元。"""
+    tokens_of: tuple[int, ...] = ()
+    """其中各份语料的词元，次序照给的。"""
+    epochs_of: tuple[float, ...] = ()
+    """各份语料读了几遍。"""
 
 
 def plan_batches(
@@ -144,26 +153,27 @@ def plan_batches(
     seed: int,
     max_steps: int = -1,
     num_epochs: float = 1.0,
-    replay: Replay | None = None,
+    shares: Sequence[Share] = (),
     same_length: bool = False,
 ) -> BatchPlan:
     """排定整次训练。
 
     Args:
-        lengths: 全部行的词元数，(N,) int64；有回放时，`replay.first` 起是回放的行。
+        lengths: 全部行的词元数，(N,) int64，各份语料依次相接。
         tokens_per_batch: 一个微批量的词元预算（每个进程）。
         accumulation: 多少个微批量更新一次（梯度累积 × 进程数）。
         seed: 打乱用的种子。
         max_steps: 更新次数；−1 时由 `num_epochs` 决定。
         num_epochs: 读几遍领域语料，可以是小数。
-        replay: 回放的安排。
+        shares: 各份语料的行与比例；缺省只有一份。一轮的词元数是回放之外各份的大小之和
+            除以回放之外的比例；各份照比例取，取完一遍才重来。
         same_length: 只把等长的行放进一批。
 
     Returns:
         排定的微批量。按步数训练时恰好是 `max_steps × accumulation` 批；按轮数训练时补足
         最后一步的批取自下一轮。
     """
-    domain = len(lengths) if replay is None else replay.first
+    shares = shares or (Share(0, len(lengths), 1.0),)
     parts: list[NDArray[np.int64]] = []  # M 批的行号
     epochs: list[int] = []  # M 批的轮次
     epoch_sizes: list[int] = []
@@ -171,9 +181,10 @@ def plan_batches(
     while wanted is None or len(parts) < wanted:
         epoch = len(epoch_sizes)
         rng = np.random.default_rng((seed, epoch))
-        rows = np.arange(domain)
-        if replay is not None:
-            rows = np.concatenate([rows, _replayed(lengths, replay, epoch, seed)])
+        rows = np.concatenate(
+            [_drawn(lengths, each, quota, epoch, seed, number)
+             for number, (each, quota) in enumerate(_quotas(lengths, shares))]
+        )  # fmt: skip
         fresh = bucket_by_length(
             lengths[rows], tokens_per_batch, rng, same_length=same_length
         )
@@ -189,11 +200,14 @@ def plan_batches(
     flat = np.concatenate([np.empty(0, np.int64), *parts[:wanted]])  # (R,)
     bounds = np.cumsum([0, *map(len, parts[:wanted])])  # (M + 1,)
     batches = Batches(flat, bounds, np.array(epochs[:wanted]))
-    return _accounted(batches, lengths, domain, accumulation)
+    return _accounted(batches, lengths, shares, accumulation)
 
 
 def shortened(
-    plan: BatchPlan, num_steps: int, lengths: NDArray[np.int64], domain: int
+    plan: BatchPlan,
+    num_steps: int,
+    lengths: NDArray[np.int64],
+    shares: Sequence[Share],
 ) -> BatchPlan:
     """只走前面若干步（早停）的安排，账照实际读了的算。
 
@@ -201,47 +215,73 @@ def shortened(
         plan: 原来的安排。
         num_steps: 走了几步。
         lengths: 全部行的词元数，(N,) int64。
-        domain: 领域有几行；其后是回放的。
+        shares: 各份语料的行。
     """
     accumulation = len(plan.batches) // plan.num_steps
     kept = plan.batches[: num_steps * accumulation]
     flat = np.array([row for batch in kept for _, row in batch], np.int64)
     bounds = np.cumsum([0, *map(len, kept)])
     epochs = np.array([batch[0][0] for batch in kept], np.int64)
-    return _accounted(Batches(flat, bounds, epochs), lengths, domain, accumulation)
+    return _accounted(Batches(flat, bounds, epochs), lengths, shares, accumulation)
 
 
 def _accounted(
-    batches: "Batches", lengths: NDArray[np.int64], domain: int, accumulation: int
+    batches: "Batches",
+    lengths: NDArray[np.int64],
+    shares: Sequence[Share],
+    accumulation: int,
 ) -> BatchPlan:
     """排好的各批，连同由此得出的账。"""
     flat, bounds = batches.rows, batches.bounds
     sizes = lengths[flat]  # (R,)
-    own = flat < domain
     longest = np.maximum.reduceat(sizes, bounds[:-1])  # (M,)
+    tokens_of = [
+        int(sizes[(flat >= each.first) & (flat < each.stop)].sum()) for each in shares
+    ]
+    whole = [int(lengths[each.first : each.stop].sum()) for each in shares]
+    own = [number for number, each in enumerate(shares) if not each.is_replay]
     return BatchPlan(
         batches=batches,
         num_steps=(len(bounds) - 1) // accumulation,
-        epochs=int(sizes[own].sum()) / max(1, int(lengths[:domain].sum())),
+        epochs=sum(tokens_of[n] for n in own) / max(1, sum(whole[n] for n in own)),
         tokens=int(sizes.sum()),
         grid=int((np.diff(bounds) * longest).sum()),
-        replayed=int(sizes[~own].sum()),
+        tokens_of=tuple(tokens_of),
+        epochs_of=tuple(t / max(1, w) for t, w in zip(tokens_of, whole, strict=True)),
+        replayed=sum(
+            tokens
+            for tokens, each in zip(tokens_of, shares, strict=True)
+            if each.is_replay
+        ),
     )
 
 
-def _replayed(
-    lengths: NDArray[np.int64], replay: Replay, epoch: int, seed: int
-) -> NDArray[np.int64]:
-    """这一轮回放哪些行：各轮依次取，全取过一遍才重来。
+def _quotas(
+    lengths: NDArray[np.int64], shares: Sequence[Share]
+) -> list[tuple[Share, float]]:
+    """一轮里各份语料取多少词元。"""
+    own = [each for each in shares if not each.is_replay]
+    tokens = sum(int(lengths[each.first : each.stop].sum()) for each in own)
+    whole = tokens / sum(each.share for each in own)
+    return [(each, whole * each.share) for each in shares]
 
-    回放的词元数 = 领域词元数 × r / (1 − r)，于是占总数的 r。
-    """
-    size = len(lengths) - replay.first
-    domain = int(lengths[: replay.first].sum())
-    quota = domain * replay.ratio / (1 - replay.ratio)
-    order = replay.first + np.random.default_rng((seed, -1 & 0xFFFF)).permutation(size)
+
+def _drawn(
+    lengths: NDArray[np.int64],
+    source: Share,
+    quota: float,
+    epoch: int,
+    seed: int,
+    number: int,
+) -> NDArray[np.int64]:
+    """这一轮取一份语料的哪些行：各轮依次取，全取过一遍才重来。"""
+    size = source.stop - source.first
+    total = int(lengths[source.first : source.stop].sum())
+    if abs(quota - total) < 1e-9 * total:  # 恰好一遍
+        return np.arange(source.first, source.stop)
+    key = (-1 if source.is_replay else -2 - number) & 0xFFFF
+    order = source.first + np.random.default_rng((seed, key)).permutation(size)
     begins = np.cumsum(lengths[order]) - lengths[order]  # (size,) 各行从第几个词元起
-    total = int(lengths[replay.first :].sum())
     start, stop = quota * epoch, quota * (epoch + 1)
     picked: list[NDArray[np.int64]] = []
     for lap in range(int(start // total), int(stop // total) + 1):
@@ -268,7 +308,7 @@ class PlannedSampler:
 
 
 class JoinedRows:
-    """领域与回放的行接在一起编号；样本编号随之错开，噪声互不相同。"""
+    """各份语料的行接在一起编号；样本编号随之错开，噪声互不相同。"""
 
     def __init__(self, datasets: Sequence[BlockDataset]) -> None:
         self.datasets = datasets

@@ -1,7 +1,8 @@
 """语料 → 可训练的行：读、去重、划出留出集、分词、打包、记账。"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,19 @@ from companion.config import TrainingConfig
 from companion.corpus.document import Document
 from companion.corpus.documents import (
     Documents,
+    chained,
     open_corpus,
     open_dataset,
     split_corpus,
 )
-from companion.corpus.packing import BlockDataset, TokenLedger, ledger_of, plan_packing
+from companion.corpus.mixing import Source, parse_sources, shares_of
+from companion.corpus.packing import (
+    BlockDataset,
+    TokenLedger,
+    combined,
+    ledger_of,
+    plan_packing,
+)
 from companion.corpus.pairing import pair_rows, readable_sides
 from companion.corpus.sources import resolve
 from companion.corpus.tokenization import registered_tokens
@@ -35,7 +44,7 @@ from companion.preflight.visibility import neighbours
 from companion.training.batching import (
     BatchPlan,
     JoinedRows,
-    Replay,
+    Share,
     StagedRows,
     plan_batches,
 )
@@ -43,10 +52,21 @@ from companion.training.masking import Masking, read_masking
 
 
 @dataclass(frozen=True)
+class SourceTexts:
+    """领域语料里的一份。"""
+
+    source: Source
+    train: Sequence[Document]
+    valid: Sequence[Document]
+    """它自己的留出集；另给了 `valid` 时为空。"""
+
+
+@dataclass(frozen=True)
 class Corpora:
     """读进来的四份文本。"""
 
     train: Sequence[Document]
+    """领域语料，几份的依次相接。"""
     valid: Sequence[Document]
     general: Sequence[Document]
     replay: Sequence[Document]
@@ -54,6 +74,21 @@ class Corpora:
     """训练语料里因完全重复而删去的文档数。"""
     notices: Sequence[str] = ()
     """读的时候跳过了什么。"""
+    sources: Sequence[SourceTexts] = ()
+    """领域语料的各份；只有一份的可以不写。"""
+
+    @property
+    def parts(self) -> Sequence[SourceTexts]:
+        """领域语料的各份，至少一份。"""
+        alone = SourceTexts(Source("语料", "语料"), self.train, self.valid)
+        return self.sources or (alone,)
+
+    @property
+    def held_out(self) -> "Sequence[Document] | dict[str, Sequence[Document]]":
+        """领域留出集；几份语料各有留出集的，按名字分开。"""
+        if len(self.sources) < 2 or not self.sources[0].valid:
+            return self.valid
+        return {each.source.name: each.valid for each in self.sources}
 
 
 @dataclass(frozen=True)
@@ -67,6 +102,8 @@ class TrainingData:
     packed: bool
     collator: Any
     """训练目标的整理器。"""
+    shares: tuple[Share, ...] = ()
+    """各份语料的行与比例，回放在最后。"""
     registered: Mapping[str, int] = field(default_factory=dict[str, int])
     """领域语料里整个编码的登记过的特殊词元 → 次数（`registered_tokens`）。"""
 
@@ -83,35 +120,66 @@ def read_corpora(config: TrainingConfig, corpus: Any = None) -> Corpora:
     Raises:
         CorpusError: 某份语料读不了，或只有一篇、划不出留出集。
     """
-    names = [config.valid, config.general, config.replay]
-    if corpus is None:
-        names.append(config.corpus)
+    sources = _sources(config)
 
     def opened(source: Any, split: str | None = "train") -> Documents:
         by_name = isinstance(source, str)
         found = open_corpus(source, split) if by_name else open_dataset(source)
         return found.joined() if config.line_breaks == "join" else found
 
-    every = opened(config.corpus if corpus is None else corpus)
+    given = [opened(each.spec if corpus is None else corpus) for each in sources]
+    every = chained(given)
     documents = every.without_duplicates() if config.deduplicate else every
-    own = corpus is None and resolve(config.corpus).has_valid
-    if config.valid is not None:
-        train, valid = documents, opened(config.valid, None)
-    elif own:  # 有名字的语料自带留出集
-        train, valid = documents, opened(config.corpus, "valid")
+    if len(given) == 1:
+        parts = [documents]
     else:
-        split = split_corpus(documents)
-        train, valid = split.train, split.valid
+        parts = documents.divided([len(each.table) for each in given])
+    texts: list[SourceTexts] = []
+    for source, part in zip(sources, parts, strict=True):
+        if not part:
+            raise CorpusError(
+                found=f"语料 {source.name} 一篇也没有（重复的已经删去）",
+                expected="每一份都有文字",
+                remedy="看看它是不是空的，或与另一份相同；不要它就去掉",
+            )
+        if config.valid is not None:
+            texts.append(SourceTexts(source, part, ()))
+        elif corpus is None and resolve(source.spec).has_valid:  # 有名字的自带留出集
+            texts.append(SourceTexts(source, part, opened(source.spec, "valid")))
+        else:
+            split = split_corpus(part)
+            texts.append(SourceTexts(source, split.train, split.valid))
+    names = [config.valid, config.general, config.replay]
+    names += [each.spec for each in sources] if corpus is None else []
     return Corpora(
-        train=train,
-        valid=valid,
+        train=_one_after_another([each.train for each in texts]),
+        valid=_one_after_another([each.valid for each in texts])
+        if config.valid is None
+        else opened(config.valid, None),
         general=[] if config.general is None else opened(config.general, None),
         replay=[] if config.replay is None else opened(config.replay),
         duplicates=len(every) - len(documents),
         notices=[
             each for name in names if name is not None for each in resolve(name).notices
         ],
+        sources=texts,
     )
+
+
+def _sources(config: TrainingConfig) -> tuple[Source, ...]:
+    if isinstance(config.corpus, str):
+        return (Source(config.corpus, config.corpus),)
+    return parse_sources(config.corpus)
+
+
+def _one_after_another(parts: Sequence[Sequence[Document]]) -> Sequence[Document]:
+    """几份文字接起来；都在磁盘上的，接好的也在磁盘上。"""
+    if len(parts) == 1:
+        return parts[0]
+    stored = [each for each in parts if isinstance(each, Documents)]
+    if len(stored) < len(parts):
+        return [document for part in parts for document in part]
+    return chained(stored)
 
 
 def choose_block_size(config: TrainingConfig, model: Any) -> int:
@@ -214,7 +282,9 @@ def prepare_data(
     """分词、打包、排批、记账，全部在第一步之前完成。"""
     block_size = choose_block_size(config, model)
     segmenters = choose_masking(config, objective).segmenters
-    sources = [corpora.train, corpora.replay] if corpora.replay else [corpora.train]
+    sources = [each.train for each in corpora.parts]
+    num_domain = len(sources)
+    sources += [corpora.replay] if corpora.replay else []
     collator = make_collator(config, objective, model, tokenizer, corpora.train)
     edges, ends = row_edges(tokenizer, objective)
     capacity = objective.row_capacity(
@@ -229,7 +299,7 @@ def prepare_data(
         )
         for source in sources
     ]
-    dropped: dict[str, int] = {}
+    dropped: list[dict[str, int]] = []
     stages: list[JoinedRows] = []
     for segmenter in segmenters:  # ERNIE 的三个阶段，词元相同，词界不同
         datasets: list[BlockDataset] = []
@@ -246,12 +316,15 @@ def prepare_data(
             else:
                 pairs = pair_rows(store, form, edges, ends, capacity)
                 rows_here, short = pairs.rows, pairs.dropped
-            dropped = dropped if datasets else short  # 账本只记领域语料
+            dropped.append(short)
             datasets.append(rows_here)
         stages.append(JoinedRows(datasets))
     rows = stages[0]
+    domain = rows.datasets[:num_domain]
     if objective.needs_sentences:
-        _require_sentences(rows.datasets[0], collator, objective)
+        for dataset in domain:
+            _require_sentences(dataset, collator, objective)
+    shares = _shares(config, corpora, rows, num_domain)
     together = neighbours(inner_model(model))
     plan = plan_batches(
         rows.lengths,
@@ -261,15 +334,47 @@ def prepare_data(
         seed=config.seed,
         max_steps=config.max_steps,
         num_epochs=config.num_train_epochs,
-        replay=Replay(int(rows.firsts[1]), config.replay_ratio)
-        if corpora.replay
-        else None,
+        shares=shares,
     )
-    ledger = with_plan(ledger_of(rows.datasets[0], dropped=dropped), plan)
+    accounts = zip(domain, dropped[:num_domain], strict=True)
+    ledger = with_plan(
+        combined([ledger_of(each, dropped=lost) for each, lost in accounts]), plan
+    )
     if len(stages) > 1:
         rows = StagedRows(stages, plan)
-    registered = _count_registered(rows.datasets[0].store, tokenizer)
-    return TrainingData(rows, plan, ledger, block_size, packed, collator, registered)
+    registered = _count_registered([each.store for each in domain], tokenizer)
+    return TrainingData(
+        rows, plan, ledger, block_size, packed, collator, shares, registered
+    )
+
+
+def _shares(
+    config: TrainingConfig, corpora: Corpora, rows: JoinedRows, num_domain: int
+) -> tuple[Share, ...]:
+    """各份语料的行，与照权重或温度占的比例；回放占 `replay_ratio`。"""
+    borders = rows.firsts.tolist()
+    spans = list(pairwise(borders))
+    sizes = [int(rows.lengths[low:high].sum()) for low, high in spans]
+    names = [each.source.name for each in corpora.parts]
+    for name, size in zip(names, sizes, strict=False):
+        if not size:
+            raise CorpusError(
+                found=f"语料 {name} 没有一行可以训练",
+                expected="每一份都有够长的文字",
+                remedy="去掉它，或把短文并成长文",
+            )
+    own = shares_of(
+        [each.source for each in corpora.parts],
+        sizes[:num_domain],
+        config.mixture_temperature,
+    )
+    replayed = config.replay_ratio if len(sizes) > num_domain else 0.0
+    amounts = [share * (1 - replayed) for share in own]
+    amounts += [replayed] if replayed else []
+    return tuple(
+        Share(low, high, amount, is_replay=number >= num_domain)
+        for number, ((low, high), amount) in enumerate(zip(spans, amounts, strict=True))
+    )
 
 
 def with_plan(ledger: TokenLedger, plan: BatchPlan) -> TokenLedger:
@@ -283,14 +388,15 @@ def with_plan(ledger: TokenLedger, plan: BatchPlan) -> TokenLedger:
     )
 
 
-def _count_registered(store: TokenStore, tokenizer: Any) -> dict[str, int]:
+def _count_registered(stores: Iterable[TokenStore], tokenizer: Any) -> dict[str, int]:
     """登记过的特殊词元在正文里各出现几次；没有出现的不列。"""
     names = registered_tokens(tokenizer)
     if not names:
         return {}
     counts = np.zeros(max(tokenizer.get_vocab().values()) + 1, np.int64)
-    for _, ids in store.blocks():
-        counts += np.bincount(ids, minlength=len(counts))
+    for store in stores:
+        for _, ids in store.blocks():
+            counts += np.bincount(ids, minlength=len(counts))
     numbers = zip(names, tokenizer.convert_tokens_to_ids(names), strict=True)
     return {name: int(counts[n]) for name, n in numbers if counts[n]}
 

@@ -127,7 +127,7 @@ class Run:
         if num_steps == data.plan.num_steps:
             return self
         rows = data.rows
-        plan = shortened(data.plan, num_steps, rows.lengths, int(rows.firsts[1]))
+        plan = shortened(data.plan, num_steps, rows.lengths, data.shares)
         ledger = with_plan(data.ledger, plan)
         return replace(self, data=replace(data, plan=plan, ledger=ledger))
 

@@ -57,9 +57,32 @@ def announce(run: Run, say: Callable[[str], None]) -> None:
             "注意：macbert 练的时候没有 [MASK]，而评估以 [MASK] 出题："
             "前后的分数只说明它还认不认得 [MASK]"
         )
-    if data.plan.replayed:
-        share = data.plan.replayed / data.plan.tokens
-        say(f"  其中回放 {data.plan.replayed:,} 个词元，占 {share:.1%}")
+    for name, amounts in amounts_by_source(run).items():
+        say(
+            f"  其中 {name} {amounts['tokens']:,} 个词元，占 {amounts['share']:.1%}，"
+            f"读 {amounts['epochs']:.2f} 遍"
+        )
+
+
+REPLAY = "回放"
+
+
+def amounts_by_source(run: Run) -> dict[str, dict[str, float]]:
+    """各份语料（有回放的连同回放）读了多少；只有一份的为空。"""
+    plan, names = run.data.plan, [each.source.name for each in run.corpora.parts]
+    names += [REPLAY] if run.corpora.replay else []
+    if len(names) < 2:
+        return {}
+    return {
+        name: {
+            "tokens": tokens,
+            "share": round(tokens / plan.tokens, 6),
+            "epochs": round(epochs, 4),
+        }
+        for name, tokens, epochs in zip(
+            names, plan.tokens_of, plan.epochs_of, strict=True
+        )
+    }
 
 
 def summarise(
@@ -109,9 +132,10 @@ def write_results(
     from companion.plots.style import save_figure
 
     output, plan, other_targets = run.output, run.data.plan, ran.other_targets
-    extra = {
+    extra: dict[str, Any] = {
         "replayed": plan.replayed,
         "duplicate_documents": run.corpora.duplicates,
+        "sources": amounts_by_source(run),
     }
     for name, count in other_targets.items():
         extra[f"{name}_targets"] = count

@@ -363,7 +363,7 @@ def _prepare_exam(run: Run, clozes: Sequence[Any]) -> Exam | None:
     return prepare_exam(
         run.checkpoint,
         run.objective,
-        run.corpora.valid,
+        run.corpora.held_out,
         run.corpora.general or None,
         block_size=run.config.block_size,
         max_chars=run.config.eval_max_chars,

@@ -109,6 +109,7 @@ def front(targets: FrozenTargets, tokens: float) -> FrozenTargets:
     return replace(
         targets,
         rows=rows,
+        sources=targets.sources[: len(rows)],
         num_targets=sum(int(mask.sum()) for mask in judged),
         num_chars=sum(
             int(row.num_chars[mask].sum())

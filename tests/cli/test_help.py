@@ -111,7 +111,7 @@ def test_shell_completion_offers_the_commands(
         (("trian",), "是不是想写 'train'？"),
         (("train", "--ouput", "x"), "没有选项 --ouput，是不是想写"),
         (("train", "--output"), "选项 '--output' 缺少值"),
-        (("train", "--corpus", "甲", "--corpus", "乙"), "选项 --corpus 写了 2 次"),
+        (("train", "--model", "甲", "--model", "乙"), "选项 --model 写了 2 次"),
         (("show", "causal_lm", "--seed", "1", "--seed", "1"), "选项 --seed 写了 2 次"),
         (("train", "--seed", "x"), "'--seed' 的值不是整数"),
         (("train", "多", "余"), "多出了参数 多 余"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from companion.training.batching import (
     BatchPlan,
     PlannedSampler,
-    Replay,
+    Share,
     bucket_by_length,
     plan_batches,
 )
@@ -135,6 +135,14 @@ def test_ranks_share_each_step_without_overlap(lengths, world, accumulation, ste
         assert woven == planned.batches[step * together :][:together]
 
 
+def with_replay(domain: int, general: int, ratio: float) -> tuple[Share, Share]:
+    """一份领域语料，其余的行是回放。"""
+    return (
+        Share(0, domain, 1 - ratio),
+        Share(domain, domain + general, ratio, is_replay=True),
+    )
+
+
 REPLAYED = st.lists(st.integers(1, 60), min_size=1, max_size=30)
 
 
@@ -147,7 +155,7 @@ def test_replay_keeps_its_share_and_visits_every_row_before_repeating(
         [*domain, *general],
         seed=seed,
         num_epochs=5,
-        replay=Replay(len(domain), ratio),
+        shares=with_replay(len(domain), len(general), ratio),
     )
     quota = sum(domain) * ratio / (1 - ratio)  # 一轮应得的回放词元
     counts = Counter(dict.fromkeys(range(len(domain), len(domain) + len(general)), 0))
@@ -169,7 +177,10 @@ def test_replay_is_that_share_of_the_trained_tokens():
     rng = np.random.default_rng(0)
     domain, general = rng.integers(20, 128, 400), rng.integers(20, 128, 900)
     planned = plan(
-        [*domain, *general], 1024, num_epochs=3, replay=Replay(len(domain), 0.2)
+        [*domain, *general],
+        1024,
+        num_epochs=3,
+        shares=with_replay(len(domain), len(general), 0.2),
     )
     assert planned.replayed / planned.tokens == pytest.approx(0.2, abs=0.01)
     assert planned.epochs == pytest.approx(3)
