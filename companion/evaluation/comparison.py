@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from companion.checkpoints.running import fitted_objective, model_options
 from companion.errors import ObjectiveError
@@ -132,7 +132,11 @@ def prepare_exam(
             model_options=model_options(checkpoint.model, goal),
         )
 
-    by_source = domain if isinstance(domain, Mapping) else {"": domain}
+    by_source: Mapping[str, Documents] = (
+        cast("Mapping[str, Documents]", domain)
+        if isinstance(domain, Mapping)
+        else {"": domain}
+    )
     held = {name: _kept(each) for name, each in by_source.items()}
     if texts is None:
         first = next(iter(held.values()))
