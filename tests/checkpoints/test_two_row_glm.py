@@ -275,37 +275,44 @@ def test_a_saved_checkpoint_opens_with_nothing_missing(tmp_path):
     assert ours.notices == []
 
 
-def test_one_line_lets_transformers_open_it(tmp_path, root: Path):
-    """`import companion.checkpoints.two_row_glm` 之后，transformers 自己就打得开。"""
-    tiny_model("glm_two_row").save_pretrained(tmp_path)
-    code = (
-        "import companion.checkpoints.two_row_glm\n"
-        "from transformers import AutoModelForCausalLM\n"
-        f"model = AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})\n"
-        "print(type(model).__name__)"
-    )
-    assert run(code, root) == "TwoRowGlmForCausalLM"
+def test_a_new_process_opens_it(tmp_path, root: Path):
+    """`load_checkpoint` 与 `load_tokenizer` 自己会载入这种架构。
 
-
-def test_our_own_loading_needs_no_such_line(tmp_path, root: Path):
-    """`load_checkpoint` 与 `load_tokenizer` 自己会载入这种架构。"""
+    `import companion.checkpoints.two_row_glm` 之后，transformers 自己也打得开。三个进程
+    从装好 torch 的一个分出，哪一个也没有先载入本包。
+    """
     model, tokenizer = tiny_model("glm_two_row"), tiny_tokenizer("glm_two_row")
-    save_checkpoint(model, tokenizer, tmp_path / "glm")
-    for call in ("load_tokenizer({!r})", "load_checkpoint({!r}, 'causal_lm').model"):
-        opened = call.format(str(tmp_path / "glm"))
-        names = "load_checkpoint, load_tokenizer"
-        code = f"from companion import {names}\nprint(type({opened}).__name__)"
-        assert run(code, root) in (type(tokenizer).__name__, "TwoRowGlmForCausalLM")
+    save_checkpoint(model, tokenizer, tmp_path)
+    program = f"""
+import os, transformers.modeling_utils
 
+def ours():
+    from companion import load_checkpoint
+    return load_checkpoint({str(tmp_path)!r}, "causal_lm").model
 
-def run(code: str, root: Path) -> str:
-    """另起一个解释器，印出来的一行。"""
+def our_tokenizer():
+    from companion import load_tokenizer
+    return load_tokenizer({str(tmp_path)!r})
+
+def theirs():
+    import companion.checkpoints.two_row_glm
+    from transformers import AutoModelForCausalLM
+    return AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})
+
+for open_it in (ours, our_tokenizer, theirs):
+    if os.fork():
+        assert os.wait()[1] == 0
+    else:
+        print(type(open_it()).__name__, flush=True)
+        break
+"""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "-c", program],
         cwd=root, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    names = [TwoRowGlmForCausalLM, type(tokenizer), TwoRowGlmForCausalLM]
+    assert done.stdout.split() == [each.__name__ for each in names]
 
 
 def test_generate_continues_a_text_as_a_causal_model():

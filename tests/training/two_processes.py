@@ -1,6 +1,8 @@
 """由 test_team.py 起两个进程来跑：各自记下所见，由它核对。
 
-用法：torchrun --nproc-per-node 2 two_processes.py 检查点 语料 文件夹
+用法：torchrun --nproc-per-node 2 two_processes.py 检查点 语料 文件夹 train …
+
+先照最后的几个词运行一次 `companion`，末了再照样来一次：那时输出文件夹已经在了。
 """
 
 import json
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 
 import companion.training.results as results_module
+from companion.cli import main as companion
 from companion.config import TrainingConfig
 from companion.errors import CompanionError, TrainingError
 from companion.training import TrainingInterrupted, train
@@ -48,7 +51,19 @@ def interrupt(team: Team, config: TrainingConfig) -> list[str]:
         LogCallback.on_step_end = real
 
 
-def main(model: str, corpus: str, folder: Path) -> None:
+def command(words: list[str]) -> None:
+    """`companion …`；不成就以它的退出码结束，成了就接着往下。"""
+    sys.argv = ["companion", *words]
+    try:
+        companion()
+    except SystemExit as end:
+        if end.code:
+            # 训练过的进程收尾要几秒，这时 1 号等不到启动器来结束它
+            os._exit(int(end.code))
+
+
+def observe(model: str, corpus: str, folder: Path) -> None:
+    """各自所见，写进 看见-N.json。"""
     results_module.write_results = lambda *_args: None  # 画一张图要一秒，这里不看
     team = join_team()
     order = folder / "次序.txt"
@@ -83,4 +98,7 @@ def main(model: str, corpus: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    model, corpus, folder, *words = sys.argv[1:]
+    command(words)
+    observe(model, corpus, Path(folder))
+    command(words)
