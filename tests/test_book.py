@@ -77,12 +77,16 @@ class Page(HTMLParser):
         return [a[attribute] for t, a in self.tags if t == tag and attribute in a]
 
 
+@cache
+def page_at(path: Path) -> Page:
+    """一个 HTML 文件的内容，几处测试共用。"""
+    return Page(path.read_text("utf-8"))
+
+
 @pytest.fixture(scope="session")
 def pages(html: Path) -> dict[str, Page]:
     """目录里的每一页：名字 → 内容。"""
-    return {
-        name: Page((html / f"{name}.html").read_text("utf-8")) for name in toc_files()
-    }
+    return {name: page_at(html / f"{name}.html") for name in toc_files()}
 
 
 @pytest.fixture(scope="session")
@@ -162,7 +166,7 @@ def test_no_script_style_font_or_image_comes_from_another_site(html: Path) -> No
     """没有一个外站的脚本、样式、字体与图：断网或身在墙内，书都照样好用。"""
     outside: list[str] = []
     for path in html.rglob("*.html"):
-        page = Page(path.read_text("utf-8"))
+        page = page_at(path)
         loaded = [
             *(page.values("script", "src") + page.values("img", "src")),
             *(a["href"] for t, a in page.tags if t == "link" and "href" in a
@@ -195,7 +199,7 @@ def test_every_local_link_leads_somewhere(html: Path, pages: dict[str, Page]) ->
 
     @cache
     def ids_in(path: Path) -> set[str]:
-        return {a["id"] for _, a in Page(path.read_text("utf-8")).tags if "id" in a}
+        return {a["id"] for _, a in page_at(path).tags if "id" in a}
 
     broken: list[str] = []
     for name, page in pages.items():
@@ -339,7 +343,7 @@ def test_every_public_name_is_in_the_reference(html: Path) -> None:
 
     anchors: set[str] = set()
     for path in (html / "book" / "api").glob("*.html"):
-        page = Page(path.read_text("utf-8"))
+        page = page_at(path)
         anchors |= {a["id"].rsplit(".", 1)[-1] for _, a in page.tags if "id" in a}
     missing = set(companion.__all__) - anchors
     assert not missing, sorted(missing)

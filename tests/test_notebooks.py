@@ -245,7 +245,7 @@ def test_a_notebook_reads_the_corpus_of_its_reader(tmp_path: Path) -> None:
         f"第{number}章，院里的水缸满了，他把书放在窗前。" * 5 for number in range(60)
     ]
     (tmp_path / "own.txt").write_text("\n\n".join(own), encoding="utf-8")
-    path = ROOT / "notebooks" / "04_masked_lm.ipynb"
+    path = ROOT / "notebooks" / "00_quickstart.ipynb"
     done, _ = run(path, tmp_path, "CORPUS", "own.txt")
     assert "own.txt：本机的文件" in "".join(map(shown, (
         cell for cell in done["cells"] if cell["cell_type"] == "code"

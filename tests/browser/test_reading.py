@@ -25,11 +25,11 @@ def hits(page: Any) -> list[str]:
     return list(links)
 
 
-@pytest.mark.parametrize("words", SOUGHT)
-def test_searching_finds_the_page(visit: Any, words: str) -> None:
-    """在搜索页查这个词，结果里有该有的一页。"""
-    page = visit.open("search", f"?q={words}")
-    assert any(path.endswith(SOUGHT[words]) for path in hits(page))
+def test_searching_finds_the_page(visit: Any) -> None:
+    """在搜索页查各个词，结果里都有该有的一页。"""
+    for words, wanted in SOUGHT.items():
+        page = visit.open("search", f"?q={words}")
+        assert any(path.endswith(wanted) for path in hits(page)), words
 
 
 def test_searching_starts_with_the_keyboard(visit: Any) -> None:
