@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from companion.checkpoints.alibi import accept_document_masks
 from companion.checkpoints.running import read_setting, text_config, word_table
 from companion.errors import ModelError
 
@@ -263,6 +264,7 @@ def load_weights(folder: Path, auto_class: str) -> LoadedWeights:
     import transformers
     from safetensors import SafetensorError
 
+    accept_document_masks(read_json(folder / "config.json").get("model_type", ""))
     try:
         # 检查点缺的输出头随机补上：种子固定，同样的命令才得同样的结果
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():

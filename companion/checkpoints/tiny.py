@@ -23,6 +23,7 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
+from companion.checkpoints.alibi import accept_document_masks
 from companion.errors import ModelError
 
 TINY_TEXT = (
@@ -117,6 +118,7 @@ def tiny_model(
     spec = _kind(kind)
     if spec.model_type == "glm_two_row":
         import_module("companion.checkpoints.two_row_glm")  # 向 Auto 类登记
+    accept_document_masks(spec.model_type)
     tokenizer = spec.tokenizer() if tokenizer is None else tokenizer
     fields = _special_ids(tokenizer) | spec.config
     if spec.decoder_start is not None:

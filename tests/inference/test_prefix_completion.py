@@ -188,7 +188,6 @@ def test_the_model_goes_back_to_training_mode():
 @pytest.mark.parametrize(
     ("kind", "objective", "error", "said"),
     [
-        ("bloom", "prefix_lm", ModelError, "BloomForCausalLM 用不得 prefix 掩码"),
         ("bert", "prefix_lm", ModelError, "BertForMaskedLM"),
         ("gpt2", "unified_lm", ModelError, "GPT2LMHeadModel"),
         ("modernbert", "unified_lm", ModelError, "用不得 seq2seq 掩码"),

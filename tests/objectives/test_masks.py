@@ -27,7 +27,6 @@ KINDS = ("bidirectional", "left_to_right", "right_to_left", "prefix", "seq2seq")
 REFUSALS = {
     "convbert": "泄漏",  # 卷积越过任何掩码
     "modernbert": "窗口",  # 四维掩码取代局部层的窗口
-    "bloom": "不收四维掩码",
     "xlm": "不收四维掩码",
     "flaubert": "不收四维掩码",
     "funnel": "不收四维掩码",
@@ -176,7 +175,7 @@ def test_the_table_says_who_accepts_which_mask():
     assert recorded["summary"] == summarise(table), "重跑 experiments/mask_support.py"
 
 
-@pytest.mark.parametrize("kind", ["bloom", "xlm", "funnel", "convbert", "modernbert"])
+@pytest.mark.parametrize("kind", ["xlm", "funnel", "convbert", "modernbert"])
 def test_a_model_that_rejects_the_mask_is_named(kind):
     """用不得前缀掩码的模型：点名模型与掩码，说清缘由，并指路。"""
     model = tiny_model(kind)

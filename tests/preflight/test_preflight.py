@@ -200,10 +200,10 @@ def test_padding_that_does_not_leak_passes(kind):
 
 
 def test_a_model_that_cannot_pack_is_a_notice():
-    """BLOOM 不能打包：知道即可，另有办法。"""
-    finding = examine(opened("bloom"), "causal_lm")["packing"]
+    """XLM 不能打包：知道即可，另有办法。"""
+    finding = examine(opened("xlm"), "masked_lm")["packing"]
     assert finding.severity == "notice"
-    assert "ALiBi" in finding.cause
+    assert "二维掩码" in finding.cause
 
 
 @pytest.mark.parametrize(

@@ -171,13 +171,13 @@ def test_the_saved_settings_run_again_to_the_same_weights(
     [
         ("bert", True, True, "打包，文档互不可见"),
         ("bert", False, False, "设置里关了打包"),
-        ("bloom", True, False, "ALiBi"),
+        ("bloom", True, True, "打包，文档互不可见"),
     ],
 )
 def test_only_models_that_keep_documents_apart_are_packed(
     kind, packing, packed, said, tmp_path, configure, no_curve
 ):
-    """BERT 打包，BLOOM 不打包，用户不要就不打包；缘由都说出来。"""
+    """BERT 与 BLOOM 都打包，用户不要就不打包；缘由都说出来。"""
     heard = StringIO()
     config = configure(
         tmp_path / "输出", kind, packing=packing, max_steps=1, block_size=64
