@@ -355,6 +355,51 @@ def setting_docs() -> dict[str, str]:
     return {s.name: s.metadata["doc"] for s in dataclasses.fields(TrainingConfig)}
 
 
+GROUPS: dict[str, tuple[str, ...]] = {
+    "模型与语料": (
+        "objective", "model", "generator", "corpus", "mixture_temperature", "valid",
+        "general", "replay", "replay_ratio", "deduplicate", "line_breaks", "output",
+    ),
+    "多长": ("max_steps", "num_train_epochs", "seed"),
+    "批次": (
+        "block_size", "tokens_per_batch", "gradient_accumulation_steps", "packing",
+        "dataloader_num_workers",
+    ),
+    "优化": (
+        "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay",
+        "adam_beta2", "max_grad_norm", "precision", "gradient_checkpointing",
+        "lora_rank",
+    ),
+    "评估与存盘": (
+        "eval", "eval_max_chars", "eval_steps", "load_best_model_at_end",
+        "max_forgetting", "early_stopping_patience", "save_steps", "save_total_limit",
+        "logging_steps", "report_to",
+    ),
+    "扩充词表": ("new_characters", "new_words", "embedding_steps"),
+}  # fmt: skip
+"""一览里的分组；余下的是各训练目标自己的。"""
+
+
+def settings_by_group() -> dict[str, list[tuple[str, str, str]]]:
+    """每个设置：(名字, 缺省值, 说明)，按组；必填的缺省值写作“必填”。"""
+    fields = {each.name: each for each in dataclasses.fields(TrainingConfig)}
+    grouped = {name for names in GROUPS.values() for name in names}
+    groups = {**GROUPS, "训练目标自己的": tuple(n for n in fields if n not in grouped)}
+    return {
+        title: [(n, _default_text(fields[n].default), fields[n].metadata["doc"])
+                for n in names]
+        for title, names in groups.items()
+    }  # fmt: skip
+
+
+def _default_text(value: Any) -> str:
+    if value is dataclasses.MISSING:
+        return "必填"
+    if value is None:
+        return "—"
+    return str(value).lower() if isinstance(value, bool) else f"{value}"
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """读一个 YAML 映射，只认普通的数与字。
 

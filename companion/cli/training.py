@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from companion.cli.console import emit, make_console
+from companion.cli.console import emit, make_console, make_table
 from companion.cli.options import (
     CORPUS_HELP,
     MODEL_HELP,
@@ -45,6 +45,21 @@ def demo(
 
     result = run_demo(objective, output)
     emit(result.metrics, *_summary(result), as_json=as_json)
+
+
+def _show_settings(wanted: bool) -> None:
+    """一组一张表：名字、缺省值、说明。"""
+    if not wanted:
+        return
+    from companion.config import settings_by_group
+
+    groups, tables = settings_by_group(), list[Any]()
+    for title, rows in groups.items():
+        tables.append(make_table("名字", "缺省", "说明", title=title))
+        for row in rows:
+            tables[-1].add_row(*row)
+    emit(groups, *tables, as_json=False)
+    raise typer.Exit
 
 
 def train(
@@ -100,6 +115,15 @@ def train(
     ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="不显示账本与进度")
+    ] = False,
+    help_settings: Annotated[
+        bool,
+        typer.Option(
+            "--help-settings",
+            help="列出 --set 与设置文件里的每一项",
+            is_eager=True,
+            callback=_show_settings,
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
