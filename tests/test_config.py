@@ -143,7 +143,7 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(name, value):
         ("lora_rank", -8),
         ("seed", -1),
         ("seed", 2**32),
-        ("report_to", "wandb"),
+        ("report_to", "comet"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(name, value):

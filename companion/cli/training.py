@@ -116,6 +116,10 @@ def train(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="不显示账本与进度")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="只预演：安排、账本、内存与时间，什么也不写"),
+    ] = False,
     help_settings: Annotated[
         bool,
         typer.Option(
@@ -141,6 +145,12 @@ def train(
         "seed": seed,
     }
     chosen = build_config(given, settings or [], config, resume=resume)
+    if dry_run:
+        from companion.training import rehearse_training
+
+        found = rehearse_training(chosen, console=make_console(), quiet=quiet)
+        emit(found.as_dict(), str(found), as_json=as_json)
+        return
     from companion.training import train as run
 
     result = run(chosen, resume=resume, console=make_console(), quiet=quiet)

@@ -97,11 +97,12 @@ def check_means(
             expected="一个模型才套得上 LoRA",
             remedy="去掉 lora_rank，全参数训练（小的 ELECTRA 不大）",
         )
-    if config.report_to == "tensorboard" and find_spec("tensorboard") is None:
+    logger = config.report_to
+    if logger is not None and find_spec(logger) is None:
         raise ConfigError(
-            found="report_to = tensorboard，而没有安装 tensorboard",
-            expected="装有 tensorboard",
-            remedy="pip install tensorboard，或去掉 report_to；日志总在 log.jsonl 里",
+            found=f"report_to = {logger}，而没有安装 {logger}",
+            expected=f"装有 {logger}",
+            remedy=f"pip install {logger}，或去掉 report_to；日志总在 log.jsonl 里",
         )
     extends = config.new_characters or config.new_words
     if extends and config.embedding_steps and num_processes > 1:

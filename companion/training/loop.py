@@ -12,6 +12,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,6 +139,9 @@ class LogCallback(TrainerCallback):
             "seconds": round(self._earlier + time.monotonic() - self._began, 3),
         }
         self._write(row)
+        if self.trainer is not None and self.trainer.settings.report_to:
+            looked = {key: row[key] for key in ("domain", "general") if key in row}
+            self.trainer.log({f"eval_{key}": bits for key, bits in looked.items()})
         first = evaluations(self.rows)[0]
 
         def change(relative: float) -> str:
@@ -360,6 +364,8 @@ def run_loop(
         resume_from = latest_checkpoint(run.output)
         if team.is_main:  # 存下的是各进程之和
             trainer.tally.load(resume_from)
+    if config.report_to == "swanlab" and team.is_main:
+        _open_swanlab()
     try:
         with stopping.listening(), quiet_transformers(), fused_gelu(model):
             trainer.train(
@@ -388,6 +394,12 @@ def run_loop(
     return LoopResult(
         model, logging.rows, tally.total_targets, tally.other_totals, steps, best
     )
+
+
+def _open_swanlab() -> None:
+    """先开好一次运行：transformers 的回调以为没有运行时得到 None，swanlab 却抛错。"""
+    swanlab = import_module("swanlab")
+    swanlab.init(project=os.environ.get("SWANLAB_PROJECT"))
 
 
 def _drop_autocast(model: Any) -> None:

@@ -60,6 +60,7 @@ from companion.training.preparing import (
     extend_for_corpus,
     prepare_extra_losses,
 )
+from companion.training.rehearsal import Rehearsal, rehearse
 from companion.training.results import (
     announce,
     speaker,
@@ -67,7 +68,7 @@ from companion.training.results import (
     write_card,
     write_results,
 )
-from companion.training.team import Team, join_team, train_command
+from companion.training.team import ALONE, Team, join_team, train_command
 from companion.training.watching import Watch, plan_watch
 
 if TYPE_CHECKING:
@@ -149,6 +150,33 @@ def train(
     ledger.check()
     metrics, rows = team.ask_main(lambda: _finish(run, ran, ledger, examined, say))
     return TrainingResult(run.output, metrics, ledger, rows, run.config)
+
+
+def rehearse_training(
+    config: TrainingConfig,
+    *,
+    corpus: "datasets.Dataset | None" = None,
+    console: Console | None = None,
+    quiet: bool = False,
+) -> Rehearsal:
+    """预演一次训练：安排、账本、内存与时间，什么也不写。
+
+    Args:
+        config: 训练设置。
+        corpus: 同 `train`。
+        console: 安排与账本显示在这里；缺省是标准错误。
+        quiet: 什么也不显示。
+
+    Raises:
+        CompanionError: 与 `train` 动手之前一样。
+    """
+    say = speaker(None if quiet else console or Console(stderr=True))
+    if corpus is not None:
+        config = replace(config, corpus=f"datasets:{corpus._fingerprint}")
+    run = _prepare(config, ALONE, say, corpus=corpus, resume=False)
+    exam = _prepare_exam(run, ())
+    watch = plan_watch(run.config, exam, run.data.plan) if exam else None
+    return rehearse(run, exam, watch, say)
 
 
 def _prepare(

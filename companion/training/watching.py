@@ -92,7 +92,7 @@ def plan_watch(config: TrainingConfig, exam: Exam, plan: BatchPlan) -> Watch | N
     times = 1 + math.ceil(steps / every)
     each = max(LEAST_TOKENS, budget / times / len(sets))
     sets = {name: front(targets, each) for name, targets in sets.items()}
-    spent = times * sum(_tokens(targets) for targets in sets.values())
+    spent = times * sum(exam_tokens(targets) for targets in sets.values())
     return Watch(every, sets, times, RELATIVE_COST * spent / max(1, plan.tokens))
 
 
@@ -118,7 +118,8 @@ def front(targets: FrozenTargets, tokens: float) -> FrozenTargets:
     )
 
 
-def _tokens(targets: FrozenTargets) -> int:
+def exam_tokens(targets: FrozenTargets) -> int:
+    """一份考题有多少词元要过模型。"""
     return sum(len(row.input_ids) for row in targets.rows)
 
 
