@@ -370,6 +370,8 @@ def test_train_hands_over_flags_settings_and_file(
             "seed=5",
             "--set",
             "learning_rate=1e-4",
+            "--replay",
+            "通用.txt",
             "--replay-ratio",
             0.2,
             "--quiet",
