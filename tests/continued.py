@@ -23,7 +23,7 @@ ACCUMULATION = 2
 RARE = "鬱龘靐齉爩麤籲灩癵驫"
 """扩进 SikuBERT 一类词表里的字。"""
 STEPS = {"Funnel": 24}
-"""别的 12 步就够；Funnel 的词嵌入起初很大，损失从 16 奈特降起。"""
+"""别的 8 步就够；Funnel 的词嵌入起初很大，损失从 16 奈特降起。"""
 CORPUS = ["".join(triple) for triple in permutations(TINY_TEXT[4:10], 3)][::2]
 """六十篇，各有三句：句序判断与缺句生成要不止一句。"""
 PAIRS = list(permutations(TINY_TEXT[:9], 2))
@@ -73,7 +73,7 @@ def continue_all(folder: Path) -> Any:
             corpus=str(pairs if named.objective == "translation_lm" else plain),
             output=str(place / "输出"),
             eval=False,
-            max_steps=STEPS.get(named.name, 12),
+            max_steps=STEPS.get(named.name, 8),
             block_size=48,
             tokens_per_batch=512,
             gradient_accumulation_steps=ACCUMULATION,
