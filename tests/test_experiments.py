@@ -23,6 +23,9 @@ def run_quick(
     """
     monkeypatch.delenv("COMPANION_DATA", raising=False)
     monkeypatch.syspath_prepend(ROOT / "experiments")
+    # 曲线一张要一秒，这里不看
+    monkeypatch.setattr("companion.plots.curves.plot_curve", lambda *_a, **_k: None)
+    monkeypatch.setattr("companion.plots.style.save_figure", lambda *_args: None)
 
     def written() -> dict[str, int]:
         return {p.name: p.stat().st_mtime_ns for p in (ROOT / "results").iterdir()}
