@@ -9,6 +9,7 @@
 设置取自 `companion.config`，命令取自命令行自己的选项。
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -112,7 +113,8 @@ def _default(value: Any) -> str:
 
 
 def _one_line(text: str | None) -> str:
-    return " ".join((text or "").split())
+    """一行；选项写成代码，免得两个连字符排成一个破折号。"""
+    return re.sub(r"--[a-z][\w-]*", r"`\g<0>`", " ".join((text or "").split()))
 
 
 def _table(caption: str, name: str, heads: tuple[str, ...], rows: Any) -> list[str]:
