@@ -31,6 +31,7 @@ from companion.objectives.choices import (
 )
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+OptimizerName = Literal["adamw", "muon", "adafactor"]
 Logger = Literal["tensorboard", "wandb", "swanlab", "mlflow"]
 LineBreaks = Literal["auto", "keep", "join"]
 Scheduler = Literal["cosine", "warmup_stable_decay", "linear", "constant"]
@@ -92,6 +93,13 @@ class TrainingConfig:
     learning_rate: float | None = _setting(
         "学习率峰值；缺省取预训练峰值的一半（起步模型）或 5e-5，LoRA 乘十，至多 3e-3",
         None,
+    )
+    optimizer: OptimizerName = _setting(
+        "adamw；muon 用于隐藏层的矩阵，其余仍是 AdamW（Liu 等，2025）；adafactor",
+        "adamw",
+    )
+    embedding_learning_rate: float | None = _setting(
+        "词嵌入与输出头另用的学习率；缺省与别的相同", None
     )
     lr_scheduler_type: Scheduler = _setting(
         "学习率曲线：余弦降到峰值的 10%，或 WSD 等", "cosine"
@@ -239,8 +247,10 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise _out_of_range(name, value, "不小于 0")
-        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
-            raise _out_of_range("learning_rate", self.learning_rate, "在 0 与 1 之间")
+        for name in ("learning_rate", "embedding_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise _out_of_range(name, value, "在 0 与 1 之间")
         if not 0 < self.adam_beta2 < 1:
             raise _out_of_range("adam_beta2", self.adam_beta2, "在 0 与 1 之间")
         if self.max_steps < 1 and self.max_steps != -1:
@@ -271,6 +281,20 @@ class TrainingConfig:
                 "而不留最好的一步，也不早停",
                 expected="它限定留哪一步、什么时候停，单独没有作用",
                 remedy="加 load_best_model_at_end=true，或去掉 max_forgetting",
+            )
+        plain = self.optimizer == "adamw" and self.embedding_learning_rate is None
+        if not plain and (self.new_characters or self.new_words):
+            raise ConfigError(
+                found=f"optimizer = {self.optimizer}、embedding_learning_rate = "
+                f"{self.embedding_learning_rate}，又要扩充词表",
+                expected="扩充之后先只训练新行，用的是 AdamW 的一组",
+                remedy="用 optimizer=adamw；或先扩充、训练，再以它的 model/ 另训一次",
+            )
+        if self.embedding_learning_rate is not None and self.lora_rank:
+            raise ConfigError(
+                found=f"lora_rank = {self.lora_rank}，又给了 embedding_learning_rate",
+                expected="词嵌入要能训练，LoRA 却冻结它",
+                remedy="去掉其中一个",
             )
         if self.lora_rank and (self.new_characters or self.new_words):
             raise ConfigError(
@@ -363,7 +387,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "dataloader_num_workers",
     ),
     "优化": (
-        "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay",
+        "optimizer", "learning_rate", "embedding_learning_rate", "lr_scheduler_type",
+        "warmup_steps", "weight_decay",
         "adam_beta2", "max_grad_norm", "precision", "gradient_checkpointing",
         "lora_rank",
     ),

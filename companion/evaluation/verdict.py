@@ -169,7 +169,7 @@ def judge(
     ]
     advice = _advice(domain, general)
     if void:
-        advice = ["换一份训练文字里没有的留出集（不给 --valid 就按文档划出 5%）再评。"]
+        advice = ["换一份训练文字里没有的留出集，或先删去语料里的近似重复，再训再评。"]
     return Verdict(headline, sentences, advice, void)
 
 

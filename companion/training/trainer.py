@@ -33,6 +33,7 @@ from companion.losses.span_boundary import load_boundary_head
 from companion.training.arguments import make_scheduler
 from companion.training.batching import PlannedSampler
 from companion.training.data import TrainingData
+from companion.training.optimizing import make_optimizer
 from companion.training.output import STAGING, staged
 from companion.training.tally import Tally
 from companion.training.team import ALONE, Team
@@ -175,6 +176,19 @@ class CompanionTrainer(Trainer):
         """
         if not math.isfinite(nats):
             raise _not_finite("损失", step, self.settings, self.args)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """AdamW 由 Trainer 造；别的与词嵌入另有学习率的，见 `optimizing`。"""
+        settings = self.settings
+        if settings.optimizer == "adamw" and settings.embedding_learning_rate is None:
+            return super().create_optimizer(model)
+        made: Any = self.optimizer  # transformers 的类型说它总在，其实开头是 None
+        if made is None:
+            trained: Any = self.model if model is None else model
+            decayed = set(self.get_decay_parameter_names(trained))
+            made = make_optimizer(trained, settings, self.args.learning_rate, decayed)
+            self.optimizer = made
+        return made
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """学习率曲线；断点续训时由 Trainer 读回进度。"""

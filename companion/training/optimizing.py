@@ -1,0 +1,134 @@
+"""优化器：AdamW、Muon、Adafactor，词嵌入可以另有学习率。
+
+Muon（Jordan 等，2024）把动量的矩阵正交化再走，只用于隐藏层的矩阵；嵌入表、输出头、偏置
+与归一化仍用 AdamW。更新照 Liu 等（2025，§2.2）乘 0.2·√max(行, 列)，均方根与 AdamW 的
+相近，因此学习率与权重衰减可以照用。用的是 `torch.optim.Muon`：它以 bf16 做正交化，没有
+bf16 单元的 CPU 上很慢。
+
+各家的组：衰减的、不衰减的（偏置与归一化），各再分出词嵌入。
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.nn import Embedding
+from torch.optim import AdamW, Muon, Optimizer
+
+from companion.checkpoints.running import inner_model
+from companion.config import TrainingConfig
+
+Group = dict[str, Any]
+
+
+def make_optimizer(
+    model: Any, config: TrainingConfig, learning_rate: float, decayed: set[str]
+) -> Optimizer:
+    """照设置造优化器。
+
+    Args:
+        model: 要训练的模型，可以套着 LoRA，可以是一对。
+        config: 训练设置。
+        learning_rate: 峰值；词嵌入的另由 `embedding_learning_rate` 给。
+        decayed: 衰减的参数的名字。
+    """
+    words = _embeddings(model)
+    tables = {
+        id(module.weight) for module in model.modules() if isinstance(module, Embedding)
+    }
+    rate = config.embedding_learning_rate or learning_rate
+    hidden: list[Group] = []
+    others: list[Group] = []
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            continue
+        is_word = id(weight) in words
+        matrix = weight.ndim == 2 and not is_word and id(weight) not in tables
+        mine = hidden if matrix and config.optimizer == "muon" else others
+        mine.append(
+            {
+                "params": [weight],
+                "lr": rate if is_word else learning_rate,
+                "weight_decay": config.weight_decay if name in decayed else 0.0,
+            }
+        )
+    if config.optimizer == "adafactor":
+        from transformers import Adafactor
+
+        fixed = {"scale_parameter": False, "relative_step": False}
+        return Adafactor(_merged(others), lr=learning_rate, **fixed)
+    adamw = AdamW(_merged(others), betas=(0.9, config.adam_beta2)) if others else None
+    if not hidden:
+        assert adamw is not None
+        return adamw
+    muon = Muon(
+        _merged(hidden), lr=learning_rate, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+    )
+    return Together(muon, *([adamw] if adamw else []))
+
+
+def _embeddings(model: Any) -> set[int]:
+    """词嵌入与输出头的参数，认的是对象。"""
+    found: set[int] = set()
+    for each in getattr(model, "parts", {"": model}).values():
+        inner = inner_model(each)
+        for layer in (inner.get_input_embeddings(), inner.get_output_embeddings()):
+            if layer is not None:
+                found |= {id(weight) for weight in layer.parameters()}
+    return found
+
+
+def _merged(groups: list[Group]) -> list[Group]:
+    """学习率与衰减都相同的合为一组。"""
+    merged: dict[tuple[float, float], Group] = {}
+    for group in groups:
+        key = (group["lr"], group["weight_decay"])
+        merged.setdefault(key, {**group, "params": []})["params"] += group["params"]
+    return list(merged.values())
+
+
+class Together(Optimizer):
+    """几个优化器当一个用：各管各的参数，一同走、一同存。
+
+    Args:
+        *parts: 参数互不相交的优化器。
+    """
+
+    def __init__(self, *parts: Optimizer) -> None:  # 不调用父类的：组与状态都在各部分里
+        self.parts = parts
+        self.defaults: dict[str, Any] = {}
+
+    @property
+    def param_groups(self) -> list[Group]:  # type: ignore[override]
+        """各部分的组，依次相接；学习率由调度器就地改。"""
+        return [group for part in self.parts for group in part.param_groups]
+
+    @property
+    def state(self) -> dict[torch.Tensor, Any]:  # type: ignore[override]
+        """参数 → 它的状态。"""
+        return dict(self._states())
+
+    def _states(self) -> Iterator[tuple[torch.Tensor, Any]]:
+        for part in self.parts:
+            yield from part.state.items()
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """各走一步；不收 closure。"""
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """清掉梯度。"""
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """各部分的，依次编号。"""
+        return {
+            str(number): part.state_dict() for number, part in enumerate(self.parts)
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """读回 `state_dict` 的结果。"""
+        for number, part in enumerate(self.parts):
+            part.load_state_dict(state_dict[str(number)])
