@@ -19,7 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 
     folder = tmp_path_factory.mktemp("checkpoints")
-    for kind in ("gpt2", "bert", "glm_two_row", "bloom", "t5", "modernbert"):
+    for kind in ("gpt2", "bert", "glm_two_row", "t5", "modernbert"):
         tokenizer = tiny_tokenizer(kind)
         save_checkpoint(tiny_model(kind, tokenizer), tokenizer, folder / kind)
     return folder
@@ -60,7 +60,6 @@ def test_a_run_is_evaluated_as_it_was_trained(
 @pytest.mark.parametrize(
     ("objective", "kind", "settings", "said"),
     [
-        ("prefix_lm", "bloom", (), "BloomForCausalLM 用不得 prefix 掩码"),
         ("unified_lm", "modernbert", (), "只看 8 个词元的窗口"),
         ("prefix_lm", "bert", (), "bert 是编码器"),
         ("unified_lm", "gpt2", (), "gpt2 是解码器"),
@@ -104,13 +103,13 @@ def test_what_cannot_be_trained_is_named(
 def test_a_rejected_mask_is_named_by_every_command(
     command: str, run: Callable[..., Any], folder: Path, corpus: Path
 ) -> None:
-    """BLOOM 不收四维掩码：评估与体检也点名，不是一串英文。"""
-    words = ["--objective", "prefix_lm", "--model", folder / "bloom"]
+    """ModernBERT 只看一个窗口：评估与体检也点名，不是一串英文。"""
+    words = ["--objective", "unified_lm", "--model", folder / "modernbert"]
     words += ["--corpus", corpus] if command == "evaluate" else ["--json"]
     result = run(command, *words)
     assert result.exit_code == 1
     if command == "evaluate":
-        assert "BloomForCausalLM 用不得 prefix 掩码" in result.stderr
+        assert "ModernBertForMaskedLM 用不得 bidirectional 掩码" in result.stderr
         return
     findings = {each["code"]: each for each in json.loads(result.stdout)["findings"]}
     assert findings["mask"]["severity"] == "error"

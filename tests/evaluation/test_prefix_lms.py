@@ -144,9 +144,9 @@ def test_bfloat16_models_are_scored(documents):
 
 
 def test_a_model_that_rejects_the_mask_is_not_scored(documents):
-    """BLOOM：评估之前就点名。"""
-    with pytest.raises(ModelError, match="BloomForCausalLM 用不得 prefix 掩码"):
-        evaluate(opened("bloom", "prefix_lm"), "prefix_lm", documents)
+    """ModernBERT 的窗口：评估之前就点名。"""
+    with pytest.raises(ModelError, match="ModernBertForMaskedLM 用不得 bidirectional 掩码"):
+        evaluate(opened("modernbert", "unified_lm"), "unified_lm", documents)
 
 
 # ── 填空题 ──────────────────────────────────────────────────────────────
