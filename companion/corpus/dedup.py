@@ -28,6 +28,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from companion.corpus.document import (
     Document,
@@ -42,6 +43,8 @@ from companion.errors import CorpusError
 SHINGLE_CHARS = 5
 """片段长度（字）；五字约合古汉语一个小句。"""
 _SHOWN = 5
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+"""散列的乘数：2^64 除以黄金比例，取奇数（Knuth，第 3 卷 §6.4）。"""
 NUM_PERMUTATIONS = 128
 """签名长度；相似度估计的标准差约 0.04。"""
 
@@ -378,12 +381,16 @@ class _RunFinder:
             for at in range(0, len(text) - self.anchor + 1, self.anchor):
                 key = text[at : at + self.anchor]
                 self.anchors.setdefault(key, []).append((place, at))
+        hashes = [_window_hashes(key, self.anchor)[0] for key in self.anchors]
+        self.hashes = np.unique(np.array(hashes, np.uint64))
 
     def scan(self, doc: Document) -> None:
         """把一篇训练文档滑过所有锚。"""
         text, width, anchors = _letters(doc), self.anchor, self.anchors
         reached: dict[tuple[int, int], int] = {}  # 同一条对角线上已伸展到哪里
-        for start in range(len(text) - width + 1):
+        # 散列先筛一遍：训练文字有几亿字，逐字查表太慢；相同与否仍由文字定
+        found = np.isin(_window_hashes(text, width), self.hashes)
+        for start in np.flatnonzero(found).tolist():
             for place, at in anchors.get(text[start : start + width], ()):
                 diagonal = (place, start - at)
                 if reached.get(diagonal, -1) >= start + width:
@@ -416,6 +423,23 @@ class _RunFinder:
             self.worst = OverlapExample(
                 self.held[place].id, doc.id, shown, last - first
             )
+
+
+def _window_hashes(text: str, width: int) -> NDArray[np.uint64]:
+    """每个位置起 `width` 个字的散列，(N,) uint64，N 是窗口数。
+
+    >>> _window_hashes("之乎者也之乎", 2)[[0, 4]].tolist() == 2 * [
+    ...     _window_hashes("之乎", 2).item()]
+    True
+    """
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(
+        np.uint64
+    )
+    size = max(0, len(codes) - width + 1)
+    hashes = np.zeros(size, np.uint64)
+    for shift in range(width):  # 溢出就是模 2^64
+        hashes = hashes * _MULTIPLIER + codes[shift : shift + size]
+    return hashes
 
 
 def _letters(doc: Document) -> str:
