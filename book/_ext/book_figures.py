@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import checkpoint_costs
-from measured import read_result
+from recorded import recorded
 
 WIDTH = 5.0
 """英寸；比正文窄一些，手机上缩得不多，字还读得清。"""
@@ -17,7 +17,7 @@ def replay_tradeoff() -> Any:
     from companion.plots import plot_tradeoff
 
     groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for run in read_result("replay_tradeoff")["runs"]:
+    for run in recorded("replay_tradeoff")["runs"]:
         rate, ratio = run["learning_rate"], run["replay_ratio"]
         point = groups.setdefault(
             (rate, ratio),
@@ -116,7 +116,7 @@ def failure(key: str) -> Any:
     """失败目录的一条：第一个种子，做错与做对的第一条曲线。"""
     from companion.notebook.contrast import Contrast
 
-    first = read_result("failures")["runs"][key][0]
+    first = recorded("failures")["runs"][key][0]
     sides = [
         {name: _curve(value) for name, value in first[side].items()}
         for side in ("wrong", "right")
@@ -143,6 +143,6 @@ FIGURES: dict[str, Callable[[], Any]] = {
     "schedules": schedules,
     **{
         f"failures_{key}": partial(failure, key)
-        for key in read_result("failures")["cases"]
+        for key in recorded("failures")["cases"]
     },
 }

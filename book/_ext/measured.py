@@ -27,36 +27,22 @@ Python 的格式，不写就是原样。路径里的 `[键=值,…]` 在列表�
 
 import base64
 import io
-import json
 import re
-from functools import cache
-from pathlib import Path
 from typing import Any
 
+from book_figures import FIGURES, TABLES
 from docutils import nodes
 from docutils.parsers.rst import directives
+from recorded import ResultError, recorded
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-RESULTS = Path(__file__).resolve().parents[2] / "results"
 _STEP = re.compile(r"([^.\[\]]+)(?:\[([^\]]+)\])?")
 
 
-class ResultError(ValueError):
-    """结果里没有要的那个数。"""
-
-
-@cache
 def read_result(name: str) -> Any:
     """`results/NAME.json` 的内容，或 `@NAME` 当场算出的。"""
-    if name.startswith("@"):
-        from book_figures import TABLES
-
-        return {"summary": TABLES[name[1:]]()}
-    path = RESULTS / f"{name}.json"
-    if not path.is_file():
-        raise ResultError(f"没有 results/{name}.json：先跑它的实验")
-    return json.loads(path.read_text("utf-8"))
+    return {"summary": TABLES[name[1:]]()} if name[0] == "@" else recorded(name)
 
 
 def look_up(found: Any, path: str) -> Any:
@@ -185,8 +171,6 @@ class MeasuredFigure(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """画出来，连同替代文字放进图里。"""
-        from book_figures import FIGURES
-
         from companion.plots.style import drawing
 
         try:
