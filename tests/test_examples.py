@@ -1,13 +1,15 @@
 """`examples/` 的设置文件：都读得进，只写改了的，第一行说做什么、第二行是命令。"""
 
 import dataclasses
+import re
 import shlex
+from importlib import import_module
 
 import pytest
 import yaml
 
 from companion.config import TrainingConfig, settings_by_group
-from companion.objectives import get_objective
+from companion.objectives import OBJECTIVES, get_objective
 from companion.training.data import refuse_others
 
 
@@ -45,3 +47,18 @@ def test_the_overview_holds_every_setting_once():
     names = [name for name, _, _ in listed]
     assert sorted(names) == sorted(f.name for f in dataclasses.fields(TrainingConfig))
     assert all(meaning for _, _, meaning in listed)
+
+
+def test_every_option_of_a_collator_is_a_setting_or_told_to_be_python_only(root):
+    """整理器的参数：是设置，由模型定，或在“设置”一页里列为只在 Python 里给。"""
+    settings = {each.name for each in dataclasses.fields(TrainingConfig)}
+    from_model = {"tokenizer", "similar_words", "keep_positions"}
+    others: set[str] = set()
+    for goal in OBJECTIVES.values():
+        module, _, name = goal.collator.partition(":")
+        fields = dataclasses.fields(getattr(import_module(module), name))
+        given = {each.name for each in fields if each.init}
+        others |= given - settings - from_model - set(goal.model_options)
+    page = (root / "book" / "settings.md").read_text(encoding="utf-8")
+    listed = "".join(line for line in page.splitlines() if line.startswith("- "))
+    assert set(re.findall(r"`(\w+)`", listed)) == others
