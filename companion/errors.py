@@ -60,3 +60,14 @@ class TrainingError(CompanionError):
 
 class EvaluationError(CompanionError):
     """无从评估，或两次评估不可比。"""
+
+
+def reason_of(error: BaseException) -> str:
+    r"""异常里真正的缘由，一行：torch 的头一行只说哪个类装不上，形状不符写在后面几行。
+
+    >>> reason_of(RuntimeError("Error(s) in loading A:\n\tsize mismatch"))
+    'size mismatch'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.endswith(":")] or lines
+    return telling[0] if telling else type(error).__name__

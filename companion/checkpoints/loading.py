@@ -29,7 +29,7 @@ from companion.checkpoints.reading import (
     read_tokenizer,
 )
 from companion.checkpoints.running import judges_order, model_options, word_table
-from companion.errors import ModelError
+from companion.errors import ModelError, reason_of
 from companion.objectives import Objective, get_objective
 
 _SMALLEST_COVERAGE = 0.5
@@ -201,7 +201,7 @@ def _load_adapter(name: str, folder: Path, goal: Objective) -> Checkpoint:
             model = model.merge_and_unload()
         except Exception as error:  # 权重与底座不符时 peft 与 torch 各抛各的
             raise ModelError(
-                found=f"适配器 {name} 装不上底座 {base_name}：{_reason(error)}",
+                found=f"适配器 {name} 装不上底座 {base_name}：{reason_of(error)}",
                 expected="适配器与它训练时的底座配套，权重是纯张量",
                 remedy="核对 base_model_name_or_path 与 revision",
             ) from error
@@ -260,13 +260,6 @@ def _fit_embeddings(model: Any, folder: Path, name: str) -> list[str]:
     return [
         f"适配器 {name} 训练之前扩过词表：底座的词嵌入由 {before} 行改为 {after} 行"
     ]
-
-
-def _reason(error: Exception) -> str:
-    """异常里真正的缘由：torch 的头一行只说哪个类装不上，形状不符写在后面几行。"""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.endswith(":")] or lines
-    return telling[0] if telling else type(error).__name__
 
 
 def check_family(config: Any, goal: Objective, name: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from companion.checkpoints.alibi import accept_document_masks
 from companion.checkpoints.running import read_setting, text_config, word_table
-from companion.errors import ModelError
+from companion.errors import ModelError, reason_of
 
 _LARGEST_GAP = 0.01
 """主干缺失的参数超过这一比例就不能叫“继续”预训练了。"""
@@ -282,14 +282,16 @@ def load_weights(folder: Path, auto_class: str) -> LoadedWeights:
         raise _not_plain_tensors(folder, error) from error
     except (SafetensorError, EOFError, RuntimeError, OSError, ValueError) as error:
         raise ModelError(
-            found=f"{folder} 的权重读不出来：{str(error).splitlines()[0]}",
+            found=f"{folder} 的权重读不出来：{reason_of(error)}",
             expected="完整的权重文件",
             remedy="多半是下载不全：删去后重新下载，并核对文件大小",
         ) from error
     _check_shapes(folder, report["mismatched_keys"])
     missing = tuple(sorted(report["missing_keys"]))
+    unused = sorted(report["unexpected_keys"])
+    _refuse_prefix(folder, model, missing, unused)
     notices = _judge_missing(folder, model, missing)
-    notices += _judge_unused(model, sorted(report["unexpected_keys"]))
+    notices += _judge_unused(model, unused)
     conflict = _record_own_head(folder, model)
     return LoadedWeights(model.eval(), missing, tuple(notices), conflict)
 
@@ -374,6 +376,24 @@ def _check_shapes(folder: Path, mismatched: Any) -> None:
         expected="权重与 config.json 出自同一个模型",
         remedy="换回与权重配套的 config.json（多半是 vocab_size 或 hidden_size 写错）",
     )
+
+
+def _refuse_prefix(
+    folder: Path, model: Any, missing: tuple[str, ...], unused: list[str]
+) -> None:
+    """缺的都在，只是名字多了同一个前缀（DDP 的 module. 之类）：说出前缀。"""
+    extra = set(unused)
+    for key in missing[:1]:
+        for other in (each for each in unused if each.endswith(f".{key}")):
+            prefix = other.removesuffix(key)
+            found = [each for each in missing if prefix + each in extra]
+            if 2 * len(found) > len(list(model.parameters())):
+                raise ModelError(
+                    found=f"{folder} 的权重名字都多了前缀 {prefix}（例如 {other}）",
+                    expected=f"transformers 的名字，例如 {key}",
+                    remedy=f"权重没有缺：读出来，把名字开头的 {prefix} 去掉再存一次；"
+                    "自己存的，存 model.module（DDP）或内层模型的 state_dict",
+                )
 
 
 def _judge_missing(folder: Path, model: Any, missing: tuple[str, ...]) -> list[str]:

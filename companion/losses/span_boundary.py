@@ -29,7 +29,7 @@ from companion.batch import IGNORE_INDEX, Batch
 from companion.checkpoints.locating import BOUNDARY_FILE
 from companion.checkpoints.running import inner_model, text_config
 from companion.checkpoints.saving import BOUNDARY_HEAD, boundary_head
-from companion.errors import ModelError
+from companion.errors import ModelError, reason_of
 from companion.losses.target_head import LastLayer, TargetLosses
 from companion.objectives.masked_lm import MAX_BORDER_TARGETS
 
@@ -140,7 +140,7 @@ def load_boundary_head(head: SpanBoundaryHead, folder: Path) -> None:
         head.load_state_dict({**saved, "bias": bias})
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise ModelError(
-            found=f"{file} 里的边界头装不上：{str(error).splitlines()[0]}",
+            found=f"{file} 里的边界头装不上：{reason_of(error)}",
             expected="与这个模型一同存下的边界头",
             remedy="删去这个文件，边界头就从随机练起；或换回与它配套的检查点",
         ) from error

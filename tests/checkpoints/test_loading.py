@@ -504,6 +504,22 @@ def test_an_adapter_of_another_shape_says_which_tensor(adapter):
         load_checkpoint(str(adapter), "causal_lm")
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.encoder."])
+def test_a_foreign_prefix_is_named_not_called_incomplete(tmp_path, prefix):
+    """DDP 存下的名字多了 module.：权重没有缺，说出前缀与办法。"""
+    from safetensors.torch import load_file, save_file
+
+    tokenizer = tiny_tokenizer("bert")
+    save_checkpoint(tiny_model("bert", tokenizer), tokenizer, tmp_path / "m")
+    file = tmp_path / "m" / "model.safetensors"
+    renamed = {prefix + name: tensor for name, tensor in load_file(file).items()}
+    save_file(renamed, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError) as caught:
+        load_checkpoint(str(tmp_path / "m"), "masked_lm")
+    assert f"都多了前缀 {prefix}（" in caught.value.found
+    assert "权重没有缺" in caught.value.remedy
+
+
 def test_a_vocabulary_beside_the_tokenizer_that_disagrees_is_said(tmp_path):
     """手改 vocab.txt 毫无作用（transformers 只读 tokenizer.json）：说出差在哪里。"""
     tokenizer = tiny_tokenizer("bert")
