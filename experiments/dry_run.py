@@ -3,7 +3,7 @@
     python experiments/dry_run.py
     python experiments/dry_run.py --quick    # 只试一种，只打印
 
-每种设置在新的进程里预演一次、真训练一次，各三轮；比是预演除以实测。
+每种设置在新的进程里预演一次、真训练一次，各两轮；比是预演除以实测。
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 from recording import record, spread
 from runs import parser_of
 
-ROUNDS = 3
+ROUNDS = 2
 CASES: dict[str, dict[str, Any]] = {
     "masked_lm": {
         "model": "starter:bert", "corpus": "sample:classical", "num_train_epochs": 4.0,
