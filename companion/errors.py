@@ -62,6 +62,16 @@ class EvaluationError(CompanionError):
     """无从评估，或两次评估不可比。"""
 
 
+def raised(error: BaseException) -> str:
+    """别的库抛的异常，一行：类型与缘由，写进我们自己的消息里。
+
+    >>> raised(ValueError("bad shape")), raised(KeyError())
+    ('ValueError：bad shape', 'KeyError：没有说明')
+    """
+    said = reason_of(error) if str(error).strip() else "没有说明"
+    return f"{type(error).__name__}：{said}"
+
+
 def reason_of(error: BaseException) -> str:
     r"""异常里真正的缘由，一行：torch 的头一行只说哪个类装不上，形状不符写在后面几行。
 

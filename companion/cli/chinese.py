@@ -27,7 +27,7 @@ from companion.cli.console import (
     let_the_first_speak,
     results_only,
 )
-from companion.errors import CompanionError
+from companion.errors import CompanionError, raised
 
 PROGRAM, DEBUG = "companion", "--debug"
 INTERRUPTED, INTERNAL_ERROR = 130, 70  # 128 + SIGINT；sysexits.h 的 EX_SOFTWARE
@@ -188,9 +188,8 @@ def _explain(error: Exception, debug: bool) -> int:
             "或加 --set gradient_checkpointing=true。"
         )
         return 1
-    first = (str(error).strip() or "没有说明").splitlines()[0]
     complain(
-        f"程序内部出错（{type(error).__name__}：{first}）。这是本程序的过失，不是你的。\n"
+        f"程序内部出错（{raised(error)}）。这是本程序的过失，不是你的。\n"
         f"可以：加 {DEBUG} 再运行一次，把完整输出连同命令报告到项目的问题页。"
     )
     return INTERNAL_ERROR

@@ -244,12 +244,12 @@ def before_after_table(before: dict[str, Any], after: dict[str, Any]) -> "Table"
     """领域与通用两个留出集，训练前后各一行。"""
     from rich.table import Table
 
-    from companion.evaluation.verdict import signed_percent
+    from companion.evaluation.verdict import SETS, signed_percent
 
     table = Table(title="训练前后（每字比特数越低越好）")
     for name in ("留出集", "每字比特数：前", "后", "变化", "准确率：前", "后"):
         table.add_column(name, justify="left" if name == "留出集" else "right")
-    for key, title in (("domain", "领域"), ("general", "通用")):
+    for key, title in SETS.items():
         if key not in before or key not in after:
             continue
         first, second = before[key], after[key]

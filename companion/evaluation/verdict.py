@@ -28,6 +28,9 @@ from companion.objectives import get_objective
 NEGLIGIBLE, SLIGHT, LARGE = 0.005, 0.02, 0.10
 """每字比特数相对变化的三条界线。"""
 
+SETS = {"domain": "领域", "general": "通用"}
+"""两份留出集的键与名字。"""
+
 SEEN_A_LITTLE, SEEN_MUCH = 0.01, 0.10
 """留出集里见于训练文字的字占到这么多：要说一声；分数不作数。"""
 
@@ -164,7 +167,7 @@ def judge(
     sentences += [
         f"{name}留出集有 {shares[key]:.1%} 的字在训练文字里（20 字以上连续相同）："
         "这一部分量的是背诵。"
-        for key, name in (("domain", "领域"), ("general", "通用"))
+        for key, name in SETS.items()
         if shares[key] >= SEEN_A_LITTLE
     ]
     advice = _advice(domain, general)

@@ -40,7 +40,7 @@ from companion.checkpoints.running import (
     text_config,
 )
 from companion.corpus.tokenization import decoded
-from companion.errors import ModelError, ObjectiveError
+from companion.errors import ModelError, ObjectiveError, raised
 from companion.inference.decoding import Decoding, Limits, Writer, decode
 from companion.inference.reading import (
     encode_prompt,
@@ -187,8 +187,7 @@ def _generate(checkpoint: Any, text: str, how: Decoding) -> list[Completion]:
             )
         except Exception as error:  # 各架构各抛各的
             raise ModelError(
-                found=f"{type(model).__name__} 续写不了：{type(error).__name__}："
-                f"{(str(error) or '没有说明').splitlines()[0]}",
+                found=f"{type(model).__name__} 续写不了：{raised(error)}",
                 expected="transformers 的 generate 认得的模型",
                 remedy="换一个检查点；只训练而不看样张，用 --set eval=false",
             ) from error

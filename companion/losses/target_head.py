@@ -33,7 +33,7 @@ from companion.checkpoints.running import (
     plain_batch,
     takes,
 )
-from companion.errors import ModelError
+from companion.errors import ModelError, raised
 
 T = TypeVar("T")
 
@@ -231,8 +231,7 @@ def _tried_plan(model: Any) -> HeadPlan:
         whole = word_scores(model(**batch))
     except Exception as error:  # 各架构各抛各的
         raise ModelError(
-            found=f"{type(model).__name__} 读不了试读的一行文字："
-            f"{type(error).__name__}：{(str(error) or '没有说明').splitlines()[0]}",
+            found=f"{type(model).__name__} 读不了试读的一行文字：{raised(error)}",
             expected="只给文字就能前向的模型",
             remedy="换一个读文字的检查点；若是 config.json 缺了一项，照上面的英文补上",
         ) from error

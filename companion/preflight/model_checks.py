@@ -17,7 +17,7 @@ from companion.checkpoints.running import (
     vocabulary_size,
     word_table,
 )
-from companion.errors import CompanionError, ModelError
+from companion.errors import CompanionError, ModelError, raised
 from companion.losses.parts import LossPart
 from companion.losses.target_head import head_plan
 from companion.preflight.device import (
@@ -215,7 +215,7 @@ def _require_training(model: Any) -> None:
     except Exception as error:  # 各架构各抛各的
         raise ModelError(
             found=f"{type(model).__name__} 评估得了，训练模式下却前向不了："
-            f"{type(error).__name__}：{str(error).splitlines()[0]}",
+            f"{raised(error)}",
             expected="训练时行长不论的模型",
             remedy="照上面的英文改 config.json，或换一个检查点",
         ) from error

@@ -39,7 +39,7 @@ from companion.checkpoints.running import (
     takes,
     text_config,
 )
-from companion.errors import ModelError
+from companion.errors import ModelError, reason_of
 from companion.losses.parts import word_model
 from companion.losses.target_head import cross_attention
 
@@ -413,8 +413,7 @@ def _tried(
             TypeError,
             ValueError,
         ) as error:
-            first = (str(error) or type(error).__name__).splitlines()[0]
-            return Verdict(False, f"模型不收四维掩码：{first}")
+            return Verdict(False, f"模型不收四维掩码：{reason_of(error)}")
         if not verdict:
             return verdict
     return verdict

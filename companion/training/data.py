@@ -227,8 +227,6 @@ def refuse_others(config: TrainingConfig, objective: Objective) -> None:
     owners.pop("seed", None)  # 打乱与随机失活也用它，哪个目标都有
     for setting in fields(config):
         value, keys = getattr(config, setting.name), owners.get(setting.name)
-        if setting.name == "seed":  # 打乱与随机失活也用它
-            continue
         if keys and objective.key not in keys and value != setting.default:
             raise ConfigError(
                 found=f"{setting.name} = {value}，而训练目标是 {objective.key}",

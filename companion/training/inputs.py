@@ -65,8 +65,12 @@ def take_inputs(
         teacher: 蒸馏的教师模型；没有则为 None。
         max_chars: 每份留出集至多考这么多字；None 表示不评估，也就不量重合。
     """
-    texts = {name: getattr(corpora, name) for name in ("valid", "general", "replay")}
-    texts = {"corpus": corpora.train, **texts}
+    texts = {
+        "corpus": corpora.train,
+        "valid": corpora.valid,
+        "general": corpora.general,
+        "replay": corpora.replay,
+    }
     fingerprints = {
         name: content_fingerprint(_both_sides(documents))
         for name, documents in texts.items()

@@ -26,7 +26,7 @@ from transformers import TrainerCallback
 
 from companion.checkpoints.reading import quiet_transformers
 from companion.errors import TrainingError
-from companion.evaluation.verdict import signed_percent
+from companion.evaluation.verdict import SETS, signed_percent
 from companion.training.arguments import (
     add_lora,
     recompute_activations,
@@ -140,7 +140,7 @@ class LogCallback(TrainerCallback):
         }
         self._write(row)
         if self.trainer is not None and self.trainer.settings.report_to:
-            looked = {key: row[key] for key in ("domain", "general") if key in row}
+            looked = {key: row[key] for key in SETS if key in row}
             self.trainer.log({f"eval_{key}": bits for key, bits in looked.items()})
         first = evaluations(self.rows)[0]
 
@@ -149,7 +149,7 @@ class LogCallback(TrainerCallback):
 
         self._looked = " · ".join(
             f"{name} {row[key]:.3f}" + change(row[key] / first[key] - 1)
-            for key, name in (("domain", "领域"), ("general", "通用"))
+            for key, name in SETS.items()
             if key in row
         )
         if self.console is not None and self._progress is None:

@@ -46,7 +46,7 @@ def check_output(output: Path, *, resume: bool) -> None:
                 expected="上一次运行的输出文件夹",
                 remedy="核对 --output；从头训练则去掉 --resume",
             )
-        verify_checkpoint(latest_checkpoint(output))
+        latest_checkpoint(output)
         return
     if output.is_file():
         raise TrainingError(

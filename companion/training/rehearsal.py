@@ -6,7 +6,6 @@
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from companion.preflight.device import memory_text
 from companion.training.arguments import add_lora
 from companion.training.loop import fused_gelu
 from companion.training.preparing import Run
-from companion.training.results import amounts_by_source, announce
+from companion.training.results import amounts_by_source
 from companion.training.watching import RELATIVE_COST, Watch, exam_tokens
 
 TIMED = 6
@@ -54,20 +53,14 @@ class Rehearsal:
         )
 
 
-def rehearse(
-    run: Run, exam: Exam | None, watch: Watch | None, say: Callable[[str], None]
-) -> Rehearsal:
-    """说出安排，跑几步，推出内存与时间；权重不变，什么也不写。
+def rehearse(run: Run, exam: Exam | None, watch: Watch | None) -> Rehearsal:
+    """跑几步，推出内存与时间；权重不变，什么也不写。
 
     Args:
         run: 备齐了的一次训练。
         exam: 训练前后的评估集；不评估的为 None。
         watch: 途中的评估。
-        say: 往屏幕说一句话。
     """
-    announce(run, say)
-    if watch:
-        say(str(watch))
     plan, lengths = run.data.plan, run.data.rows.lengths
     grids = [
         len(batch) * max(int(lengths[row]) for _, row in batch)

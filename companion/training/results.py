@@ -9,13 +9,11 @@ from companion.corpus.document import readable
 from companion.corpus.packing import TokenLedger
 from companion.evaluation.comparison import Sitting, assemble
 from companion.evaluation.report import HTML_FILE, write_report
-from companion.evaluation.verdict import SEEN_A_LITTLE
+from companion.evaluation.verdict import SEEN_A_LITTLE, SETS
 from companion.training.loop import LoopResult
 from companion.training.output import write_json, writing
 from companion.training.preparing import Run
 from companion.training.watching import evaluations
-
-OVERLAP_NAMES = {"domain": "领域留出集", "general": "通用留出集"}
 
 
 def speaker(console: Console | None) -> Callable[[str], None]:
@@ -49,7 +47,7 @@ def announce(run: Run, say: Callable[[str], None]) -> None:
         say(f"登记过的特殊词元，正文里出现的整个编码：{counts}")
     for name, found in run.inputs.overlap.items():
         if found.shared_ratio >= SEEN_A_LITTLE:
-            say(f"注意：{OVERLAP_NAMES[name]}与训练文字重合。{found}")
+            say(f"注意：{SETS[name]}留出集与训练文字重合。{found}")
     say("词元账本")
     say(str(data.ledger))
     if config.preset == "macbert" and config.eval:

@@ -50,6 +50,7 @@ from companion.training.output import (
     num_processes_of,
     resumed_config,
     step_of,
+    verify_checkpoint,
     write_json,
     writing,
 )
@@ -138,8 +139,6 @@ def train(
     team = join_team()
     screen = None if quiet or not team.is_main else console or Console(stderr=True)
     say = speaker(screen)
-    if corpus is not None:
-        config = replace(config, corpus=f"datasets:{corpus._fingerprint}")
     run = _prepare(config, team, say, corpus=corpus, resume=resume)
     team.wait()  # 人人都准备妥了，才建输出文件夹
     examined = team.main_only(lambda: _begin(run, clozes, say))
@@ -171,12 +170,9 @@ def rehearse_training(
         CompanionError: 与 `train` 动手之前一样。
     """
     say = speaker(None if quiet else console or Console(stderr=True))
-    if corpus is not None:
-        config = replace(config, corpus=f"datasets:{corpus._fingerprint}")
     run = _prepare(config, ALONE, say, corpus=corpus, resume=False)
-    exam = _prepare_exam(run, ())
-    watch = plan_watch(run.config, exam, run.data.plan) if exam else None
-    return rehearse(run, exam, watch, say)
+    exam, watch = _plan_exams(run, (), say)
+    return rehearse(run, exam, watch)
 
 
 def _prepare(
@@ -188,6 +184,8 @@ def _prepare(
     resume: bool,
 ) -> Run:
     """查过、算好、备齐；什么也不写进输出文件夹。"""
+    if corpus is not None:
+        config = replace(config, corpus=f"datasets:{corpus._fingerprint}")
     objective = get_objective(config.objective)
     config = team.ask_main(lambda: _claim(config, team, resume=resume))
     choose_masking(config, objective)
@@ -241,17 +239,25 @@ def _prepare(
 
 def _begin(run: Run, clozes: Sequence[Any], say: Callable[[str], None]) -> _Examined:
     """建输出文件夹，写下设置，训练前评估一次。"""
-    exam = _prepare_exam(run, clozes)
-    watch = plan_watch(run.config, exam, run.data.plan) if exam else None
-    announce(run, say)
-    if watch:
-        say(str(watch))
+    exam, watch = _plan_exams(run, clozes, say)
     with writing(run.output / CONFIG_FILE):
         run.output.mkdir(parents=True, exist_ok=True)
         run.config.save(run.output / CONFIG_FILE)
     write_json(run.output / INPUTS_FILE, run.inputs.as_dict())
     before = _sit(run.checkpoint, exam, run.device, "训练前", say)
     return _Examined(exam, before, watch)
+
+
+def _plan_exams(
+    run: Run, clozes: Sequence[Any], say: Callable[[str], None]
+) -> tuple[Exam | None, Watch | None]:
+    """备好评估集，定下途中怎样评，把全部安排说一遍；什么也不写。"""
+    exam = _prepare_exam(run, clozes)
+    watch = plan_watch(run.config, exam, run.data.plan) if exam else None
+    announce(run, say)
+    if watch:
+        say(str(watch))
+    return exam, watch
 
 
 def _everyones(team: Team, watch: Watch | None) -> Watch | None:
@@ -290,7 +296,9 @@ def _claim(config: TrainingConfig, team: Team, *, resume: bool) -> TrainingConfi
     check_output(output, resume=resume)
     if not resume:
         return config
-    before = num_processes_of(latest_checkpoint(output))
+    latest = latest_checkpoint(output)
+    verify_checkpoint(latest)
+    before = num_processes_of(latest)
     if before != team.size:  # 各进程分到的批次随之而变
         raise TrainingError(
             found=f"上一次用 {before} 个进程训练，这次是 {team.size} 个",
