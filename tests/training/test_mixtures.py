@@ -12,10 +12,12 @@ from rich.console import Console
 from companion.checkpoints.loading import load_checkpoint
 from companion.config import TrainingConfig
 from companion.errors import CompanionError
+from companion.evaluation.comparison import prepare_exam
 from companion.evaluation.scoring import evaluate
 from companion.training import train
 from companion.training.batching import Share, plan_batches
 from companion.training.data import read_corpora
+from companion.training.watching import front
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 
@@ -138,6 +140,23 @@ def test_every_source_is_evaluated_on_its_own(mixed_run):
         f"| 其中 诗 | {result.metrics['before']['domain']['sources']['诗']:.4f}"
         in report
     )
+
+
+def test_the_front_of_a_mixture_holds_every_source(mixed_run):
+    """途中只评靠前的一部分：各份的行相间，一半里也各份都有，比例不变。"""
+    result, _ = mixed_run
+    config, corpora = result.config, read_corpora(result.config)
+    exam = prepare_exam(
+        load_checkpoint(config.model, "masked_lm"), "masked_lm", corpora.held_out,
+        block_size=8,
+    )  # fmt: skip
+    whole = exam.domain
+    tokens = sum(len(row.input_ids) for row in whole.rows)
+    part = front(whole, tokens / 2)
+    assert set(part.sources) == set(whole.sources) == {"史", "诗"}
+    for name in ("史", "诗"):
+        share = whole.sources.count(name) / len(whole.sources)
+        assert abs(part.sources.count(name) - share * len(part.sources)) <= 1
 
 
 def test_a_mixture_resumes_bit_for_bit(mixed_run, tmp_path, weights):
