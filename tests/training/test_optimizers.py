@@ -9,7 +9,7 @@ import torch
 from companion.checkpoints.tiny import tiny_model
 from companion.errors import ConfigError
 from companion.training import train
-from companion.training.optimizing import Together, make_optimizer
+from companion.training.optimizing import PortableMuon, Together, make_optimizer
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 
@@ -63,6 +63,23 @@ def test_a_step_is_that_of_the_two_optimizers(tmp_path, configure):
     for mine, yours in zip(ours, theirs, strict=True):
         assert torch.equal(mine, yours)
     assert len(together.state) == 2
+
+
+def test_on_a_cpu_the_update_is_orthogonal_and_close_to_that_of_torch():
+    """float32 的更新：奇异值都在 0.5 到 1.3 之间，与 torch 的 bf16 差不到百分之三。"""
+    torch.manual_seed(0)
+    gradient = torch.randn(24, 16)
+    moved = []
+    for kind in (PortableMuon, torch.optim.Muon):
+        weight = torch.zeros(24, 16, requires_grad=True)
+        weight.grad = gradient.clone()
+        kind([weight], lr=1.0, weight_decay=0.0, adjust_lr_fn="original").step()
+        assert torch.equal(weight.grad, gradient)
+        moved.append(weight.detach() / 1.5**0.5)
+    ours, theirs = moved
+    values = torch.linalg.svdvals(ours)
+    assert 0.5 < values.min() < values.max() < 1.3
+    assert 0 < (ours - theirs).norm() / theirs.norm() < 0.03
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adafactor"])
