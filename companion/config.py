@@ -61,6 +61,11 @@ class TrainingConfig:
     )
     output: str = _setting("输出文件夹；里面不能有另一次运行")
 
+    continue_from: str | None = _setting(
+        "另起一次，从前一次训练的输出文件夹（或其中的 checkpoint-N）出发，带着优化器的"
+        "动量，学习率重新升起（Ibrahim 等，2024）；model 与 objective 缺省同前一次",
+        None,
+    )
     generator: str | None = _setting(
         "replaced_token：生成器的检查点；缺省用同一文件夹里的，再没有就新建", None
     )
@@ -302,6 +307,13 @@ class TrainingConfig:
                 expected="新词元的行要能训练，LoRA 却冻结词嵌入",
                 remedy="去掉 lora_rank；或先不用 LoRA 扩充词表，再以它的 model/ 训练",
             )
+        if self.continue_from and (self.new_characters or self.new_words):
+            raise ConfigError(
+                found=f"continue_from = {self.continue_from}，又要扩充词表",
+                expected="与前一次同一个分词器",
+                remedy="去掉 new_characters 与 new_words；要扩充，以前一次的 model/ 为 "
+                "model，去掉 continue_from",
+            )
         if self.teacher is not None and (self.new_characters or self.new_words):
             raise ConfigError(
                 found=f"teacher = {self.teacher}，又要扩充词表",
@@ -323,6 +335,11 @@ class TrainingConfig:
             ConfigError: 文件读不了、不是映射、含危险标签；字段不认识、缺少或写错。
         """
         merged = {**(read_yaml(file) if file else {}), **settings}
+        if isinstance(merged.get("continue_from"), str):
+            earlier = run_folder(merged["continue_from"]) / "config.yaml"
+            if earlier.is_file():  # 不在的，训练时按名拒绝
+                same = read_yaml(earlier)
+                merged = {n: same[n] for n in ("objective", "model")} | merged
         for name in merged:
             if name not in _KINDS:
                 raise _unknown(name)
@@ -356,6 +373,12 @@ class TrainingConfig:
         staging.replace(path)
 
 
+def run_folder(place: str) -> Path:
+    """运行的输出文件夹，或其中的 checkpoint-N → 输出文件夹。"""
+    path = Path(place).expanduser()
+    return path.parent if path.name.startswith("checkpoint-") else path
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
@@ -378,8 +401,9 @@ def setting_docs() -> dict[str, str]:
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "模型与语料": (
-        "objective", "model", "generator", "corpus", "mixture_temperature", "valid",
-        "general", "replay", "replay_ratio", "deduplicate", "line_breaks", "output",
+        "objective", "model", "continue_from", "generator", "corpus",
+        "mixture_temperature", "valid", "general", "replay", "replay_ratio",
+        "deduplicate", "line_breaks", "output",
     ),
     "多长": ("max_steps", "num_train_epochs", "seed"),
     "批次": (

@@ -194,11 +194,14 @@ def _load_adapter(name: str, folder: Path, goal: Objective) -> Checkpoint:
         base_name = str(folder / base_name)
     base = load_checkpoint(base_name, goal, revision=written.get("revision"))
     remarks = _fit_embeddings(base.model, folder, name)
+    frozen = {n for n, w in base.model.named_parameters() if not w.requires_grad}
     with quiet_transformers(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             model = PeftModel.from_pretrained(base.model, str(folder))
             model = model.merge_and_unload()
+            for key, weight in model.named_parameters():  # peft 冻结了底座
+                weight.requires_grad_(key not in frozen)
         except Exception as error:  # 权重与底座不符时 peft 与 torch 各抛各的
             raise ModelError(
                 found=f"适配器 {name} 装不上底座 {base_name}：{reason_of(error)}",

@@ -95,6 +95,13 @@ def train(
     output: Annotated[
         Path | None, typer.Option(metavar="文件夹", help="输出文件夹，须是新的或空的")
     ] = None,
+    continue_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="运行",
+            help="另起一次，从前一次的文件夹（或其中的 checkpoint-N）带着动量出发",
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="YAML", help="设置文件；命令行的选项优先")
     ] = None,
@@ -111,7 +118,8 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="整数", help="随机种子")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="从输出文件夹里最新的检查点接着训练")
+        bool,
+        typer.Option("--resume", help="同一次训练停在半路：从它最新的检查点走完"),
     ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="不显示账本与进度")
@@ -141,6 +149,7 @@ def train(
         "replay": replay,
         "replay_ratio": replay_ratio,
         "output": None if output is None else str(output),
+        "continue_from": None if continue_from is None else str(continue_from),
         "max_steps": max_steps,
         "seed": seed,
     }

@@ -180,22 +180,25 @@ def warmup_of(warmup_steps: float, num_steps: int) -> int:
     return round(warmup_steps * num_steps) if warmup_steps < 1 else int(warmup_steps)
 
 
-def factor_at(step: int, kind: str, num_steps: int, num_warmup: int) -> float:
+def factor_at(
+    step: int, kind: str, num_steps: int, num_warmup: int, start: float = 0.0
+) -> float:
     """第 `step` 步（从 0 数）的学习率是峰值的几倍。
 
-    预热从 1/(W+1) 升起，第一步就有更新。
+    预热从 `start` 之上的 1/(W+1) 升起，第一步就有更新。
 
     Args:
         step: 第几步，从 0 数。
         kind: cosine、warmup_stable_decay、linear、constant 之一。
         num_steps: 总步数。
         num_warmup: 预热步数 W。
+        start: 从峰值的几成升起；接着前一次训练的，是它停下时的。
 
     >>> [round(factor_at(s, "linear", 4, 0), 2) for s in range(5)]
     [1.0, 0.75, 0.5, 0.25, 0.0]
     """
     if step < num_warmup:
-        return (step + 1) / (num_warmup + 1)
+        return start + (1 - start) * (step + 1) / (num_warmup + 1)
     rest = max(1, num_steps - num_warmup)
     progress = min(1.0, (step - num_warmup) / rest)
     if kind == "cosine":
@@ -209,12 +212,12 @@ def factor_at(step: int, kind: str, num_steps: int, num_warmup: int) -> float:
 
 
 def make_scheduler(
-    optimizer: Any, kind: str, num_steps: int, warmup_steps: float
+    optimizer: Any, kind: str, num_steps: int, warmup_steps: float, start: float = 0.0
 ) -> Any:
-    """PyTorch 的学习率调度器。"""
+    """PyTorch 的学习率调度器；参数同 `factor_at`。"""
     from torch.optim.lr_scheduler import LambdaLR
 
     num_warmup = warmup_of(warmup_steps, num_steps)
     return LambdaLR(
-        optimizer, lambda step: factor_at(step, kind, num_steps, num_warmup)
+        optimizer, lambda step: factor_at(step, kind, num_steps, num_warmup, start)
     )

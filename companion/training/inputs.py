@@ -9,7 +9,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class Inputs:
     """名字（`NAMES` 的键）→ 内容的 sha256；没有的一份不列。"""
     overlap: Mapping[str, OverlapReport]
     """"domain" 与 "general" → 留出集与训练文字（含回放）的重合；不评估则为空。"""
+    start: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """接着前一次训练的：哪个检查点、第几步、停下时的学习率、动量带没带来；否则为空。"""
 
     def as_dict(self) -> dict[str, Any]:
         """`inputs.json` 的内容。"""

@@ -339,7 +339,11 @@ def run_loop(
         ),
         callbacks=[logging, stopping],
         team=team,
+        start=run.start,
     )
+    if run.start is not None and run.start.keeps_adapter and not resume:
+        with quiet_transformers():
+            trainer.load_weights(run.start.folder)
     run.extra.move_teacher(trainer.args.device)
     trainer.remove_callback(PrinterCallback)
     first = num_embedding_steps(config, num_steps) if run.new_ids else 0

@@ -53,6 +53,7 @@ from companion.objectives import Objective
 from companion.preflight.device import Device
 from companion.preflight.visibility import Verdict
 from companion.training.batching import shortened
+from companion.training.continuing import Start
 from companion.training.data import Corpora, TrainingData, choose_block_size, with_plan
 from companion.training.inputs import Inputs
 from companion.training.team import Team
@@ -115,6 +116,8 @@ class Run:
     extra: ExtraLosses
     new_ids: Sequence[int] = ()
     """扩充出来的词元；有它，开头几步只训练它们的行。"""
+    start: Start | None = None
+    """接着前一次训练的，从哪里出发。"""
 
     @property
     def output(self) -> Path:
@@ -146,7 +149,7 @@ def prepare_extra_losses(config: TrainingConfig, checkpoint: Checkpoint) -> Extr
     head, teacher = None, None
     remarks: list[str] = []
     if config.span_boundary:
-        folder = locate(config.model).folder
+        folder = locate(checkpoint.name).folder
         head = make_boundary_head(checkpoint.model, folder, config.seed)
         saved = (folder / BOUNDARY_FILE).is_file()
         origin = f"接着 {folder / BOUNDARY_FILE}" if saved else "从随机练起"

@@ -29,6 +29,8 @@ def announce(run: Run, say: Callable[[str], None]) -> None:
     """第一步之前，把账和安排说清楚。"""
     config, data, team, verdict = run.config, run.data, run.team, run.packing
     say(f"设备：{run.device}")
+    if run.start is not None:
+        say(str(run.start))
     if team.size > 1:
         batches = team.size * config.gradient_accumulation_steps
         say(f"进程：{team.size} 个，合起来一步 {batches} 个微批量")

@@ -32,6 +32,7 @@ from companion.preflight.device import Device, best_device
 from companion.preflight.findings import Finding
 from companion.preflight.visibility import Verdict, can_pack, require_mask
 from companion.training.arguments import check_means, choose_learning_rate
+from companion.training.continuing import Start, find_start
 from companion.training.data import (
     Corpora,
     choose_block_size,
@@ -189,7 +190,12 @@ def _prepare(
     objective = get_objective(config.objective)
     config = team.ask_main(lambda: _claim(config, team, resume=resume))
     choose_masking(config, objective)
-    checkpoint = load_checkpoint(config.model, objective, generator=config.generator)
+    start = team.ask_main(lambda: find_start(config, objective))
+    checkpoint = load_checkpoint(
+        start.origin if start else config.model,
+        objective,
+        generator=None if start else config.generator,
+    )
     objective = fitted_objective(checkpoint.model, objective)
     device = best_device(checkpoint.model.config.model_type)
     check_means(config, checkpoint.model, device.kind, team.size)
@@ -206,11 +212,13 @@ def _prepare(
     extension = extend_for_corpus(checkpoint, config, corpora.train)
     checkpoint = extension.checkpoint if extension else checkpoint
     extra = prepare_extra_losses(config, checkpoint)
-    inputs = team.ask_main(lambda: _take_inputs(config, checkpoint, corpora, extra))
+    inputs = team.ask_main(
+        lambda: _take_inputs(config, checkpoint, corpora, extra, start)
+    )
     if resume:
         team.main_only(lambda: check_unchanged(Path(config.output), inputs))
     config, packing = team.ask_main(
-        lambda: _choose(config, objective, checkpoint.model, device, extra)
+        lambda: _choose(config, objective, checkpoint.model, device, extra, start)
     )
     for finding in team.ask_main(
         lambda: _preflight(config, objective, checkpoint, corpora, device)
@@ -233,7 +241,7 @@ def _prepare(
     new_ids = extension.ids if extension else ()
     return Run(
         config, objective, checkpoint, corpora, inputs, data, packing, device, team,
-        extra, new_ids,
+        extra, new_ids, start,
     )  # fmt: skip
 
 
@@ -244,8 +252,16 @@ def _begin(run: Run, clozes: Sequence[Any], say: Callable[[str], None]) -> _Exam
         run.output.mkdir(parents=True, exist_ok=True)
         run.config.save(run.output / CONFIG_FILE)
     write_json(run.output / INPUTS_FILE, run.inputs.as_dict())
-    before = _sit(run.checkpoint, exam, run.device, "训练前", say)
+    before = _sit(_beginning(run), exam, run.device, "训练前", say)
     return _Examined(exam, before, watch)
+
+
+def _beginning(run: Run) -> Checkpoint:
+    """第一步之前的模型：接着练适配器的，是并好适配器的底座。"""
+    if run.start is None or not run.start.keeps_adapter:
+        return run.checkpoint
+    merged = load_checkpoint(str(run.start.folder), run.objective)
+    return replace(run.checkpoint, model=merged.model)
 
 
 def _plan_exams(
@@ -309,15 +325,20 @@ def _claim(config: TrainingConfig, team: Team, *, resume: bool) -> TrainingConfi
 
 
 def _take_inputs(
-    config: TrainingConfig, checkpoint: Checkpoint, corpora: Corpora, extra: ExtraLosses
+    config: TrainingConfig,
+    checkpoint: Checkpoint,
+    corpora: Corpora,
+    extra: ExtraLosses,
+    start: Start | None,
 ) -> Inputs:
-    """读进去的东西的指纹与重合。"""
-    return take_inputs(
+    """读进去的东西的指纹与重合；接着前一次训练的，记下从哪里出发。"""
+    inputs = take_inputs(
         checkpoint,
         corpora,
         extra.teacher and extra.teacher.model,
         config.eval_max_chars if config.eval else None,
     )
+    return replace(inputs, start=start.as_dict()) if start else inputs
 
 
 def _choose(
@@ -326,6 +347,7 @@ def _choose(
     model: Any,
     device: Device,
     extra: ExtraLosses,
+    start: Start | None,
 ) -> tuple[TrainingConfig, Verdict]:
     """没有给的几项选定下来，写进 config.yaml，续训与重跑才不会另选。
 
@@ -334,6 +356,9 @@ def _choose(
         ModelError: 模型用不得这个目标的掩码。
     """
     precision = device.precision if config.precision == "auto" else config.precision
+    if start and bool(start.config.lora_rank) == bool(config.lora_rank):
+        peak = config.learning_rate or start.config.learning_rate  # 缺省同前一次
+        config = replace(config, learning_rate=peak)
     config = replace(
         config,
         learning_rate=choose_learning_rate(config, model),
@@ -454,8 +479,8 @@ def _refuse_finished(output: Path) -> None:
         raise TrainingError(
             found=f"{output} 的训练已经走完（{done} 步），报告也写好了",
             expected="一次没有走完的训练",
-            remedy="换一个 --output 另训一次；或以 "
-            f"{output / 'model'} 为 --model 再往下训练",
+            remedy="换一个 --output 另训一次；再往下训练，用 "
+            f"--continue-from {output}（带着动量），或以 {output / 'model'} 为 --model",
         )
 
 

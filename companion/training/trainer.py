@@ -32,6 +32,7 @@ from companion.losses.parts import Loss
 from companion.losses.span_boundary import load_boundary_head
 from companion.training.arguments import make_scheduler
 from companion.training.batching import PlannedSampler
+from companion.training.continuing import Start, carry_moments
 from companion.training.data import TrainingData
 from companion.training.optimizing import make_optimizer
 from companion.training.output import STAGING, staged
@@ -54,6 +55,7 @@ class CompanionTrainer(Trainer):
         arguments: `training_arguments` 的结果。
         callbacks: Trainer 的回调。
         team: 一同训练的进程。
+        start: 接着前一次训练的，从哪里出发。
     """
 
     def __init__(
@@ -67,8 +69,10 @@ class CompanionTrainer(Trainer):
         arguments: TrainingArguments,
         callbacks: list[TrainerCallback],
         team: Team = ALONE,
+        start: Start | None = None,
     ) -> None:
         self.settings = config
+        self.start = start
         self.team = team
         self.data = data
         self.loss = loss
@@ -178,17 +182,24 @@ class CompanionTrainer(Trainer):
             raise _not_finite("损失", step, self.settings, self.args)
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """AdamW 由 Trainer 造；别的与词嵌入另有学习率的，见 `optimizing`。"""
-        settings = self.settings
-        if settings.optimizer == "adamw" and settings.embedding_learning_rate is None:
-            return super().create_optimizer(model)
+        """照设置造优化器；接着前一次训练的，带上它的动量。"""
         made: Any = self.optimizer  # transformers 的类型说它总在，其实开头是 None
         if made is None:
-            trained: Any = self.model if model is None else model
-            decayed = set(self.get_decay_parameter_names(trained))
-            made = make_optimizer(trained, settings, self.args.learning_rate, decayed)
+            made = self._make_optimizer(model, self.settings)
+            if self.start is not None and not self.start.fresh:
+                theirs = self._make_optimizer(model, self.start.config)
+                carry_moments(made, theirs, self.start.folder)
             self.optimizer = made
         return made
+
+    def _make_optimizer(self, model: Any, settings: TrainingConfig) -> Any:
+        """AdamW 由 Trainer 造；别的与词嵌入另有学习率的，见 `optimizing`。"""
+        if settings.optimizer == "adamw" and settings.embedding_learning_rate is None:
+            self.optimizer: Any = None
+            return super().create_optimizer(model)
+        trained: Any = self.model if model is None else model
+        decayed = set(self.get_decay_parameter_names(trained))
+        return make_optimizer(trained, settings, self.args.learning_rate, decayed)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """学习率曲线；断点续训时由 Trainer 读回进度。"""
@@ -198,6 +209,7 @@ class CompanionTrainer(Trainer):
                 self.settings.lr_scheduler_type,
                 self.data.plan.num_steps,
                 self.settings.warmup_steps,
+                self.start.warmup_from(self.args.learning_rate) if self.start else 0.0,
             )
         return self.lr_scheduler
 
