@@ -158,6 +158,9 @@ class TrainingConfig:
     document_probability: float | None = _setting(
         "blank_infilling：一篇文档挖后半篇（[gMASK]）的概率，缺省 0.3", None
     )
+    fim_rate: float | None = _setting(
+        "fill_in_the_middle：一篇改写的概率，缺省 0.5", None
+    )
     user_dictionary: str | None = _setting(
         "masked_lm 以词选时的用户词典，一行一词；ernie 的短语也从这里来", None
     )
@@ -230,7 +233,7 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise _out_of_range(name, value, "在 0 与 1 之间")
-        for name in ("sentence_probability", "document_probability"):
+        for name in ("sentence_probability", "document_probability", "fim_rate"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise _out_of_range(name, value, "不小于 0、不大于 1")

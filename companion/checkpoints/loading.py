@@ -73,7 +73,8 @@ def load_checkpoint(
 
     Returns:
         打开了的检查点；replaced_token 的 `model` 是一对（`ElectraPair`），别的目标打开
-        一对的文件夹时，只取其中的生成器。
+        一对的文件夹时，只取其中的生成器。目标要的特殊词元分词器没有的，词表已经扩好，
+        提醒里说明。
 
     Raises:
         ModelError: 找不到、残缺、不可信，或与训练目标不合。
@@ -96,7 +97,7 @@ def load_checkpoint(
         loaded = load_weights(location.folder, goal.auto_class)
     tokenizer, remarks = read_tokenizer(location.folder, name)
     check_fit(loaded.model, tokenizer, goal, name)
-    return Checkpoint(
+    found = Checkpoint(
         loaded.model,
         tokenizer,
         name,
@@ -105,6 +106,9 @@ def load_checkpoint(
         loaded.notices,
         loaded.conflicting_tie,
     )
+    from companion.checkpoints.vocabulary import extend_for_objective
+
+    return extend_for_objective(found, goal)
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
@@ -127,7 +131,7 @@ def load_objective(
     Raises:
         ModelError: 找不到，或设置读不懂。
     """
-    if objective.encoder_decoder is None:
+    if len(objective.forms) == 1:
         return objective
     folder = locate(name, revision, weights=False).folder
     return objective.for_config(read_config(folder, name))

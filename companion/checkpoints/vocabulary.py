@@ -41,15 +41,18 @@ import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from companion.checkpoints.loading import Checkpoint
 from companion.checkpoints.reading import quiet_transformers
 from companion.corpus.tokenization import text_ids, unknown_id
 from companion.errors import ModelError
+from companion.objectives import Objective
+
+if TYPE_CHECKING:
+    from companion.checkpoints.loading import Checkpoint
 
 DIFFERENCE = 0.1
 """加给无从区分的新行的差别：各维标准差的这一比例。"""
@@ -61,7 +64,7 @@ _HIGHEST = 0.0  # 概率 1 的对数
 class Extension:
     """扩充的结果。"""
 
-    checkpoint: Checkpoint
+    checkpoint: "Checkpoint"
     """新的检查点，可以交给 `save_checkpoint`、评估与推理。"""
     tokens: tuple[str, ...]
     """添的词元。"""
@@ -72,7 +75,7 @@ class Extension:
 
 
 def extend_vocabulary(
-    checkpoint: Checkpoint, tokens: Sequence[str], *, seed: int = 0
+    checkpoint: "Checkpoint", tokens: Sequence[str], *, seed: int = 0
 ) -> Extension:
     """添词元，扩词嵌入与输出头，新行由旧行的平均起头。
 
@@ -92,6 +95,49 @@ def extend_vocabulary(
     model, old = checkpoint.model, checkpoint.tokenizer
     tokenizer = add_tokens(old, tokens, model.config)
     pieces = [plain_pieces(old, token) for token in tokens]
+    ids = _grow(model, old, tokenizer, tokens, pieces, seed)
+    shown = "、".join(tokens[:5])
+    notice = f"词表添了 {len(tokens)} 个词元（{shown}{'……' if tokens[5:] else ''}）"
+    extended = replace(
+        checkpoint, tokenizer=tokenizer, notices=[*checkpoint.notices, notice]
+    )
+    names = tuple(tuple(old.convert_ids_to_tokens(each)) for each in pieces)
+    return Extension(extended, tuple(tokens), tuple(ids), names)
+
+
+def extend_for_objective(checkpoint: "Checkpoint", goal: Objective) -> "Checkpoint":
+    """添上目标要而分词器没有的特殊词元（`Objective.special_tokens`）；不缺的原样返回。
+
+    名字没有意思，所以不照旧切法，都由全部普通行的平均加一点差别起头。模型就地扩大。
+
+    Args:
+        checkpoint: 打开了的检查点。
+        goal: 训练目标。
+    """
+    old = checkpoint.tokenizer
+    tokenizer = goal.with_special_tokens(old)
+    added = tokenizer.get_vocab().keys() - old.get_vocab().keys()
+    tokens = sorted(added, key=tokenizer.convert_tokens_to_ids)
+    if not tokens:
+        return replace(checkpoint, tokenizer=tokenizer)
+    _grow(checkpoint.model, old, tokenizer, tokens, [()] * len(tokens), 0)
+    notice = (
+        f"分词器没有 {goal.key} 要的 {' '.join(tokens)}，已添进词表；"
+        "这几行还没有学过，训练之后才有意思"
+    )
+    notices = [*checkpoint.notices, notice]
+    return replace(checkpoint, tokenizer=tokenizer, notices=notices)
+
+
+def _grow(
+    model: Any,
+    old: Any,
+    tokenizer: Any,
+    tokens: Sequence[str],
+    pieces: Sequence[Sequence[int]],
+    seed: int,
+) -> list[int]:
+    """扩词嵌入与输出头，写好新词元的行；`old` 是没有它们的分词器。返回编号。"""
     ids: list[int] = tokenizer.convert_tokens_to_ids(list(tokens))
     rows = max(ids) + 1
     if rows > model.get_input_embeddings().weight.shape[0]:
@@ -101,13 +147,7 @@ def extend_vocabulary(
     with torch.no_grad():
         for rows_of in _row_tensors(model):
             _fill(rows_of, tokens, ids, pieces, ordinary, seed)
-    shown = "、".join(tokens[:5])
-    notice = f"词表添了 {len(tokens)} 个词元（{shown}{'……' if tokens[5:] else ''}）"
-    extended = replace(
-        checkpoint, tokenizer=tokenizer, notices=[*checkpoint.notices, notice]
-    )
-    names = tuple(tuple(old.convert_ids_to_tokens(each)) for each in pieces)
-    return Extension(extended, tuple(tokens), tuple(ids), names)
+    return ids
 
 
 @contextmanager

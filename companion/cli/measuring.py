@@ -221,6 +221,8 @@ def scores_table(scores: Any) -> "Table":
         ("目标数", f"{scores.num_targets:,}"),
     ):
         table.add_row(name, value)
+    if scores.left_only is not None:
+        table.add_row("同样的字，只看左边的每字比特数", f"{scores.left_only:.4f}")
     if scores.order_accuracy is not None:
         table.add_row("句序准确率（瞎猜 50%）", f"{scores.order_accuracy:.2%}")
     if scores.replaced_rate is not None:

@@ -363,6 +363,8 @@ class TokenLedger:
     """批量张量的全部位置。"""
     targets: int = 0
     """计损失的位置。"""
+    inserted: int = 0
+    """目标在训练时至多另添进行里的记号，各轮合计；不在 `trained` 里。"""
 
     def with_training(
         self, *, epochs: float, trained: int, padded: int, grid: int, targets: int
@@ -403,7 +405,7 @@ class TokenLedger:
         counts = [v for v in asdict(self).values() if isinstance(v, int | float)]
         if min([*counts, *self.dropped.values()]) < 0:
             raise _unbalanced("账上有负数")
-        if self.targets > self.trained:
+        if self.targets > self.trained + self.inserted:
             raise _unbalanced(
                 f"目标 {self.targets:,} 个，比过模型的词元 {self.trained:,} 个还多"
             )
@@ -429,7 +431,9 @@ class TokenLedger:
                 (self.grid, "　过了模型", self.trained),
                 (self.grid, "　填充", self.padded),
             ]
-        if self.targets:
+        if self.targets > self.trained:  # 中间填补添的记号也计损失
+            sections.append((self.grid, "　目标，含添进行里的记号", self.targets))
+        elif self.targets:
             sections.append((self.grid, "　其中目标", self.targets))
         return [
             (label, f"{count:,}（{count / whole:.1%}）" if whole else f"{count:,}（—）")

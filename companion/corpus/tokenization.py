@@ -43,7 +43,9 @@ _MAX_NUM_CHARS = 255  # num_chars 存作 uint8
 
 _INSERTED = re.compile(
     r"<extra_id_\d+>|extra\d+|<unused\d+>|"  # T5、UER、Gemma
-    r"\[[gs]?MASK\]|<\|?(start|end)ofpiece\|?>|[\[<][se]op[\]>]"  # GLM
+    r"\[[gs]?MASK\]|<\|?(start|end)ofpiece\|?>|[\[<][se]op[\]>]|"  # GLM
+    r"<\|?fim[_-](prefix|suffix|middle)\|?>|▁<(PRE|SUF|MID|EOT)>|"
+    r"<｜fim▁(begin|hole|end)｜>"  # 中间填补
 )
 """名字如此的特殊词元由训练目标加进行里。"""
 

@@ -243,6 +243,11 @@ def _set_view(name: str, question: str, pair: Comparison) -> dict[str, Any]:
             ("准确率", *(f"{s.accuracy:.1%}" for s in _both(pair))),
             ("UNK 率", *(f"{s.unk_rate:.2%}" for s in _both(pair))),
             *(
+                [("只看左边的每字比特数", *(f"{s.left_only:.4f}" for s in _both(pair)))]
+                if all(s.left_only is not None for s in _both(pair))
+                else []
+            ),
+            *(
                 (f"其中 {name}", f"{pair.before.sources[name]:.4f}", f"{bits:.4f}")
                 for name, bits in (pair.after.sources or {}).items()
                 if pair.before.sources

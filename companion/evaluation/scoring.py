@@ -80,6 +80,8 @@ class Scores:
     """replaced_token：换掉的比例；总答“原文”的准确率是 1 减它。"""
     sources: Mapping[str, float] | None = None
     """语料有几份时，各份自己的每字比特数。"""
+    left_only: float | None = None
+    """fill_in_the_middle：同样的字照原来的次序、只看左边的每字比特数。"""
     ruler: Mapping[str, float] | None = None
     """只会数字频的办法在同一份目标上的每字比特数（`companion.evaluation.ruler`）。"""
 
@@ -88,6 +90,7 @@ class Scores:
         extra = {
             "order_accuracy": self.order_accuracy,
             "replaced_rate": self.replaced_rate,
+            "left_only": self.left_only,
             "sources": self.sources and dict(self.sources),
             "ruler": self.ruler and dict(self.ruler),
         }
@@ -244,6 +247,7 @@ def score_targets(
         interval=interval,
         order_accuracy=sum(orders) / len(orders) if orders else None,
         replaced_rate=_replaced_rate(targets),
+        left_only=_left_only(model, targets, loss, batch_tokens),
         sources=_by_source(targets.sources, nats / math.log(2), chars),
     )
     return Evaluation(
@@ -255,6 +259,21 @@ def score_targets(
         targets.coverage,
         targets.text_fingerprint,
     )
+
+
+def _left_only(
+    model: Any, targets: FrozenTargets, loss: Loss, batch_tokens: int
+) -> float | None:
+    """同样的字照原来的次序读一遍，每字比特数；没有挪过次序的为 None。"""
+    rows = [
+        row._replace(example=row.unmoved, labels=row.unmoved.labels)
+        for row in targets.rows
+        if row.unmoved is not None
+    ]
+    if not rows:
+        return None
+    nats, _ = row_losses(model, rows, targets.collate, loss, batch_tokens=batch_tokens)
+    return float(nats.sum()) / math.log(2) / max(1, targets.num_chars)
 
 
 def _by_source(

@@ -9,6 +9,9 @@
 - `prefix_lm`：切在哪里由种子定，考前缀之后的每个词元。语料是句对时，前缀就是源侧。
 - `replaced_token`：考判别器，每个普通词元都判真假。假的从同一行别处抽来；不由生成器造，
   它随训练而变。总答“原文”的准确率是 1 − 换掉的比例。
+- `fill_in_the_middle`：每片都挪过，考中段的每个词元。同样的词元照原来的次序、只看左边，
+  也考一遍（`TargetRow.unmoved`），差多少就是看得见右边的好处；中段就在片首、左边一个词元
+  也没有的，两边都不考它。
 - `causal_lm`：文档首个词元之后的每个词元。比一行长的文档用滑动窗口，步长半个窗口，每个
   词元只考一次；除第一个窗口外，前面至少有半个窗口的上文，只作上文的位置标签是 −100。
 
@@ -67,6 +70,8 @@ class TargetRow(NamedTuple):
     """出自第几个文档。"""
     left: Tensor
     """每个标签在原文里左边的两个词元，由远到近，(K, 2) int64；行内没有的为 −1。"""
+    unmoved: Example | None = None
+    """同样的目标照原来的次序读，标签只有要考的；挪过次序的目标（FIM）才有。"""
 
     @property
     def input_ids(self) -> Tensor:
@@ -148,7 +153,7 @@ def build_targets(
     with temporary_folder(cache_dir) as folder:
         store = tokenize_documents(source, tokenizer, cache_dir=folder)
         _require_counted(store, tokenizer)
-        make_rows = causal_rows if goal.left_to_right else denoising_rows
+        make_rows = causal_rows if goal.windowed else denoising_rows
         rows = [
             row
             for row in make_rows(store, tokenizer, goal, collator, block_size, form)
@@ -295,6 +300,8 @@ def denoising_rows(
         words = ids[origin]
         scored = example.hidden & (words != unk) & (example.origin >= 0)
         scored &= ~edge.bool()  # 前缀语言模型连末尾的 [SEP] 也预测，它不是字
+        if goal.left_to_right:  # 照原来的次序，片首的没有上文
+            scored &= example.origin > 0
         piece = dataset.plan[number][0]
         chars = torch.from_numpy(feature["num_chars"])
         first = _characters_before(store, piece.document, piece.start)
@@ -306,7 +313,21 @@ def denoising_rows(
             starts[origin],
             piece.document,
             left_of(ids, feature["special_tokens_mask"])[origin],
+            _unmoved(ids, origin[scored]) if goal.left_to_right else None,
         )
+
+
+def _unmoved(ids: Tensor, chosen: Tensor) -> Example:
+    """原来的次序，只考 `chosen` 这几个。"""
+    labels = torch.full_like(ids, IGNORE_INDEX)
+    labels[chosen] = ids[chosen]
+    return Example(
+        input_ids=ids,
+        labels=labels,
+        origin=torch.arange(len(ids)),
+        hidden=labels != IGNORE_INDEX,
+        documents=torch.zeros_like(ids),
+    )
 
 
 def causal_rows(

@@ -20,7 +20,7 @@
 形状字母：T 开头的词元数，V 词表。
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ from companion.checkpoints.running import (
 )
 from companion.corpus.tokenization import decoded
 from companion.errors import ModelError, ObjectiveError, raised
-from companion.inference.decoding import Decoding, Limits, Writer, decode
+from companion.inference.decoding import Decoding, Limits, Writer, Written, decode
 from companion.inference.reading import (
     encode_prompt,
     never_written,
@@ -147,7 +147,7 @@ def complete(
             Limits(stops, banned),
         )
     return [
-        _as_completion(tokenizer, text, opening.prompt, each.ids, each.finished)
+        as_completion(tokenizer, text, opening.prompt, each.ids, each.finished)
         for each in found
     ]
 
@@ -155,14 +155,44 @@ def complete(
 def _generate(checkpoint: Any, text: str, how: Decoding) -> list[Completion]:
     """因果语言模型：交给 `model.generate`。"""
     require_causal(checkpoint)
+    model, tokenizer = inner_model(checkpoint.model), checkpoint.tokenizer
+    head = encode_prompt(checkpoint, text)
+    written = write_after(checkpoint, head, how, stop_ids(model, tokenizer))
+    return [
+        as_completion(tokenizer, text, head, each.ids, each.finished)
+        for each in written
+    ]
+
+
+def write_after(
+    checkpoint: Any,
+    head: list[int],
+    how: Decoding,
+    stops: list[int],
+    *,
+    banned: Sequence[int] = (),
+    least: int = 0,
+) -> list[Written]:
+    """因果语言模型接着 `head` 写，由 `model.generate` 来做。
+
+    Args:
+        checkpoint: 因果语言模型的检查点。
+        head: 开头的编号，连同首部的特殊词元，T 项。
+        how: 怎样选词元。
+        stops: 写到其中之一就停。
+        banned: 写不得的词元。
+        least: 至少写几个才许停。
+
+    Raises:
+        ModelError: 这个架构 `generate` 不了。
+    """
     max_new_tokens = how.max_new_tokens
     model, tokenizer = inner_model(checkpoint.model), checkpoint.tokenizer
     device = next(model.parameters()).device
-    prompt = torch.tensor([encode_prompt(checkpoint, text)])  # (1, T)
+    prompt = torch.tensor([head])  # (1, T)
     limit = position_limit(model)
     if limit is not None:
         max_new_tokens = min(max_new_tokens, limit - prompt.shape[1])
-    stops = stop_ids(model, tokenizer)
     sampling = (
         {"temperature": how.temperature, "top_p": how.top_p, "top_k": 0}
         if how.do_sample
@@ -176,6 +206,8 @@ def _generate(checkpoint: Any, text: str, how: Decoding) -> list[Completion]:
         eos_token_id=stops or None,
         pad_token_id=_pad_id(tokenizer, stops),
         use_cache=True,
+        suppress_tokens=[each for each in banned if each not in stops] or None,
+        min_new_tokens=least or None,
         **sampling,
     )
     with evaluation_mode(model), _seeded(device, how.seed), _own_settings(model):
@@ -191,17 +223,13 @@ def _generate(checkpoint: Any, text: str, how: Decoding) -> list[Completion]:
                 expected="transformers 的 generate 认得的模型",
                 remedy="换一个检查点；只训练而不看样张，用 --set eval=false",
             ) from error
-    new_ids = outputs[:, prompt.shape[1] :].tolist()
-    head = prompt[0].tolist()
-    return [_completion(tokenizer, text, head, ids, stops) for ids in new_ids]
+    return [_until(ids, stops) for ids in outputs[:, prompt.shape[1] :].tolist()]
 
 
-def _completion(
-    tokenizer: Any, text: str, prompt: list[int], ids: list[int], stops: list[int]
-) -> Completion:
+def _until(ids: list[int], stops: list[int]) -> Written:
+    """到结尾为止。"""
     ends = [at for at, token_id in enumerate(ids) if token_id in stops]
-    kept = ids[: ends[0]] if ends else ids
-    return _as_completion(tokenizer, text, prompt, kept, bool(ends))
+    return Written(ids[: ends[0]] if ends else ids, bool(ends))
 
 
 def _generation_config(**options: Any) -> Any:
@@ -360,7 +388,7 @@ def _require_room(checkpoint: Any, used: int) -> None:
         )
 
 
-def _as_completion(
+def as_completion(
     tokenizer: Any, text: str, prompt: list[int], kept: list[int], finished: bool
 ) -> Completion:
     """写下的词元 `kept`（不含结尾）→ 文字。"""

@@ -13,6 +13,10 @@ BART 一类把全文重写一遍。重写难免走样，所以看得见的文字
 方让它写：写到下一个词元恰是后文的第一个，这一处就完了。Pegasus 只写缺的那几句，一次只能
 有一处。
 
+FIM 的模型（`fill_in_the_middle`）从左到右地读两边，再写中间，一次只能有一处：
+
+    <PRE> 智伯请 <SUF> 于韩康子 <MID>  →  地 <EOT>
+
 GLM 从左到右逐个写空。空有三种（Du 等，2022，§2.1）：[MASK] 缺几个词元，[sMASK] 缺一句，
 [gMASK] 缺一大段；写出 [eop] 为止。读写的次序与位置见 `writers.BlankWriter`。
 """
@@ -36,6 +40,7 @@ from companion.checkpoints.running import (
     text_config,
 )
 from companion.errors import ModelError, ObjectiveError
+from companion.inference.completion import as_completion, write_after
 from companion.inference.decoding import Decoding, Limits, Written, decode
 from companion.inference.reading import (
     MASK,
@@ -45,11 +50,16 @@ from companion.inference.reading import (
     require_seq2seq,
     sentinels,
     split_at_masks,
+    stop_ids,
     without_added_spaces,
 )
 from companion.inference.writers import EncodedWriter, write_blanks
 from companion.objectives import get_objective
 from companion.objectives.blank_infilling import START_NAMES, find_blank_tokens
+from companion.objectives.fill_in_the_middle import (
+    find_middle_tokens,
+    missing_tokens,
+)
 from companion.preflight.visibility import require_mask
 
 _BLANK = re.compile(r"(\[(?:MASK|sMASK|gMASK)\])(?:\1)*")
@@ -83,12 +93,12 @@ def infill(
     """写出每处 [MASK] 缺的文字，缺省每步取最可能的词元。
 
     Args:
-        checkpoint: 编码器–解码器（T5、mT5、BART、Pegasus），或用 blank_infilling 训练
-            过的只有解码器的模型（GLM）。
+        checkpoint: 编码器–解码器（T5、mT5、BART、Pegasus），或只有解码器的模型：用
+            blank_infilling（GLM）或 fill_in_the_middle 训练过的。
         text: 含一处或几处 [MASK]（T5 也可写 `<extra_id_0>` …，GLM 还有缺一句的 [sMASK]
             与缺一大段的 [gMASK]）的文字。
         max_new_tokens: 每处至多写多少词元。
-        objective: 它是怎样训练的；缺省由架构定，只有解码器的是 blank_infilling。
+        objective: 它是怎样训练的；缺省由架构定，只有解码器的看分词器有哪一种记号。
         do_sample: 按概率抽取，而不是每步取最大的。
         temperature: 抽取的温度。
         top_p: 抽取时只在概率之和刚够 `top_p` 的词元里选。
@@ -108,9 +118,14 @@ def infill(
         num_beams=num_beams,
         seed=seed,
     )
-    blank = objective is not None and get_objective(objective).completion == "blank"
-    if blank or _is_decoder(checkpoint):
+    if objective is None:
+        way = _way_of(checkpoint)
+    else:
+        way = get_objective(objective).infilling
+    if way == "blank":
         return _infill_blanks(checkpoint, text, how)
+    if way == "middle":
+        return _infill_middle(checkpoint, text, how)
     require_seq2seq(checkpoint)
     tokenizer = checkpoint.tokenizer
     pieces = _pieces(text, tokenizer)
@@ -129,15 +144,47 @@ def infill(
     return fill_gaps(tokenizer, pieces, written)
 
 
-def _is_decoder(checkpoint: Any) -> bool:
-    """只有解码器，而且分词器有 GLM 的片段开头（[sop]）。"""
+def _way_of(checkpoint: Any) -> str | None:
+    """只有解码器的，看分词器有哪一种记号：GLM 的片段开头（[sop]），或 FIM 的。"""
     model = inner_model(checkpoint.model)
-    names = set(checkpoint.tokenizer.get_vocab())
-    return (
-        not model.config.is_encoder_decoder
-        and is_causal(model)
-        and not names.isdisjoint(START_NAMES)
+    if model.config.is_encoder_decoder or not is_causal(model):
+        return None
+    if not set(checkpoint.tokenizer.get_vocab()).isdisjoint(START_NAMES):
+        return "blank"
+    return None if missing_tokens(checkpoint.tokenizer) else "middle"
+
+
+def _infill_middle(checkpoint: Any, text: str, how: Decoding) -> Infilling:
+    """看着两边写中间的一段。
+
+    Raises:
+        ModelError: 不是因果语言模型，不止一处，或文字太长。
+        ObjectiveError: 没有缺处，或分词器没有记号。
+    """
+    require_causal(checkpoint)
+    model, tokenizer = inner_model(checkpoint.model), checkpoint.tokenizer
+    pieces = _pieces(text, tokenizer)
+    _refuse_more_gaps(checkpoint, len(pieces) - 1, 1)
+    pre, suf, mid, end = find_middle_tokens(tokenizer)
+    before, after = encode_pieces(tokenizer, pieces)
+    head = [*special_edges(tokenizer).prefix, pre, *before, suf, *after, mid]
+    if (limit := over_limit(model, len(head) + 1)) is not None:
+        raise ModelError(
+            found=f"这段文字有 {len(head)} 个词元",
+            expected=f"少于 {checkpoint.name} 的位置上限 {limit}，才有地方写",
+            remedy="截短两边的文字",
+        )
+    banned = never_written(tokenizer, text_config(model).vocab_size)
+    [written] = write_after(
+        checkpoint,
+        head,
+        how,
+        sorted({*stop_ids(model, tokenizer), end} - {-1}),
+        banned=banned.nonzero()[:, 0].tolist(),
+        least=1,
     )
+    found = as_completion(tokenizer, pieces[0], before, written.ids, written.finished)
+    return Infilling(found.text + pieces[1], [found.new_text], [written.finished])
 
 
 @dataclass(frozen=True)

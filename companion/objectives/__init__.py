@@ -24,6 +24,25 @@ OBJECTIVES: dict[str, Objective] = {
         usage="complete",
         starter="starter:bloom",
     ),
+    "fill_in_the_middle": Objective(
+        key="fill_in_the_middle",
+        title="中间填补",
+        family="因果语言模型（StarCoder、CodeLlama、Qwen2.5-Coder 的目标，"
+        "用于 GPT、BLOOM、Llama、Qwen）",
+        paper="Bavarian 等，2022，§3、§4.2–4.5",
+        auto_class="AutoModelForCausalLM",
+        causal=True,
+        collator="companion.objectives.fill_in_the_middle:FillInTheMiddleCollator",
+        options=("fim_rate", "seed"),
+        # 考题都是 PSM；逐词元切，与从左到右读时考同样的词元
+        frozen_options={"fim_rate": 1.0, "spm_rate": 0.0, "character_level": False},
+        special_tokens="companion.objectives.fill_in_the_middle:missing_tokens",
+        completion="left_to_right",
+        infilling="middle",
+        scored="考的是中段的字，前后两段都给它看；同样的字只看左边的分数另列一行。",
+        usage="infill",
+        starter="starter:bloom",
+    ),
     "masked_lm": Objective(
         key="masked_lm",
         title="掩码语言建模",
@@ -281,6 +300,7 @@ OBJECTIVES: dict[str, Objective] = {
         model_options=("position_rows", "max_length"),
         masks=("prefix",),
         completion="blank",
+        infilling="blank",
         pretrained=("glm_two_row/*ForCausalLM", "glm_two_row/*LMHeadModel"),
         usage="infill",
         starter="starter:glm",

@@ -3,6 +3,7 @@
 不导入 torch；整理器到用时才载入。
 """
 
+import copy
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +40,11 @@ class Objective:
     completion: Literal["left_to_right", "prefix", "source", "blank"] | None = None
     """训练好的模型怎样接着开头往下写：从左到右；先双向地读前缀；[CLS] 开头 [SEP] 之后
     逐个猜 [MASK]（UniLM）；写开头之后的一个空（GLM）。不会续写的为 None。"""
+    infilling: Literal["blank", "middle"] | None = None
+    """只有解码器的模型怎样填补：写一个空（GLM）；看着两边写中段（FIM）。不会的与编码器–
+    解码器为 None。"""
+    special_tokens: str | None = None
+    """要的特殊词元分词器缺哪些，`模块:函数`；缺的打开检查点时添上。"""
     pretrained: tuple[str, ...] = field(default=())
     """哪些检查点原是用它预训练的：`model_type/架构` 的样式（`fnmatch`），长的优先。"""
     scored: str = "考的是遮住的字，模型看不见它们；前后遮的位置相同。"
@@ -91,13 +97,38 @@ class Objective:
 
     @property
     def left_to_right(self) -> bool:
-        """每个词元都由左边的预测，没有随机；评估因此用滑动窗口，一个词元考一次。"""
+        """每个词元都由左边的预测。"""
         return self.completion == "left_to_right"
+
+    @property
+    def windowed(self) -> bool:
+        """从左到右而没有随机；评估因此用滑动窗口，一个词元考一次。"""
+        return self.left_to_right and "seed" not in self.options
+
+    @property
+    def forms(self) -> "tuple[Objective, ...]":
+        """各种样子：它自己，与用于别的模型时的。"""
+        return (self, self.encoder_decoder) if self.encoder_decoder else (self,)
 
     @property
     def judges_order(self) -> bool:
         """一个模型两个头，另判两半的次序对不对。"""
         return "order_label" in self.model_options
+
+    def missing_tokens(self, tokenizer: Any) -> dict[str, Any]:
+        """分词器缺的特殊词元，照 `add_special_tokens` 的写法；不缺是空的。"""
+        if self.special_tokens is None:
+            return {}
+        return _class_at(self.special_tokens)(tokenizer)
+
+    def with_special_tokens(self, tokenizer: Any) -> Any:
+        """特殊词元齐备的分词器：缺的添在另一份上，不缺就是原来的。"""
+        missing = self.missing_tokens(tokenizer)
+        if not missing:
+            return tokenizer
+        extended = copy.deepcopy(tokenizer)
+        extended.add_special_tokens(missing, replace_extra_special_tokens=False)
+        return extended
 
     def make_collator(self, tokenizer: Any, **options: Any) -> Any:
         """建一个整理器；`options` 之外的参数取论文的缺省值。"""
@@ -123,6 +154,6 @@ class Objective:
 
 
 def _class_at(place: str) -> Any:
-    """`模块:类` → 类。"""
+    """`模块:名字` → 类或函数。"""
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)

@@ -72,7 +72,7 @@ def show_example(
     Args:
         objective: 训练目标或它的键。
         text: 一段文字；给几段就打包成一行，每段是一个文档。
-        tokenizer: transformers 的分词器。
+        tokenizer: transformers 的分词器；缺了目标要的特殊词元时，用添了的另一份。
         seed: 噪声的种子；没有噪声的目标不用它。
         epoch: 第几轮；同一样本每轮的噪声不同。
         segmenter: 以词选时的分词函数；缺省用 jieba。
@@ -87,6 +87,7 @@ def show_example(
         ObjectiveError: 没有这个目标或参数，没有文字，或与分词器不合。
     """
     goal = get_objective(objective) if isinstance(objective, str) else objective
+    tokenizer = goal.with_special_tokens(tokenizer)
     texts = [text] if isinstance(text, str) else list(text)
     settings = {**options, **({"seed": seed} if "seed" in goal.options else {})}
     _check(goal, texts, settings)

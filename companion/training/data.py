@@ -1,7 +1,7 @@
 """语料 → 可训练的行：读、去重、划出留出集、分词、打包、记账。"""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -220,7 +220,7 @@ def refuse_others(config: TrainingConfig, objective: Objective) -> None:
     """
     owners: dict[str, list[str]] = {}
     for goal in OBJECTIVES.values():
-        for each in (goal, goal.encoder_decoder or goal):
+        for each in goal.forms:
             for name in (*each.options, *each.training_options):
                 keys = owners.setdefault(name, [])
                 keys += [] if goal.key in keys else [goal.key]
@@ -335,9 +335,12 @@ def prepare_data(
         shares=shares,
     )
     accounts = zip(domain, dropped[:num_domain], strict=True)
-    ledger = with_plan(
-        combined([ledger_of(each, dropped=lost) for each, lost in accounts]), plan
-    )
+    ledger = combined([ledger_of(each, dropped=lost) for each, lost in accounts])
+    if added := getattr(collator, "added_tokens", 0):
+        pieces = np.concatenate([np.diff(each.plan.rows) for each in rows.datasets])
+        visits = [row for batch in plan.batches for _, row in batch]
+        ledger = replace(ledger, inserted=added * int(pieces[visits].sum()))
+    ledger = with_plan(ledger, plan)
     if len(stages) > 1:
         rows = StagedRows(stages, plan)
     registered = _count_registered([each.store for each in domain], tokenizer)

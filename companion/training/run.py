@@ -488,7 +488,7 @@ def demo_config(objective: str, output: str | Path) -> TrainingConfig:
     """演示用的设置：起步模型、随包语料、一点回放。"""
     goal = get_objective(objective)
     samples = resources.files("companion.corpus") / "samples"
-    corpus = "sample:modern" if goal.usage == "complete" else "sample:classical"
+    corpus = "sample:modern" if goal.causal else "sample:classical"
     alone = not goal.pairs_required  # 通用的一份没有译文
     corpus = corpus if alone else "sample:pairs"
     return TrainingConfig(
@@ -520,5 +520,5 @@ def run_demo(objective: str, output: Path, **options: Any) -> TrainingResult:
         **options: 同 `train`。
     """
     goal = get_objective(objective)
-    clozes = read_cloze("modern" if goal.usage == "complete" else "classical")
+    clozes = read_cloze("modern" if goal.causal else "classical")
     return train(demo_config(objective, output), clozes=clozes, **options)

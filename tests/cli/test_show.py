@@ -28,6 +28,7 @@ SETTINGS: dict[str, tuple[Any, Any]] = {
     "target_mask_probability": ("0.05", "0.95"),
     "sentence_probability": ("0", "0.9"),
     "document_probability": ("0", "1"),
+    "fim_rate": ("0", "1"),
 }
 """每一项设置的两个值，写法照命令行的。"""
 DICTIONARIES = ("user_dictionary", "names", "similar_words")
@@ -43,15 +44,14 @@ BESIDES: dict[tuple[str, str], tuple[str, ...]] = {
 }
 """看得出某一项的差别，要先把别的几项这样设。"""
 KINDS = {
+    "AutoModelForCausalLM": "gpt2",
+    "AutoModelForMaskedLM": "bert",
+    "AutoModelForPreTraining": "bert",
+    "AutoModelForSeq2SeqLM": "t5",
     "text_infilling": "bart",
-    **dict.fromkeys(
-        ("masked_lm", "sentence_order", "translation_lm", "replaced_token"), "bert"
-    ),
-    "unified_lm": "bert",
-    "prefix_lm": "gpt2",
     "blank_infilling": "glm",
 }
-"""用哪个检查点；没有写的用 t5。"""
+"""用哪个检查点：先看目标，再看它要哪一类模型。"""
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def rows_of(result: Any) -> list[dict[str, Any]]:
 
 def kind_of(objective: str) -> str:
     """用哪个检查点。"""
-    return KINDS.get(objective, "t5")
+    return KINDS.get(objective) or KINDS[OBJECTIVES[objective].auto_class]
 
 
 def test_the_tables_tell_both_sides(run: Callable[..., Any], pairs: Path) -> None:

@@ -135,3 +135,12 @@ def test_the_ledger_goes_to_json() -> None:
     """as_dict 可直接写成 ledger.json，再读回来一样。"""
     ledger = ledger_of(dataset(WHOLE[:1]), dropped={"只取前一行": 2})
     assert TokenLedger(**json.loads(json.dumps(ledger.as_dict()))) == ledger
+
+
+def test_marks_put_in_by_the_objective_may_be_targets_too() -> None:
+    """目标另添的记号也计损失：目标可以多于过模型的词元，但不多过添了的。"""
+    ledger = replace(ledger_of(dataset(WHOLE)), inserted=4)
+    filled = {"epochs": 1, "trained": 30, "padded": 0, "grid": 30}
+    assert "记号" in ledger.with_training(**filled, targets=34).rows()[-1][0]
+    with pytest.raises(CorpusError, match="目标 35 个"):
+        ledger.with_training(**filled, targets=35)

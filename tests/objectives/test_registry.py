@@ -20,12 +20,7 @@ from companion.objectives.masked_lm import MaskedLMCollator
 from companion.training.masking import SETTINGS
 
 EVERY = pytest.mark.parametrize("key", OBJECTIVES)
-FORMS = [
-    form
-    for goal in OBJECTIVES.values()
-    for form in (goal, goal.encoder_decoder)
-    if form is not None
-]
+FORMS = [form for goal in OBJECTIVES.values() for form in goal.forms]
 """各目标的各种样子。"""
 
 

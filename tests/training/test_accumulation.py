@@ -30,12 +30,7 @@ KINDS = {
     "AutoModelForSeq2SeqLM": ("t5", "bart"),
 }
 """每类模型试哪几种，取整理器造得出的头一种。"""
-FORMS = [
-    form
-    for goal in OBJECTIVES.values()
-    for form in (goal, goal.encoder_decoder)
-    if form is not None
-]
+FORMS = [form for goal in OBJECTIVES.values() for form in goal.forms]
 """各目标的各种样子。"""
 SPLITS = ([8], [1, 5, 2])
 """八行怎样分成微批量。"""
@@ -59,6 +54,7 @@ def fitting(objective: Objective, **options):
     for kind in KINDS[objective.auto_class]:
         blanks = objective.key == "blank_infilling"
         tokenizer = tokenizer_of("glm_two_row" if blanks else kind)
+        tokenizer = objective.with_special_tokens(tokenizer)
         model = model_for(objective, kind, tokenizer)
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
