@@ -1,6 +1,7 @@
 from .checkpoints import list_starters as list_starters
 from .checkpoints import load_checkpoint as load_checkpoint
 from .checkpoints import load_tokenizer as load_tokenizer
+from .checkpoints import merge_checkpoints as merge_checkpoints
 from .checkpoints import save_checkpoint as save_checkpoint
 from .checkpoints import tiny_model as tiny_model
 from .checkpoints import tiny_tokenizer as tiny_tokenizer

@@ -5,6 +5,8 @@ from .loading import load_tokenizer as load_tokenizer
 from .locating import StarterCard as StarterCard
 from .locating import list_starters as list_starters
 from .locating import starter_path as starter_path
+from .merging import Merge as Merge
+from .merging import merge_checkpoints as merge_checkpoints
 from .saving import save_checkpoint as save_checkpoint
 from .tiny import tiny_model as tiny_model
 from .tiny import tiny_tokenizer as tiny_tokenizer

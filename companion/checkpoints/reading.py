@@ -220,11 +220,8 @@ class LoadedWeights:
     """设置说输入与输出的词嵌入共享，文件里却是不同的两份。"""
 
 
-def check_weight_files(folder: Path) -> list[str]:
-    """打开之前先看文件：在不在、全不全、是不是真的权重。
-
-    Returns:
-        提醒：只有旧式 .bin 时有一条。
+def weight_files(folder: Path) -> list[Path]:
+    """权重的各个文件；打开之前先看在不在、全不全、是不是真的权重。
 
     Raises:
         ModelError: 没有权重、缺分片，或权重只是 Git LFS 的指针。
@@ -245,6 +242,12 @@ def check_weight_files(folder: Path) -> list[str]:
         )
     for path in files:
         _refuse_pointer(path)
+    return files
+
+
+def check_weight_files(folder: Path) -> list[str]:
+    """看过权重的文件（`weight_files`），说该说的话：只有旧式 .bin 时有一条。"""
+    files = weight_files(folder)
     if files[0].suffix == ".bin":
         return [f"权重是旧式的 {files[0].name}：只按纯张量读取（torch weights_only）"]
     return []

@@ -9,6 +9,7 @@
 | `measuring` | check、evaluate、compare |
 | `inference` | fill、complete、infill |
 | `look` | show、objectives |
+| `checkpoints` | merge |
 | `corpora` | corpus list、fetch、stats、clean、split |
 | `chinese`、`console`、`options` | 外壳、输出、共有的选项 |
 """
@@ -17,7 +18,14 @@ from typing import Annotated
 
 import typer
 
-from companion.cli import corpora, inference, look, measuring, training
+from companion.cli import (
+    checkpoints,
+    corpora,
+    inference,
+    look,
+    measuring,
+    training,
+)
 from companion.cli.chinese import DEBUG, ChineseCommand, ChineseGroup
 from companion.cli.console import silence_libraries
 
@@ -37,6 +45,7 @@ _PANELS = {
         inference.complete,
         inference.infill,
         look.objectives,
+        checkpoints.merge,
     ),
 }
 for _panel, _commands in _PANELS.items():

@@ -478,3 +478,19 @@ def test_bad_bytes_are_replaced_and_counted(
     found = _json(run(*words, "--errors", "replace", "--json"))
     text = output.read_text(encoding="utf-8")
     assert found["lost_characters"] == text.count("□") > 0
+
+
+def test_merge_writes_a_checkpoint_that_opens(
+    run: Callable[..., Any], checkpoints: Path, tmp_path: Path
+) -> None:
+    """`merge` 说出变了多少；自己与自己合并一处也不变，写成的照样能体检。"""
+    bert = checkpoints / "bert"
+    result = run(
+        "merge", "--base", bert, "--tuned", bert, "--ratio", "0.5",
+        "--output", tmp_path / "合并", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["changed"] == 0 < found["tensors"]
+    opened = run("check", "--model", tmp_path / "合并", "--objective", "masked_lm")
+    assert opened.exit_code == 0, opened.stderr
