@@ -53,6 +53,7 @@ from .preflight import check_checkpoint as check_checkpoint
 from .show import example_rows as example_rows
 from .show import show_example as show_example
 from .training import train as train
+from .training import tune as tune
 from .training.run import run_demo as run_demo
 
 __version__: str

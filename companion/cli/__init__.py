@@ -5,7 +5,7 @@
 
 | 文件 | 命令 |
 |---|---|
-| `training` | demo、train |
+| `training` | demo、train、tune |
 | `measuring` | check、evaluate、compare |
 | `inference` | fill、complete、infill |
 | `look` | show、objectives |
@@ -37,7 +37,7 @@ app = typer.Typer(
 )
 
 _PANELS = {
-    "开始": (training.demo, training.train),
+    "开始": (training.demo, training.train, training.tune),
     "前后": (measuring.check, measuring.evaluate, measuring.compare),
     "看与用": (
         look.show,

@@ -1,5 +1,6 @@
 """`demo` 与 `train`：设置收齐，交给训练，再把前后两次评估排成表。"""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,68 +63,90 @@ def _show_settings(wanted: bool) -> None:
     raise typer.Exit
 
 
+Objective = Annotated[
+    str | None,
+    typer.Option(
+        metavar="名字",
+        help="训练目标，见 companion objectives",
+        autocompletion=objective_names,
+    ),
+]
+Model = Annotated[str | None, typer.Option(metavar="模型", help=MODEL_HELP)]
+Corpus = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="语料",
+        help=f"领域语料：{CORPUS_HELP}；可以写几次，各是 [名字=]语料[:权重]",
+    ),
+]
+Valid = Annotated[
+    str | None,
+    typer.Option(metavar="语料", help="领域留出集；缺省从语料里按文档划出 5%"),
+]
+General = Annotated[
+    str | None, typer.Option(metavar="语料", help="通用留出集，用来量遗忘")
+]
+Replay = Annotated[
+    str | None, typer.Option(metavar="语料", help="训练时掺入的通用语料，减轻遗忘")
+]
+ReplayRatio = Annotated[
+    float | None, typer.Option(metavar="比例", help="回放占训练词元多少，缺省 0.05")
+]
+Output = Annotated[
+    Path | None, typer.Option(metavar="文件夹", help="输出文件夹，须是新的或空的")
+]
+ContinueFrom = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="运行",
+        help="另起一次，从前一次的文件夹（或其中的 checkpoint-N）带着动量出发",
+    ),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option(metavar="YAML", help="设置文件；命令行的选项优先")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="名字=值",
+        help="任何一项设置，可以写多次，例如 --set learning_rate=1e-4",
+    ),
+]
+MaxSteps = Annotated[
+    int | None, typer.Option(metavar="整数", help="训练多少步；缺省按轮数")
+]
+RunSeed = Annotated[int | None, typer.Option(metavar="整数", help="随机种子")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="不显示账本与进度")]
+Budget = Annotated[
+    float,
+    typer.Option(metavar="比例", help="试训合计占正式训练多少，评估在内"),
+]
+
+
 def train(
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            metavar="名字",
-            help="训练目标，见 companion objectives",
-            autocompletion=objective_names,
-        ),
-    ] = None,
-    model: Annotated[str | None, typer.Option(metavar="模型", help=MODEL_HELP)] = None,
-    corpus: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="语料",
-            help=f"领域语料：{CORPUS_HELP}；可以写几次，各是 [名字=]语料[:权重]",
-        ),
-    ] = None,
-    valid: Annotated[
-        str | None,
-        typer.Option(metavar="语料", help="领域留出集；缺省从语料里按文档划出 5%"),
-    ] = None,
-    general: Annotated[
-        str | None, typer.Option(metavar="语料", help="通用留出集，用来量遗忘")
-    ] = None,
-    replay: Annotated[
-        str | None, typer.Option(metavar="语料", help="训练时掺入的通用语料，减轻遗忘")
-    ] = None,
-    replay_ratio: Annotated[
-        float | None, typer.Option(metavar="比例", help="回放占训练词元多少，缺省 0.05")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="文件夹", help="输出文件夹，须是新的或空的")
-    ] = None,
-    continue_from: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="运行",
-            help="另起一次，从前一次的文件夹（或其中的 checkpoint-N）带着动量出发",
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="YAML", help="设置文件；命令行的选项优先")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="名字=值",
-            help="任何一项设置，可以写多次，例如 --set learning_rate=1e-4",
-        ),
-    ] = None,
-    max_steps: Annotated[
-        int | None, typer.Option(metavar="整数", help="训练多少步；缺省按轮数")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="整数", help="随机种子")] = None,
+    objective: Objective = None,
+    model: Model = None,
+    corpus: Corpus = None,
+    valid: Valid = None,
+    general: General = None,
+    replay: Replay = None,
+    replay_ratio: ReplayRatio = None,
+    output: Output = None,
+    continue_from: ContinueFrom = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    max_steps: MaxSteps = None,
+    seed: RunSeed = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="同一次训练停在半路：从它最新的检查点走完"),
     ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="不显示账本与进度")
+    auto: Annotated[
+        bool,
+        typer.Option("--auto", help="先试训几次，定下学习率、回放与 LoRA（见 tune）"),
     ] = False,
+    quiet: Quiet = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="只预演：安排、账本、内存与时间，什么也不写"),
@@ -140,7 +163,90 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """在自己的语料上继续预训练一个检查点，并写出前后对比的报告。"""
-    given: dict[str, Any] = {
+    from companion.training.output import check_output
+
+    given = _given(
+        objective, model, corpus, valid, general, replay, replay_ratio, output,
+        continue_from, max_steps, seed,
+    )  # fmt: skip
+    chosen = build_config(given, settings or [], config, resume=resume)
+    check_output(Path(chosen.output), resume=resume)
+    if dry_run:
+        from companion.training import rehearse_training
+
+        found = rehearse_training(chosen, console=make_console(), quiet=quiet)
+        emit(found.as_dict(), str(found), as_json=as_json)
+        return
+    from companion.training import train as run
+
+    if auto and not resume:
+        chosen = _tuned(chosen, quiet=quiet)
+    result = run(chosen, resume=resume, console=make_console(), quiet=quiet)
+    emit(result.metrics, *_summary(result), as_json=as_json)
+
+
+def tune(
+    objective: Objective = None,
+    model: Model = None,
+    corpus: Corpus = None,
+    valid: Valid = None,
+    general: General = None,
+    replay: Replay = None,
+    replay_ratio: ReplayRatio = None,
+    output: Output = None,
+    continue_from: ContinueFrom = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    max_steps: MaxSteps = None,
+    seed: RunSeed = None,
+    budget: Budget = 0.1,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """试训几次，定下学习率、回放的比例与要不要 LoRA；中途停下，再给一次就接着试。"""
+    from companion.evaluation.verdict import signed_percent
+    from companion.training import tune as run
+
+    given = _given(
+        objective, model, corpus, valid, general, replay, replay_ratio, output,
+        continue_from, max_steps, seed,
+    )  # fmt: skip
+    chosen = build_config(given, settings or [], config, resume=False)
+    found = run(chosen, budget=budget, console=make_console(), quiet=quiet)
+    table = make_table("学习率", "回放", "领域", "通用", "", title="试训")
+    for probe in found.probes:
+        forgotten = "" if probe.general is None else signed_percent(probe.general)
+        table.add_row(
+            f"{probe.learning_rate:.3g}",
+            f"{probe.replay_ratio:.0%}",
+            signed_percent(probe.domain),
+            forgotten,
+            "选定" if probe == found.chosen else "",
+        )
+    emit(
+        found.as_dict(),
+        table,
+        *found.reasons,
+        f"正式训练：companion train --config {found.output / 'config.yaml'} --output …",
+        as_json=as_json,
+    )
+
+
+def _given(
+    objective: str | None,
+    model: str | None,
+    corpus: list[str] | None,
+    valid: str | None,
+    general: str | None,
+    replay: str | None,
+    replay_ratio: float | None,
+    output: Path | None,
+    continue_from: Path | None,
+    max_steps: int | None,
+    seed: int | None,
+) -> dict[str, Any]:
+    """命令行上单列的几项设置；没有给的是 None。"""
+    return {
         "objective": objective,
         "model": model,
         "corpus": (corpus[0] if len(corpus) == 1 else corpus) if corpus else None,
@@ -153,17 +259,15 @@ def train(
         "max_steps": max_steps,
         "seed": seed,
     }
-    chosen = build_config(given, settings or [], config, resume=resume)
-    if dry_run:
-        from companion.training import rehearse_training
 
-        found = rehearse_training(chosen, console=make_console(), quiet=quiet)
-        emit(found.as_dict(), str(found), as_json=as_json)
-        return
-    from companion.training import train as run
 
-    result = run(chosen, resume=resume, console=make_console(), quiet=quiet)
-    emit(result.metrics, *_summary(result), as_json=as_json)
+def _tuned(config: "TrainingConfig", *, quiet: bool) -> "TrainingConfig":
+    """先在旁边的文件夹里试训，回来的是选定的设置。"""
+    from companion.training import tune as run
+
+    beside = replace(config, output=f"{config.output.rstrip('/')}.tuning")
+    found = run(beside, console=make_console(), quiet=quiet)
+    return replace(found.config, output=config.output)
 
 
 def build_config(
@@ -175,7 +279,7 @@ def build_config(
 
     Raises:
         ConfigError: 同一项在选项与 `--set` 里都有，或设置不对。
-        TrainingError: 输出文件夹不能用，或没有可续的训练。
+        TrainingError: 没有可续的训练。
     """
     from companion.config import TrainingConfig
     from companion.objectives import get_objective
@@ -197,7 +301,6 @@ def build_config(
     config = TrainingConfig.from_sources(file, {**flags, **settings})
     get_objective(config.objective)
     _refuse_idle(config, {**flags, **settings})
-    check_output(Path(config.output), resume=resume)
     return config
 
 

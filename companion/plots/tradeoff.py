@@ -36,13 +36,18 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def plot_tradeoff(
-    points: Sequence[Point], *, title: str = "学到的与忘掉的", width: float = WIDTH
+    points: Sequence[Point],
+    *,
+    title: str = "学到的与忘掉的",
+    percent: bool = False,
+    width: float = WIDTH,
 ) -> "Figure":
     """画一张得失图；越靠右下越好。
 
     Args:
         points: 各种做法，见模块说明。
         title: 图题。
+        percent: 两轴是百分之几，而不是每字比特数。
         width: 图宽，英寸；给手机看的图用 4。
 
     Raises:
@@ -90,13 +95,15 @@ def plot_tradeoff(
             )
         axes.axhline(0, color=style.GREY, lw=0.8)
         axes.axvline(0, color=style.GREY, lw=0.8)
-        axes.set_xlabel("学到的：领域每字比特数降了多少（越右越好）")
-        axes.set_ylabel("忘掉的：通用升了多少（越低越好）")
+        amount = "百分之几" if percent else "多少"
+        axes.set_xlabel(f"学到的：领域每字比特数降了{amount}（越右越好）")
+        axes.set_ylabel(f"忘掉的：通用升了{amount}（越低越好）")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color=style.PALE, lw=0.7)
         axes.set_axisbelow(True)
         _legend(axes, series, levels, columns=4 if width > 5 else 2)
-        return finish(card, _say(title, points, centres, front))
+        said = _say(title, points, centres, front, percent=percent)
+        return finish(card, said)
 
 
 def pareto_front(centres: Sequence[tuple[float, float]]) -> list[int]:
@@ -173,6 +180,8 @@ def _say(
     points: Sequence[Point],
     centres: Sequence[tuple[float, float]],
     front: Sequence[int],
+    *,
+    percent: bool,
 ) -> str:
     said = [
         f"{point['series']}、{point['level']}：学到 {learned:.3f}，忘掉 {forgotten:.3f}"
@@ -181,5 +190,6 @@ def _say(
             zip(points, centres, strict=True)
         )
     ]
-    text = f"{title}，单位是每字比特数。{'；'.join(said)}。"
+    unit = "每字比特数变化的百分之几" if percent else "每字比特数"
+    text = f"{title}，单位是{unit}。{'；'.join(said)}。"
     return text.replace("-", "−")
