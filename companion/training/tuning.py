@@ -1,14 +1,16 @@
 """先试后训：几次短的试训，定下学习率、回放的比例，与要不要 LoRA。
 
-    全程 2,000 步，拿出一成：7 次试训 × 每次 20 步（其余是评估）
+    全程 2,000 步，拿出一成：至多 7 次试训 × 每次 24 步（其余是评估）
     学习率  默认值 × 1/9、1/3、1、3；最好的在边上就再往外试一个
-    回放    在最好的学习率上，试 0、5%、25%
+    回放    照给的比例；学得最多的一个忘过了界，就以 25%、50% 再试它
     选      忘得不过 `max_forgetting`（缺省 2%）的几次里，领域上最低的一次
 
 每次试训都是一次完整的 `train`：从同一个检查点、同一个种子、同样的数据次序起，学习率走完
-一整条曲线；评估目标相同，所以几次之间可以直接比较。短的试训与全程不是一回事：学习率的最
-佳值随步数而移，忘掉的随步数而增。因此正式的训练仍以 `max_forgetting` 守着，途中忘过了界
-的几步不留（`load_best_model_at_end`）；差得有多远，见书的第 10 章。
+一整条曲线；评估目标相同，所以几次之间可以直接比较。回放只加不减：5% 几乎不费领域的成绩
+（Ibrahim 等，2024，§6），省下它的好坏，几十步里量不出。
+
+短的试训与全程不是一回事：最好的学习率随步数而移。因此正式的训练仍以 `max_forgetting`
+守着，途中忘过了界的几步不留（`load_best_model_at_end`）。
 
 试训一次写一行 `probes.jsonl`；中途停下，同样的命令再给一次就接着试，做完的不重做。
 """
@@ -43,10 +45,10 @@ STEP = 3.0
 """相邻两个学习率的比；半个数量级约合领域上一个看得出的差。"""
 RATES = (1 / STEP**2, 1 / STEP, 1.0, STEP)
 """先试默认值的这些倍。"""
-RATIOS = (0.0, 0.05, 0.25)
-"""回放试这几个比例。"""
-LEAST_STEPS = 8
-"""一次试训至少这么多步：再短，只看得到优化器起步时的颠簸。"""
+RATIOS = (0.25, 0.5)
+"""忘过了界时，回放加到这几个比例。"""
+LEAST_STEPS = 20
+"""一次试训至少这么多步：再短，几次之间的差被起步的颠簸盖住。"""
 EVALUATED = 1 / 8
 """每个留出集的词元是一次试训的几分之几。"""
 BOUND = 0.02
@@ -67,7 +69,7 @@ class Plan:
     """正式的训练多少步。"""
     learning_rates: tuple[float, ...]
     replay_ratios: tuple[float, ...]
-    """没有给回放的语料时为空。"""
+    """忘过了界时加到的比例；没有给回放的语料时为空。"""
     lora_rank: int
     eval_max_chars: int
     max_forgetting: float | None
@@ -82,7 +84,7 @@ class Probe:
 
     learning_rate: float
     replay_ratio: float
-    """0 是不回放。"""
+    """0 是没有回放的语料。"""
     domain: float
     """领域每字比特数的变化；负的是学到了。"""
     general: float | None
@@ -167,17 +169,19 @@ def tune(
             say(f"  {describe(found)}")
         return found
 
-    usual = config.replay_ratio if plan.replay_ratios else 0.0
+    usual = config.replay_ratio if config.replay else 0.0
+    bound = plan.max_forgetting
     for rate in plan.learning_rates:
         run(rate, usual)
-    best = choose(probes, plan.max_forgetting)
-    outside = _beyond(best.learning_rate, plan.learning_rates)
+    outside = _beyond(choose(probes, bound).learning_rate, plan.learning_rates)
     if outside is not None:
         run(outside, usual)
-        best = choose(probes, plan.max_forgetting)
     for ratio in plan.replay_ratios:
-        run(best.learning_rate, ratio)
-    chosen = choose(probes, plan.max_forgetting)
+        eager = choose(probes, None)
+        if eager == choose(probes, bound):  # 学得最多的没有忘过界
+            break
+        run(eager.learning_rate, ratio)
+    chosen = choose(probes, bound)
     final = _final(config, plan, chosen)
     reasons = (*_reasons(plan, probes, chosen), *remarks)
     tuning = Tuning(output, final, tuple(probes), chosen, reasons)
@@ -244,8 +248,9 @@ def _plan(
     rehearsal = rehearse_training(replace(config, output=nowhere), quiet=True)
     say(str(rehearsal))
     centre = choose_learning_rate(config, checkpoint.model)
-    ratios = tuple(sorted({*RATIOS, config.replay_ratio})) if config.replay else ()
-    most = len(RATES) + 1 + max(0, len(ratios) - 1)
+    more = [ratio for ratio in RATIOS if ratio > config.replay_ratio]
+    ratios = tuple(more) if config.replay and config.general else ()
+    most = len(RATES) + 1 + len(ratios)
     sets = 2 if config.general else 1
     cost = 1 + 2 * sets * EVALUATED * 0.4
     steps = math.floor(budget * rehearsal.steps / most / cost)
@@ -288,7 +293,7 @@ def _lora(config: TrainingConfig, model: Any) -> tuple[int, tuple[str, ...]]:
 
 
 def _most(plan: Plan) -> int:
-    return len(plan.learning_rates) + 1 + max(0, len(plan.replay_ratios) - 1)
+    return len(plan.learning_rates) + 1 + len(plan.replay_ratios)
 
 
 def _claim(output: Path, plan: Plan) -> list[Probe]:
@@ -342,15 +347,11 @@ def _probe(config: TrainingConfig, plan: Plan, rate: float, ratio: float) -> Pro
     folder = Path(config.output) / "probe"
     if folder.exists():  # 上一次停在半途
         shutil.rmtree(folder)
-    changes: dict[str, Any] = {
-        "replay_ratio": ratio if ratio else TrainingConfig.replay_ratio,
-        "replay": config.replay if ratio else None,
-    }
     settings = replace(
         config,
-        **changes,
         output=str(folder),
         learning_rate=rate,
+        replay_ratio=ratio or config.replay_ratio,
         lora_rank=plan.lora_rank,
         max_steps=plan.steps,
         eval_max_chars=plan.eval_max_chars,
@@ -377,9 +378,7 @@ def _probe(config: TrainingConfig, plan: Plan, rate: float, ratio: float) -> Pro
 def _final(config: TrainingConfig, plan: Plan, chosen: Probe) -> TrainingConfig:
     """正式训练的设置：选定的几项，加上守住界的两项。"""
     changes: dict[str, Any] = {}
-    if not chosen.replay_ratio:
-        changes |= {"replay": None, "replay_ratio": TrainingConfig.replay_ratio}
-    else:
+    if chosen.replay_ratio:
         changes["replay_ratio"] = chosen.replay_ratio
     if plan.max_forgetting is not None and config.eval_steps != 0:
         changes |= {
@@ -410,7 +409,7 @@ def _reasons(plan: Plan, probes: Sequence[Probe], chosen: Probe) -> tuple[str, .
         )
         + ("" if inside else "；它在所试的边上，更好的也许还在外面")
     ]
-    if plan.replay_ratios:
+    if chosen.replay_ratio:
         same = [p for p in probes if p.learning_rate == chosen.learning_rate]
         same.sort(key=lambda p: p.replay_ratio)
         said.append(f"回放 {chosen.replay_ratio:.0%}：{'；'.join(map(describe, same))}")

@@ -209,3 +209,21 @@ def test_libraries_are_silenced_without_overriding_the_user(
     assert os.environ["TRANSFORMERS_VERBOSITY"] == "debug"
     assert os.environ["DO_NOT_TRACK"] == "1"
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+
+
+def test_auto_tunes_beside_the_output_and_then_trains(
+    run: Callable[..., Any], checkpoints: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """`train --auto`：试训写在 `输出.tuning`，选定了再训练；`tune` 认得它。"""
+    words = (
+        "--objective", "masked_lm", "--model", checkpoints / "bert", "--corpus", corpus,
+        "--max-steps", "1100", "--set", "block_size=16", "--set", "tokens_per_batch=32",
+        "--set", "eval_steps=0", "--quiet", "--json",
+    )  # fmt: skip
+    result = run("train", *words, "--auto", "--output", tmp_path / "输出")
+    assert result.exit_code == 0, result.stderr
+    tuned = run("tune", *words, "--output", tmp_path / "输出.tuning")
+    assert tuned.exit_code == 0, tuned.stderr
+    chosen = json.loads(tuned.stdout)["learning_rate"]
+    config = (tmp_path / "输出/config.yaml").read_text(encoding="utf-8")
+    assert f"learning_rate: {chosen}" in config
