@@ -340,7 +340,7 @@ class TrainingConfig:
         merged = {**(read_yaml(file) if file else {}), **settings}
         if isinstance(merged.get("continue_from"), str):
             earlier = run_folder(merged["continue_from"]) / "config.yaml"
-            if earlier.is_file():  # 不在的，训练时按名拒绝
+            if earlier.is_file():  # 不在的，训练时报错
                 same = read_yaml(earlier)
                 merged = {n: same[n] for n in ("objective", "model")} | merged
         for name in merged:

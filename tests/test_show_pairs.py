@@ -99,7 +99,7 @@ def test_the_decoder_reads_what_it_has_just_written(
 def test_evaluation_asks_for_the_labels_marked_as_scored(
     objective: str, tokenizers: dict[str, Any]
 ) -> None:
-    """评估出的卷子：考的位置、考的词元，与标出的一个不差。"""
+    """评估出的评估集：考的位置、考的词元，与标出的一个不差。"""
     tokenizer = tokenizers[KIND.get(objective, "t5")]
     goal = get_objective(objective)
     frozen = {k: v for k, v in goal.frozen_options.items() if k in goal.options}

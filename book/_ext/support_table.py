@@ -31,7 +31,7 @@ HEADS = {
     "whole": "整行的 logits",
 }
 COMPANY = {"any": "长短不论", "same_length": "等长的", "none": "一批一行"}
-OUTCOMES = {"refused": "按名拒绝", "unbuilt": "搭不出来", "broken": "出错"}
+OUTCOMES = {"refused": "拒绝，说明缘由", "unbuilt": "搭不出来", "broken": "出错"}
 COLUMNS = {
     "packing": "打包",
     "four_d_mask": "四维掩码",

@@ -343,7 +343,7 @@ def _check_tokenizer(tokenizer: Any) -> None:
 
 
 def _check_tokens(tokenizer: Any, tokens: Sequence[str]) -> None:
-    """逐个核对，第一个不合格的点名。"""
+    """逐个核对，第一个不合格的报错。"""
     if isinstance(tokens, str) or not tokens:
         raise ModelError(
             found=f"要添的词元是 {tokens!r}",

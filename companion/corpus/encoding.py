@@ -15,7 +15,7 @@
 
 - `�`（U+FFFD）：解码时丢了字节，原文已经没有了。
 - `锟斤拷`：上面的 � 又按 UTF-8 写出、按 GBK 读入。
-- `Ã©`、`ä¸­æ–‡`：UTF-8 的字节按 Latin-1（cp1252）读入；`ÖÐ¹ú` 则是 GBK 的字节。
+- `Ã©`、`ä¸­æ–‡`：UTF-8 的字节按 Windows-1252 读入；`ÖÐ¹ú` 则是 GBK 的字节。
 - `鐨勪腑鍥姐€`：UTF-8 的字节按 GBK 读入。
 
 后两种靠“倒转一遍能得到通顺的文字”来证实，光有指纹字不算：“鐨”“锛”本身是字。
@@ -428,7 +428,7 @@ def _misread_as_latin(text: str, start: int) -> Garble | None:
         return Garble(
             start,
             shown[:12],
-            f"{label} 的字节按 Latin-1 读过，原文像是“{restored[:12]}”",
+            f"{label} 的字节按 Windows-1252 读过，原文像是“{restored[:12]}”",
             f"回到原件，按 {label} 读入后另存为 UTF-8",
         )
     return None

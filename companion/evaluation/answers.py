@@ -136,7 +136,7 @@ def answer_clozes(
 def pair_clozes(
     before: Sequence[Answer | None], after: Sequence[Answer | None]
 ) -> list[ClozePair]:
-    """两份答卷配成对；有一边没答的题去掉。
+    """前后两次的回答配成对；有一边没答的题去掉。
 
     Raises:
         EvaluationError: 题目不同。

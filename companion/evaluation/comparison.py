@@ -1,8 +1,8 @@
-"""对照：出一份卷子，之前之后各考一次，合成报告卡。
+"""对照：备一份评估集，之前之后各评一次，合成报告卡。
 
-    卷子 = prepare_exam(...)      冻结的考题、样张的题面、填空题
-    答卷 = sit_exam(检查点, 卷子)   前后各一份
-    报告卡 = assemble(之前的答卷, 之后的答卷)
+    评估集 = prepare_exam(...)        冻结的目标、样张的题面、填空题
+    结果 = sit_exam(检查点, 评估集)   前后各一份
+    报告卡 = assemble(之前的结果, 之后的结果)
 
 训练把两次考试放在训练的两头；`compare` 一口气做完，供已有的两个检查点使用。
 """
@@ -59,7 +59,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Exam:
-    """一份卷子；只要分词器不变，前后两次用同一份。"""
+    """一份评估集；只要分词器不变，前后两次用同一份。"""
 
     objective: Objective
     domain: FrozenTargets
@@ -72,7 +72,7 @@ class Exam:
 
 @dataclass(frozen=True)
 class Sitting:
-    """一个检查点的答卷。"""
+    """一个检查点的评估结果。"""
 
     name: str
     objective: Objective
@@ -102,7 +102,7 @@ def prepare_exam(
     clozes: Sequence[ClozeLike] = (),
     cache_dir: str | Path | None = None,
 ) -> Exam:
-    """出卷子。
+    """备好评估集。
 
     Args:
         checkpoint: 打开了的检查点；只用它的分词器与位置上限。
@@ -164,11 +164,11 @@ def sit_exam(
     batch_tokens: int = BATCH_TOKENS,
     say: Say | None = None,
 ) -> Sitting:
-    """让一个检查点答卷。
+    """评估一个检查点。
 
     Args:
         checkpoint: 打开了的检查点；模型的模式与随机状态用后复原。
-        exam: 卷子，用这个检查点的分词器出的。
+        exam: 评估集，用这个检查点的分词器出的。
         batch_tokens: 一批至多多少词元；只影响速度。
         say: 每做一步说一声。
     """
@@ -193,15 +193,15 @@ def sit_exam(
 
 
 def assemble(before: Sitting, after: Sitting, **details: Any) -> ReportCard:
-    """两份答卷合成报告卡。
+    """前后两次的结果合成报告卡。
 
     Args:
-        before: 之前的答卷。
-        after: 之后的答卷。
+        before: 之前的结果。
+        after: 之后的结果。
         **details: `ReportCard` 的其余各项：`curve`、`ledger`、`config` 等。
 
     Raises:
-        EvaluationError: 两份答卷不可比。
+        EvaluationError: 两次的结果不可比。
     """
     general = None
     if before.general is not None and after.general is not None:
@@ -254,7 +254,7 @@ def compare(
     exam = prepare_exam(before, objective, domain, general, **options)
     scale = {} if ruler is None else measure(exam.domain, before.tokenizer, ruler)
     sittings = [sit_exam(before, exam, batch_tokens=batch_tokens, say=say)]
-    # 分词器可能换了，考题要重出；样张的题面沿用，人才好对照
+    # 分词器可能换了，评估目标要重定；样张的题面沿用，人才好对照
     options["texts"] = exam.texts
     exam = prepare_exam(after, objective, domain, general, **options)
     sittings.append(sit_exam(after, exam, batch_tokens=batch_tokens, say=say))

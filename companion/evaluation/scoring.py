@@ -1,4 +1,4 @@
-"""打分：每字比特数，以及同一份考题上的损失与准确率。
+"""打分：每字比特数，以及同一份评估目标上的损失与准确率。
 
     每字比特数 = Σ 奈特 / (ln 2 · Σ 被考的字数)        越低越好
 
@@ -61,7 +61,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Scores:
-    """一份考题的成绩。"""
+    """一份评估目标上的成绩。"""
 
     bits_per_char: float
     loss_nats_per_token: float
@@ -108,7 +108,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """成绩，连同逐行的数字与考题的指纹：两次评估由此可以配对相减。"""
+    """成绩，连同逐行的数字与评估目标的指纹：两次评估由此可以配对相减。"""
 
     scores: Scores
     nats: NDArray[np.float64]
@@ -117,7 +117,7 @@ class Evaluation:
     """每行被考的字数，(R,)。"""
     objective: str
     fingerprint: str
-    """考题的指纹（`FrozenTargets.fingerprint`）；相同才可以逐行相减。"""
+    """评估目标的指纹（`FrozenTargets.fingerprint`）；相同才可以逐行相减。"""
     coverage: str
     """被考的字的指纹；分词器不同而考的字相同时，它相同。"""
     text_fingerprint: str
@@ -219,7 +219,7 @@ def score_targets(
     batch_tokens: int = BATCH_TOKENS,
     on_progress: Progress | None = None,
 ) -> Evaluation:
-    """让模型答一份出好的考题；训练前后各答一次时，考题只须出一次。"""
+    """在定好的评估目标上打分；训练前后各评一次时，目标只须定一次。"""
     loss = fitted_objective(model, targets.objective).make_exam_loss()
     orders: list[bool] = []
     nats, correct = row_losses(
@@ -302,7 +302,7 @@ def row_losses(
 
     Args:
         model: 带输出头的 transformers 模型。
-        rows: 考题的各行。
+        rows: 评估目标的各行。
         collate: 整理器的补齐。
         loss: 目标的损失；第一项是分数，其余的对错进 `orders`。
         batch_tokens: 一批至多多少词元，含填充。

@@ -1,6 +1,6 @@
 """冻结的目标：考哪些词元，在看到任何模型之前就定下来。
 
-训练前后、这个检查点与那个检查点，只有答同一份卷子，分数才能相减。卷子只由（文字、分词器、
+训练前后、这个检查点与那个检查点，只有评估同样的目标，分数才能相减。目标只由（文字、分词器、
 目标、种子、行长）决定，与模型的权重、批量大小、进程数无关：
 
 - 去噪的各个目标：由训练的整理器以论文的缺省设置破坏，种子与轮次固定，考模型**看不见**的
@@ -56,7 +56,7 @@ _MOST_HEAPED = 0.1
 
 
 class TargetRow(NamedTuple):
-    """一行考题；K 为标签的长度。"""
+    """一行评估目标；K 为标签的长度。"""
 
     example: Example
     """模型看到的，标签是全部的（解码器照它移位）。"""
@@ -81,7 +81,7 @@ class TargetRow(NamedTuple):
 
 @dataclass(frozen=True)
 class FrozenTargets:
-    """一份冻结的考题。"""
+    """一份冻结的评估目标。"""
 
     objective: str
     rows: list[TargetRow]
@@ -114,7 +114,7 @@ def build_targets(
     cache_dir: str | Path | None = None,
     model_options: Mapping[str, Any] | None = None,
 ) -> FrozenTargets:
-    """出一份考题；同样的参数总是同一份。
+    """定下一份评估目标；同样的参数总是同一份。
 
     Args:
         tokenizer: transformers 的分词器。
@@ -206,10 +206,10 @@ def _require_counted(store: TokenStore, tokenizer: Any) -> None:
 
 
 def merged_targets(parts: Mapping[str, FrozenTargets]) -> FrozenTargets:
-    """几份语料的考题合成一份，各行照比例相间，因此靠前的一部分也各份都有。
+    """几份语料的评估目标合成一份，各行照比例相间，因此靠前的一部分也各份都有。
 
     Args:
-        parts: 语料的名字 → 它的考题；同一个分词器、同一个目标。
+        parts: 语料的名字 → 它的评估目标；同一个分词器、同一个目标。
     """
     rows: list[tuple[float, str, TargetRow]] = []
     first = 0

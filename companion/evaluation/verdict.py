@@ -12,7 +12,7 @@
 
 留出集有一成以上的字见于训练文字时，以上都不说：那是背诵。程度按每字比特数的相对变化算。界线是为读起来方便定的，不是定律；数字与区间总写在旁边。
 
-两次评估考题相同（指纹相同）时逐行配对相减。分词器不同而文字相同时，每字比特数仍可比，
+两次评估目标相同（指纹相同）时逐行配对相减。分词器不同而文字相同时，每字比特数仍可比，
 但行与行对不上，只好各自重抽，区间较宽，并且附一句说明。其余的拒绝比较。
 """
 
@@ -111,7 +111,7 @@ def compare_scores(before: Evaluation, after: Evaluation) -> Comparison:
 
 
 def _unpaired_note(before: Evaluation, after: Evaluation) -> str:
-    """考题不同时，能比的说明限制，不能比的报错。"""
+    """评估目标不同时，能比的说明限制，不能比的报错。"""
     if before.text_fingerprint != after.text_fingerprint:
         raise _incomparable(
             "两次评估的文字不同",
@@ -133,7 +133,7 @@ def _unpaired_note(before: Evaluation, after: Evaluation) -> str:
             "用同一个分词器各评一次；除 causal_lm 外，换了分词器就不可比",
         )
     return (
-        "两次评估的考题不同（分词器、词元编号或行长不同），被考的字相同：只有每字比特数可比，"
+        "两次评估的目标不同（分词器、词元编号或行长不同），被考的字相同：只有每字比特数可比，"
         "每词元损失与准确率不可比；行与行无法配对，区间较宽。"
     )
 

@@ -34,7 +34,7 @@ OBJECTIVES: dict[str, Objective] = {
         causal=True,
         collator="companion.objectives.fill_in_the_middle:FillInTheMiddleCollator",
         options=("fim_rate", "seed"),
-        # 考题都是 PSM；逐词元切，与从左到右读时考同样的词元
+        # 评估目标都是 PSM；逐词元切，与从左到右读时考同样的词元
         frozen_options={"fim_rate": 1.0, "spm_rate": 0.0, "character_level": False},
         special_tokens="companion.objectives.fill_in_the_middle:missing_tokens",
         completion="left_to_right",
@@ -191,7 +191,7 @@ OBJECTIVES: dict[str, Objective] = {
         collator="companion.objectives.masked_seq2seq:MaskedSeq2SeqCollator",
         options=("noise_density", "seed"),
         model_options=("decoder_start_token_id", "keep_positions"),
-        # 训练时 10% 原样保留；考题里留着，答案就写在题面上
+        # 训练时 10% 原样保留；评估目标里留着，答案就写在题面上
         frozen_options={"mask_replace_prob": 1.0, "random_replace_prob": 0.0},
         usage="infill",
         starter="starter:bart",

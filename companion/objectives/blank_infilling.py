@@ -100,7 +100,7 @@ def find_blank_tokens(
         documents: 要不要文档级的 [gMASK]。
 
     Raises:
-        ObjectiveError: 词表里缺要用的词元；消息逐个点名。
+        ObjectiveError: 词表里缺要用的词元；消息逐个指出。
     """
     unused = {"sentence_mask": not sentences, "document_mask": not documents}
     found = {role: _find(tokenizer, names) for role, names in _NAMES.items()}

@@ -283,7 +283,7 @@ class PrefixCollator(Collator):
 
     seed: int = 0
     max_length: int | None = field(default=None, kw_only=True)
-    """模型的位置够一篇文档用多少词元；超过时点名报错，而不是在位置表里越界。"""
+    """模型的位置够一篇文档用多少词元；超过时报错，而不是在位置表里越界。"""
 
     def examples(self, features: Sequence[Feature]) -> list[Example]:
         """样本 → 破坏之后、补齐之前的样子。

@@ -136,7 +136,7 @@ def masking_options(key: str | None, given: Mapping[str, Any]) -> dict[str, Any]
         given: 明说的参数，`mlm_probability`、`granularity` 等。
 
     Raises:
-        ObjectiveError: 明说的一项与选法定下的不同；消息点名是哪一项。
+        ObjectiveError: 明说的一项与选法定下的不同；消息指出是哪一项。
 
     >>> masking_options("albert", {"seed": 1})["granularity"]
     'ngram'

@@ -224,7 +224,7 @@ def _require_training(model: Any) -> None:
 
 
 def check_mask(subject: Subject) -> Finding:
-    """目标自己给出的四维掩码，模型收不收、照不照办。"""
+    """目标自己给出的四维掩码，模型是否接受、是否生效。"""
     masks, refusal = subject.goal.masks, subject.refusal
     if refusal is not None:
         return Finding.of("mask", refusal)

@@ -200,7 +200,7 @@ def choose_block_size(config: TrainingConfig, model: Any) -> int:
 
 
 def choose_masking(config: TrainingConfig, objective: Objective) -> Masking:
-    """本目标的设置里明说了的几项；词典在这里读，坏的早早点名。
+    """本目标的设置里明说了的几项；词典在这里读，坏的早早报错。
 
     Raises:
         ConfigError: 设了别的目标的选项。

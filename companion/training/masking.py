@@ -69,7 +69,7 @@ class Masking:
 
 
 def read_masking(settings: Mapping[str, Any]) -> Masking:
-    """读好设置与它点到的词典；坏的趁什么也没做，先点名。
+    """读好设置与它指定的词典；坏的趁什么也没做，先报错。
 
     Args:
         settings: 明说了的几项：`SETTINGS` 与整理器的参数；`similar_words` 可以是近义词

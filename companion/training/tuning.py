@@ -399,20 +399,22 @@ def _reasons(plan: Plan, probes: Sequence[Probe], chosen: Probe) -> tuple[str, .
     kept = bound is None or (chosen.general or 0.0) <= bound
     rates = sorted({p.learning_rate for p in probes})
     inside = rates[0] < chosen.learning_rate < rates[-1]
-    within = "" if bound is None else f"、通用升高不过 {bound:.0%}"
+    within = "" if bound is None else f"，而通用升高不过 {bound:.0%}"
     said = [
         f"学习率 {chosen.learning_rate:.3g}：{len(rates)} 个里"
         + (
-            f"领域上最低{within}的一个"
+            f"领域上最低的一个{within}"
             if kept
             else f"没有一个守得住 {bound:.0%} 的界，取忘得最少的一个"
         )
         + ("" if inside else "；它在所试的边上，更好的也许还在外面")
     ]
-    if chosen.replay_ratio:
-        same = [p for p in probes if p.learning_rate == chosen.learning_rate]
+    same = [p for p in probes if p.learning_rate == chosen.learning_rate]
+    if len(same) > 1:
         same.sort(key=lambda p: p.replay_ratio)
         said.append(f"回放 {chosen.replay_ratio:.0%}：{'；'.join(map(describe, same))}")
+    elif chosen.replay_ratio:
+        said.append(f"回放 {chosen.replay_ratio:.0%}：照给的比例")
     return tuple(said)
 
 

@@ -119,7 +119,7 @@ def front(targets: FrozenTargets, tokens: float) -> FrozenTargets:
 
 
 def exam_tokens(targets: FrozenTargets) -> int:
-    """一份考题有多少词元要过模型。"""
+    """一份评估目标有多少词元要过模型。"""
     return sum(len(row.input_ids) for row in targets.rows)
 
 

@@ -201,7 +201,7 @@ def test_spare_rows_of_a_longer_embedding_are_used_first():
 
 
 def test_the_starter_scores_old_text_as_before():
-    """starter:bert 添三个生造的字：旧文字考题相同，损失只多出新词元分去的一点。
+    """starter:bert 添三个生造的字：旧文字评估目标相同，损失只多出新词元分去的一点。
 
     多出的不超过 ln(1 + 3/V) 的几倍：exp(平均) ≤ 平均的 exp，三个字都以总平均起头。
     """

@@ -1,4 +1,4 @@
-"""对照：前后同一份卷子，合成一张报告卡。"""
+"""对照：前后同一份评估集，合成一张报告卡。"""
 
 import json
 from dataclasses import dataclass
@@ -184,13 +184,13 @@ def test_a_causal_model_answers_from_the_left(checkpoint):
 
 
 def test_answers_to_other_questions_are_not_paired():
-    """两份答卷题数不同，不是同一份题。"""
+    """两份评估结果题数不同，不是同一份题。"""
     with pytest.raises(EvaluationError, match="同样的题目"):
         pair_clozes([None], [])
 
 
 def test_compare_uses_the_shorter_block_of_two_models(checkpoint, documents):
-    """两边位置上限不同时，行长取小的，考题才相同。"""
+    """两边位置上限不同时，行长取小的，评估目标才相同。"""
     long = [Document("".join(d.text for d in documents) * 4, "l#1", "l"), *documents]
     bert, small = checkpoint("bert"), checkpoint("bert")
     embeddings = small.model.bert.embeddings

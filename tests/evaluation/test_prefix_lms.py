@@ -1,4 +1,4 @@
-"""前缀语言模型的评估：考题冻结，分数与填空等于亲手算的。"""
+"""前缀语言模型的评估：评估目标冻结，分数与填空等于亲手算的。"""
 
 import math
 from dataclasses import dataclass
@@ -89,7 +89,7 @@ def test_scores_do_not_depend_on_the_batch_size(kind, goal, documents):
 
 @EVERY
 def test_the_training_settings_do_not_change_the_exam(kind, goal, documents):
-    """同样的文字与种子出同样的卷子；没有特殊词元与生字，每个被考的字只考一次。"""
+    """同样的文字与种子出同样的评估集；没有特殊词元与生字，每个被考的字只考一次。"""
     checkpoint = opened(kind, goal)
     first, again = (targets_of(checkpoint, goal, documents) for _ in range(2))
     assert first.fingerprint == again.fingerprint

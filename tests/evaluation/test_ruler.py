@@ -1,4 +1,4 @@
-"""尺子：数出来的一元、二元、三元，答同一份考题。"""
+"""尺子：数出来的一元、二元、三元，答同一份评估目标。"""
 
 import math
 from collections import Counter

@@ -124,7 +124,7 @@ def test_causal_scores_do_not_depend_on_the_batch_size(kind, checkpoint, documen
 def test_two_checkpoints_with_one_tokenizer_answer_the_same_questions(
     checkpoint, documents
 ):
-    """权重不同，考题的指纹相同，分数不同。"""
+    """权重不同，评估目标的指纹相同，分数不同。"""
     first = evaluate(checkpoint("bert", seed=0), "masked_lm", documents)
     second = evaluate(checkpoint("bert", seed=1), "masked_lm", documents)
     assert first.fingerprint == second.fingerprint

@@ -100,7 +100,7 @@ def test_exactly_the_tokens_missing_from_the_inputs_are_scored(
         for token in tokenizer(document.text, add_special_tokens=False)["input_ids"]
     )
     plain -= Counter({tokenizer.unk_token_id: plain[tokenizer.unk_token_id]})
-    # 没有可考词元的行（只有一句、无句可缺）不在考题里
+    # 没有可考词元的行（只有一句、无句可缺）不在评估目标里
     assert missing <= plain
     if goal != "gap_sentences":
         assert missing == plain
@@ -151,7 +151,7 @@ def test_unknown_characters_are_never_scored(checkpoint):
 
 
 def test_every_token_of_the_mass_fragment_is_masked_in_the_exam(checkpoint, documents):
-    """训练时一成原样保留、一成换成随机词元；考题里一律遮住，答案不写在题面上。"""
+    """训练时一成原样保留、一成换成随机词元；评估目标里一律遮住，答案不写在题面上。"""
     bart = checkpoint("bart")
     for row in targets_of(bart, "masked_seq2seq", documents).rows:
         hidden = row.example.hidden
@@ -217,7 +217,7 @@ def test_samples_are_infillings(checkpoint):
 
 
 def test_two_checkpoints_make_a_report_card(checkpoint, documents):
-    """前后同一份卷子；样张的题面挖去正中四个字，已有缺处的照旧。"""
+    """前后同一份评估集；样张的题面挖去正中四个字，已有缺处的照旧。"""
     kind, goal = CASES[0]
     before, after = checkpoint(kind, seed=0), checkpoint(kind, seed=1)
     options = {"block_size": 48, "clozes": CLOZES}

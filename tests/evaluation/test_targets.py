@@ -1,4 +1,4 @@
-"""考题：在看到模型之前就定下，只由文字、分词器、目标、种子、行长决定。"""
+"""评估目标：在看到模型之前就定下，只由文字、分词器、目标、种子、行长决定。"""
 
 import itertools
 
@@ -29,7 +29,7 @@ def test_sliding_windows_score_every_token_but_the_first_exactly_once(length, wi
 
 @pytest.mark.parametrize("kind", ["bloom", "gpt2", "llama"])
 def test_a_long_document_has_one_target_per_token_after_the_first(kind, documents):
-    """因果考题的目标依次拼起来，就是各文档首个词元之后的全部词元。"""
+    """因果评估目标的目标依次拼起来，就是各文档首个词元之后的全部词元。"""
     tokenizer = tiny_tokenizer(kind)
     targets = build_targets(tokenizer, "causal_lm", documents, block_size=16)
     for number, document in enumerate(documents):
@@ -47,7 +47,7 @@ def test_a_long_document_has_one_target_per_token_after_the_first(kind, document
 
 
 def test_masked_targets_are_fifteen_percent_all_replaced_by_the_mask(documents):
-    """掩码考题：每行选中 round(0.15·T) 个，选中处全是 [MASK]，别处原样。"""
+    """掩码评估目标：每行选中 round(0.15·T) 个，选中处全是 [MASK]，别处原样。"""
     tokenizer = tiny_tokenizer("bert")
     targets = build_targets(tokenizer, "masked_lm", documents)
     for row, document in zip(targets.rows, documents, strict=True):
@@ -59,7 +59,7 @@ def test_masked_targets_are_fifteen_percent_all_replaced_by_the_mask(documents):
 
 
 def test_the_fingerprint_depends_on_the_seed_and_not_on_the_run(documents):
-    """同样的参数是同一份考题，换了种子是另一份。"""
+    """同样的参数是同一份评估目标，换了种子是另一份。"""
     tokenizer = tiny_tokenizer("bert")
     first = build_targets(tokenizer, "masked_lm", documents)
     again = build_targets(tiny_tokenizer("bert"), "masked_lm", iter(documents))
@@ -126,7 +126,7 @@ def test_an_unknown_objective_is_refused_with_a_suggestion(documents):
 
 
 def test_byte_targets_cover_every_character_after_the_first(documents):
-    """ByT5 的因果考题：首个字节不考，被考的字恰好是首字之外的全部。"""
+    """ByT5 的因果评估目标：首个字节不考，被考的字恰好是首字之外的全部。"""
     targets = build_targets(TOKENIZERS["byt5"], "causal_lm", documents)
     whole = sum(len(document.text) for document in documents)
     assert targets.num_chars == whole - len(documents)

@@ -78,7 +78,7 @@ def test_the_words_come_from_the_generator():
 
 
 def test_drawn_fakes_are_tokens_of_the_same_row():
-    """考题里的假都是这一行的词元；答案恰好标出换过的，特殊词元不判；数目不过 15%。"""
+    """评估时的假都是这一行的词元；答案恰好标出换过的，特殊词元不判；数目不过 15%。"""
     ids = torch.tensor(TOKENIZER(TEXT).input_ids)
     collator = DrawnFakesCollator(TOKENIZER, seed=3)
     plain = ids[1:-1]

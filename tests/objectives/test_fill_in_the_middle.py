@@ -220,7 +220,7 @@ def documents() -> list[Document]:
 
 
 def test_the_exam_asks_the_same_tokens_both_ways():
-    """考题只考中段；照原来次序的一份考的是同样的词元、同样的字，左边的也是原来的。"""
+    """评估目标只考中段；照原来次序的一份考的是同样的词元、同样的字，左边的也是原来的。"""
     targets = build_targets(ready("gpt2"), GOAL, documents(), block_size=64)
     for row in targets.rows:
         chosen = row.labels != -100

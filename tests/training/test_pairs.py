@@ -105,7 +105,7 @@ def test_both_sides_are_masked_and_positions_restart(tmp_path, configure):
 
 @pytest.mark.parametrize(("key", "kind"), KINDS)
 def test_the_exam_asks_the_target_side(key, kind):
-    """考题也按句对出：prefix_lm 考的恰是白话的每个字；翻译语言建模两侧都考。"""
+    """评估目标也按句对出：prefix_lm 考的恰是白话的每个字；翻译语言建模两侧都考。"""
     tokenizer = tiny_tokenizer(kind)
     model = tiny_model(kind, tokenizer)
     goal = fitted_objective(model, key)

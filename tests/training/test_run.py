@@ -306,7 +306,7 @@ def test_a_user_error_leaves_no_folder_behind(
 def test_a_held_out_set_without_targets_leaves_no_folder_behind(
     tmp_path, configure, monkeypatch
 ):
-    """卷子出不成：也在建文件夹之前。"""
+    """评估集出不成：也在建文件夹之前。"""
 
     def refuse(*_args, **_kwargs):
         raise TrainingError(found="出不了题", expected="有题", remedy="换一份")

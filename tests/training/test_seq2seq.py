@@ -140,7 +140,7 @@ def test_a_corpus_without_a_sentence_to_spare_is_refused(kind, tmp_path, long_co
 
 
 def test_the_whole_spine_reports_bits_per_hidden_character(tmp_path, long_corpus):
-    """前后各考一次，样张与报告都有；训练的设置不影响考题。"""
+    """前后各考一次，样张与报告都有；训练的设置不影响评估目标。"""
     result = run(
         "t5", "span_corruption", long_corpus, tmp_path,
         eval=True, max_steps=4, noise_density=0.3,

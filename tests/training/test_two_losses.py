@@ -141,7 +141,7 @@ def test_a_pair_is_evaluated_compared_and_asked(settings, models, tmp_path):
 
 
 def test_an_exam_of_fakes_does_not_depend_on_the_model(models):
-    """考题里的假来自原文自己：换一对模型，指纹相同；同样的种子，遮同样的位置。"""
+    """评估目标里的假来自原文自己：换一对模型，指纹相同；同样的种子，遮同样的位置。"""
     documents = held_out()
     pair = load_checkpoint(str(models / "electra"), "replaced_token")
     other = replace(
