@@ -22,5 +22,8 @@ if TYPE_CHECKING:
 IGNORE_INDEX = -100
 """`labels` 中不计损失的位置（torch 交叉熵的 `ignore_index`）。"""
 
+LOSS_WEIGHTS = "loss_weights"
+"""批量里的这一项，(B, L) float32：各目标的损失乘以它；没有遮的也有数，不可遮的是 0。"""
+
 Feature = dict[str, Any]
 Batch = dict[str, "Tensor"]

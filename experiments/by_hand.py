@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from companion.batch import IGNORE_INDEX, Batch
+from companion.batch import IGNORE_INDEX, LOSS_WEIGHTS, Batch
 from companion.checkpoints.running import ORDER_LABELS, submodel_inputs, takes
 from companion.losses.target_head import cross_attention
 from companion.objectives.replaced_token import NOISE_BITS
@@ -49,11 +49,14 @@ def losses_by_hand(model: Any, batch: Batch, *, causal: bool) -> tuple[HandLoss,
     if hasattr(model, "parts"):
         return _detection(model.parts, batch)
     inputs = {name: value for name, value in batch.items() if name != "labels"}
+    weights = inputs.pop(LOSS_WEIGHTS, None)
     mask = inputs.pop("cross_attention_mask", None)
     orders = [inputs.pop(name) for name in ORDER_LABELS if name in inputs]
     cache = {"use_cache": False} if takes(model, "use_cache") else {}
     with cross_attention(model, mask):
         outputs = model(**inputs, **cache)
+    if weights is not None:
+        return (_weighted(outputs.logits, batch["labels"], weights, causal=causal),)
     if not orders:
         return (_cross_entropy(outputs.logits, batch["labels"], causal=causal),)
     words, order = outputs[:2]  # 预训练类：(B, L, V) 与 (B, 2)
@@ -94,6 +97,18 @@ def _cross_entropy(logits: Tensor, labels: Tensor, *, causal: bool = False) -> H
         reduction="sum",
     )
     return HandLoss(total, int((labels != IGNORE_INDEX).sum()))
+
+
+def _weighted(
+    logits: Tensor, labels: Tensor, weights: Tensor, *, causal: bool
+) -> HandLoss:
+    """掩码扩散：各目标乘以自己的权重，除以可遮的词元数（Nie 等，2025，式 3）。"""
+    if causal:
+        logits, labels, weights = logits[:, :-1], labels[:, 1:], weights[:, 1:]
+    nats = F.cross_entropy(
+        logits.float().flatten(0, -2), labels.flatten(), reduction="none"
+    )
+    return HandLoss((nats * weights.flatten()).sum(), int((weights > 0).sum()))
 
 
 def _detection(parts: dict[str, Any], batch: Batch) -> tuple[HandLoss, HandLoss]:

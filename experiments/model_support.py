@@ -28,7 +28,11 @@ from companion.checkpoints.electra_pair import (
     fresh_generator,
 )
 from companion.checkpoints.reading import quiet_transformers
-from companion.checkpoints.running import adapt_batch, model_options
+from companion.checkpoints.running import (
+    adapt_batch,
+    fitted_objective,
+    model_options,
+)
 from companion.checkpoints.tiny import TINY_TEXT, tiny_model, tiny_tokenizer
 from companion.errors import CompanionError
 from companion.objectives import Objective, get_objective
@@ -65,11 +69,15 @@ NAMED_MODELS: tuple[NamedModel, ...] = (
     NamedModel("GPT-2", "gpt2", "causal_lm"),
     NamedModel("GPT-2", "gpt2", "prefix_lm"),
     NamedModel("BLOOM", "bloom", "causal_lm"),
+    NamedModel("BLOOM", "bloom", "fill_in_the_middle"),
     NamedModel("Llama", "llama", "causal_lm"),
     NamedModel("Qwen3", "qwen3", "causal_lm"),
     NamedModel("Qwen3", "qwen3", "prefix_lm"),
+    NamedModel("Qwen3", "qwen3", "fill_in_the_middle"),
+    NamedModel("Qwen3", "qwen3", "masked_diffusion"),
     NamedModel("BERT", "bert", "masked_lm"),
     NamedModel("BERT", "bert", "sentence_order"),
+    NamedModel("BERT", "bert", "masked_diffusion"),
     NamedModel("UniLM", "bert", "unified_lm"),
     NamedModel("SikuBERT", "bert", "masked_lm"),
     NamedModel("ERNIE", "ernie", "masked_lm"),
@@ -85,6 +93,7 @@ NAMED_MODELS: tuple[NamedModel, ...] = (
     NamedModel("ELECTRA", "electra", "replaced_token"),
     NamedModel("Funnel", "funnel", "replaced_token"),
     NamedModel("ModernBERT", "modernbert", "masked_lm"),
+    NamedModel("ModernBERT", "modernbert", "masked_diffusion"),
     NamedModel("T5", "t5", "span_corruption"),
     NamedModel("UL2", "t5", "mixture_of_denoisers"),
     NamedModel("mT5", "mt5", "span_corruption"),
@@ -121,10 +130,10 @@ def measure_support(
         backend: 也试 torch.compile，用这个后端：aot_eager 试图的捕捉与求导，几秒；
             inductor 再加代码生成，一个模型几十秒，要 C++ 编译器。缺省不试。
     """
-    tokenizer = tiny_tokenizer(kind)
     goal = get_objective(objective)
+    tokenizer = goal.with_special_tokens(tiny_tokenizer(kind))
     model = tiny_for(kind, goal, tokenizer, **no_dropout(kind))
-    goal = goal.for_config(model.config)
+    goal = fitted_objective(model, goal)
     packable, mask = can_pack(model), mask_verdict(model, "prefix")
     alone = "" if goal.packable else "这个目标一行一个样本，或一个句对"
     batch = _batch(model, tokenizer, goal)

@@ -101,8 +101,8 @@ def stock_checkpoint(named: NamedModel, folder: Path) -> Path:
     SikuBERT 一类的只有 .bin 与扩过的 vocab.txt。
     """
     if named.name != "SikuBERT":
-        tokenizer = tiny_tokenizer(named.kind)
         goal = get_objective(named.objective)
+        tokenizer = goal.with_special_tokens(tiny_tokenizer(named.kind))
         with quiet_transformers():
             model = tiny_for(named.kind, goal, tokenizer, **no_dropout(named.kind))
             for name, each in getattr(model, "parts", {"": model}).items():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from companion.batch import IGNORE_INDEX
 from companion.checkpoints.loading import load_model_options
+from companion.checkpoints.running import fitted_objective
 from companion.checkpoints.saving import save_checkpoint
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
 from companion.corpus.document import Document
@@ -238,7 +239,7 @@ def test_a_prefix_of_an_encoder_decoder_is_what_the_encoder_reads(
     tokenizers: dict[str, Any],
 ) -> None:
     """同一个键，配编码器–解码器：前缀进编码器，其余由解码器写，都要考。"""
-    goal = get_objective("prefix_lm").for_config(tiny_model("t5").config)
+    goal = fitted_objective(tiny_model("t5"), "prefix_lm")
     rows: PairRows = show_example(goal, TEXT, tokenizers["t5"]).rows  # type: ignore[assignment]
     split = len(rows.inputs) - 1
     assert rows.inputs == [*rows.tokens[:split], "</s>"]

@@ -28,7 +28,12 @@ from companion.checkpoints.reading import (
     read_json,
     read_tokenizer,
 )
-from companion.checkpoints.running import judges_order, model_options, word_table
+from companion.checkpoints.running import (
+    judges_order,
+    kind_of,
+    model_options,
+    word_table,
+)
 from companion.errors import ModelError, reason_of
 from companion.objectives import Objective, get_objective
 
@@ -90,7 +95,7 @@ def load_checkpoint(
     if (location.folder / "adapter_config.json").is_file():
         return _load_adapter(name, location.folder, goal)
     config = read_config(location.folder, name)
-    goal = goal.for_config(config)
+    goal = goal.for_kind(kind_of(config))
     check_family(config, goal, name)
     notices = [*location.notices, *check_weight_files(location.folder)]
     with quiet_transformers():
@@ -134,7 +139,7 @@ def load_objective(
     if len(objective.forms) == 1:
         return objective
     folder = locate(name, revision, weights=False).folder
-    return objective.for_config(read_config(folder, name))
+    return objective.for_kind(kind_of(read_config(folder, name)))
 
 
 def load_model_options(
@@ -154,7 +159,7 @@ def load_model_options(
 
     folder = locate(name, revision, weights=False).folder
     config = read_config(folder, name)
-    objective = objective.for_config(config)
+    objective = objective.for_kind(kind_of(config))
     check_family(config, objective, name)
     with quiet_transformers(), torch.device("meta"):
         hull = getattr(transformers, objective.auto_class).from_config(config)
@@ -283,13 +288,11 @@ def check_family(config: Any, goal: Objective, name: str) -> None:
     import transformers
 
     wanted = getattr(transformers, goal.auto_class)
-    bidirectional = transformers.AutoModelForMaskedLM
-    if config.is_encoder_decoder:
-        kind = "编码器–解码器"
-    elif type(config) not in bidirectional._model_mapping:
-        kind = "解码器"
-    else:  # BERT 等设 is_decoder 后只看左边，可作解码器；有的架构没有这一项
-        kind = "解码器" if getattr(config, "is_decoder", False) else "编码器"
+    kind = {
+        "encoder": "编码器",
+        "decoder": "解码器",
+        "encoder_decoder": "编码器–解码器",
+    }[kind_of(config)]
     needed = {
         "AutoModelForMaskedLM": "编码器",
         "AutoModelForPreTraining": "编码器",

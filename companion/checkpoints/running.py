@@ -5,9 +5,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from companion.batch import Batch
+from companion.batch import LOSS_WEIGHTS, Batch
 from companion.errors import ModelError
 from companion.objectives import Objective, get_objective
+from companion.objectives.objective import Kind
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,7 @@ LABEL_KEYS = (
     "next_sentence_label",
     "span_borders",
     "attended",
+    LOSS_WEIGHTS,
 )
 """批量里不交给模型的几项。"""
 
@@ -168,6 +170,22 @@ def widest_float(device: "torch.device") -> "torch.dtype":
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def kind_of(config: Any) -> Kind:
+    """编码器、解码器，还是编码器–解码器；BERT 等设 `is_decoder` 后只看左边，是解码器。
+
+    Args:
+        config: 模型的 transformers 设置。
+    """
+    from transformers import AutoModelForMaskedLM
+
+    if config.is_encoder_decoder:
+        return "encoder_decoder"
+    bidirectional = type(config) in AutoModelForMaskedLM._model_mapping
+    if bidirectional and not getattr(config, "is_decoder", False):  # 有的没有这一项
+        return "encoder"
+    return "decoder"
+
+
 def takes(model: Any, argument: str) -> bool:
     """模型的 forward 收不收这个参数。"""
     return argument in inspect.signature(model.forward).parameters
@@ -214,7 +232,7 @@ def adapt_batch(model: Any, batch: Batch) -> Batch:
     if hasattr(model, "parts"):
         return dict(batch)
     adapted = {
-        name: _in_dtype(value, model.dtype)
+        name: _in_dtype(value, model.dtype) if name.endswith("_mask") else value
         for name, value in batch.items()
         if name not in _OPTIONAL or takes(model, name)
     }
@@ -351,14 +369,14 @@ def row_edges(tokenizer: Any, objective: Objective) -> tuple[Edges, tuple[int, .
 
 
 def fitted_objective(model: Any, objective: str | Objective) -> Objective:
-    """训练目标用于这个模型时的样子：整理器与移位随模型有没有编码器而定。
+    """训练目标用于这个模型时的样子：整理器与移位随模型是哪一类而定。
 
     Args:
         model: transformers 的模型，可以带外壳。
         objective: 训练目标或它的键。
     """
     goal = get_objective(objective) if isinstance(objective, str) else objective
-    return goal.for_config(inner_model(model).config)
+    return goal.for_kind(kind_of(inner_model(model).config))
 
 
 def model_options(model: Any, objective: Objective) -> dict[str, Any]:

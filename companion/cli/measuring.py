@@ -221,6 +221,8 @@ def scores_table(scores: Any) -> "Table":
         ("目标数", f"{scores.num_targets:,}"),
     ):
         table.add_row(name, value)
+    if scores.standard_error is not None:
+        table.add_row("每字比特数的标准误", f"{scores.standard_error:.4f}")
     if scores.left_only is not None:
         table.add_row("同样的字，只看左边的每字比特数", f"{scores.left_only:.4f}")
     if scores.order_accuracy is not None:

@@ -30,6 +30,7 @@ import torch
 
 from companion.batch import IGNORE_INDEX
 from companion.checkpoints.running import (
+    LABEL_KEYS,
     adapt_batch,
     evaluation_mode,
     fitted_objective,
@@ -126,11 +127,19 @@ def answer_clozes(
         return [_fill(checkpoint, cloze) for cloze in clozes]
     if goal.usage == "complete":
         return [_continue(checkpoint, goal, cloze) for cloze in clozes]
-    (require_seq2seq if goal.seq2seq else require_causal)(checkpoint)
+    _REQUIRE[goal.auto_class](checkpoint)
     collator = goal.make_collator(
         checkpoint.tokenizer, **model_options(checkpoint.model, goal)
     )
     return [_infill(checkpoint, goal, collator, cloze) for cloze in clozes]
+
+
+_REQUIRE = {
+    "AutoModelForSeq2SeqLM": require_seq2seq,
+    "AutoModelForCausalLM": require_causal,
+    "AutoModelForMaskedLM": require_masked,
+}
+"""目标要的那一类模型，不是就报错。"""
 
 
 def pair_clozes(
@@ -306,7 +315,7 @@ def fill_tokens(
     Args:
         checkpoint: 与整理器相配的检查点。
         collator: 训练目标的整理器，有 `hide`：编码器–解码器的各个，以及
-            `PrefixLMCollator`、`BlankInfillingCollator`。
+            `PrefixLMCollator`、`BlankInfillingCollator`、掩码扩散与中间填补的。
         input_ids: 正文，不带首尾的特殊词元，(T,)。
         noise: 遮住哪些，(T,)。
         causal: 位置 t 的输出对位置 t + 1 的标签（`Objective.causal`）。
@@ -319,6 +328,7 @@ def fill_tokens(
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in batch.items()}
     wanted = batch.pop("labels")[0]
+    batch = {k: v for k, v in batch.items() if k not in LABEL_KEYS}
     whole = torch.tensor(
         [*(False for _ in edges.prefix), *noise, *(False for _ in edges.suffix)]
     )
@@ -332,13 +342,16 @@ def fill_tokens(
         guess: list[int] = []
         probability = 1.0
         inputs = batch.get("decoder_input_ids", batch["input_ids"])
-        for place in rows.tolist():
+        # 猜的写在哪里：遮住的就在原处，逐个写的是下一个输入
+        in_place = checkpoint.tokenizer.mask_token_id in inputs[0, at].tolist()
+        slots = at if in_place and inputs is batch.get("input_ids") else rows + 1
+        for place, slot in zip(rows.tolist(), slots.tolist(), strict=True):
             logits = model(**batch, **options).logits[0, place]
             best = logits.float().softmax(-1).max(0)
             guess.append(int(best.indices))
             probability *= float(best.values)
-            if place + 1 < inputs.shape[1]:
-                inputs[0, place + 1] = best.indices
+            if slot < inputs.shape[1]:
+                inputs[0, slot] = best.indices
     return TokenFilling(
         guess,
         probability,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from companion.checkpoints.running import fitted_objective, model_options
+from companion.corpus.tokenization import text_ids
 from companion.errors import ObjectiveError
 from companion.evaluation.answers import (
     NUM_MASKS,
@@ -142,7 +143,8 @@ def prepare_exam(
         first = next(iter(held.values()))
         texts = pick_texts(first, causal=goal.usage == "complete")
     if goal.usage == "infill":
-        texts = [_with_gap(text, checkpoint.tokenizer) for text in texts]
+        one_each = goal.infilling == "unmask"
+        texts = [_with_gap(text, checkpoint.tokenizer, one_each) for text in texts]
     elif goal.usage == "fill":
         texts = _masked(texts, checkpoint.tokenizer, seed)
     return Exam(
@@ -313,12 +315,14 @@ def _masked(texts: Sequence[str], tokenizer: Any, seed: int) -> list[str]:
     return found
 
 
-def _with_gap(text: str, tokenizer: Any) -> str:
-    """正中挖去几个字；已有缺处的不动。"""
+def _with_gap(text: str, tokenizer: Any, one_each: bool) -> str:
+    """正中挖去几个字，一处一个掩码，或（`one_each`）一个词元一个；已有缺处的不动。"""
     if len(split_at_masks(text, tokenizer)) > 1:
         return text
     start = max(0, (len(text) - GAP_CHARS) // 2)
-    return text[:start] + MASK + text[start + GAP_CHARS :]
+    stop = start + GAP_CHARS
+    count = len(text_ids(text[start:stop], tokenizer)) if one_each else 1
+    return text[:start] + MASK * count + text[stop:]
 
 
 def _kept(documents: Documents) -> Documents:

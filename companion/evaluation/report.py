@@ -243,9 +243,9 @@ def _set_view(name: str, question: str, pair: Comparison) -> dict[str, Any]:
             ("准确率", *(f"{s.accuracy:.1%}" for s in _both(pair))),
             ("UNK 率", *(f"{s.unk_rate:.2%}" for s in _both(pair))),
             *(
-                [("只看左边的每字比特数", *(f"{s.left_only:.4f}" for s in _both(pair)))]
-                if all(s.left_only is not None for s in _both(pair))
-                else []
+                (label, *(f"{getattr(s, name):.4f}" for s in _both(pair)))
+                for name, label in _EXTRA.items()
+                if all(getattr(s, name) is not None for s in _both(pair))
             ),
             *(
                 (f"其中 {name}", f"{pair.before.sources[name]:.4f}", f"{bits:.4f}")
@@ -256,6 +256,13 @@ def _set_view(name: str, question: str, pair: Comparison) -> dict[str, Any]:
             ("目标数（词元）", *(f"{s.num_targets:,}" for s in _both(pair))),
         ],
     }
+
+
+_EXTRA = {
+    "standard_error": "每字比特数的标准误",
+    "left_only": "同样的字，只看左边的每字比特数",
+}
+"""有的目标才有的几行。"""
 
 
 def _both(pair: Comparison) -> tuple[Any, Any]:

@@ -221,8 +221,10 @@ def measure(
     rows = list(zip(targets.rows, chosen, strict=True))
     left = np.concatenate([row.left[at].numpy() for row, at in rows])
     words = np.concatenate([row.labels[at].numpy() for row, at in rows])
+    weights = np.concatenate([np.full(int(at.sum()), row.weight) for row, at in rows])
+    weights /= targets.draws
     scale = {
-        name: -float(np.log2(p).sum()) / max(1, targets.num_chars)
+        name: -float(np.log2(p) @ weights) / max(1, targets.num_chars)
         for name, p in ruler.probabilities(left, words).items()
     }
     if pairs:

@@ -80,6 +80,9 @@ class Scores:
     """replaced_token：换掉的比例；总答“原文”的准确率是 1 减它。"""
     sources: Mapping[str, float] | None = None
     """语料有几份时，各份自己的每字比特数。"""
+    standard_error: float | None = None
+    """masked_diffusion：每字比特数的标准误，由同一片几次遮法之间的离散算出：同样的文字另抽
+    一套遮法，会差多少。各次的个数摊得比独立抽的匀，所以只会高估。"""
     left_only: float | None = None
     """fill_in_the_middle：同样的字照原来的次序、只看左边的每字比特数。"""
     ruler: Mapping[str, float] | None = None
@@ -90,6 +93,7 @@ class Scores:
         extra = {
             "order_accuracy": self.order_accuracy,
             "replaced_rate": self.replaced_rate,
+            "standard_error": self.standard_error,
             "left_only": self.left_only,
             "sources": self.sources and dict(self.sources),
             "ruler": self.ruler and dict(self.ruler),
@@ -231,15 +235,18 @@ def score_targets(
         on_progress=on_progress,
         orders=orders,
     )
-    chars = np.array(
-        [int(row.num_chars[row.labels != IGNORE_INDEX].sum()) for row in targets.rows],
-        np.int64,
-    )
+    nats = nats * np.array([row.weight for row in targets.rows])
+    sizes = np.array([row.size for row in targets.rows], np.int64)  # (R, 2)
+    error = _standard_error(nats / math.log(2), targets)
+    if targets.draws > 1:  # 同一片的几次取平均，一片算一行
+        nats = nats.reshape(-1, targets.draws).mean(1)
+        sizes = sizes[:: targets.draws]
+    chars, num_tokens = sizes[:, 0], int(sizes[:, 1].sum())
     total = float(nats.sum())
     interval = bootstrap_ratio(nats / math.log(2), chars)
     scores = Scores(
         bits_per_char=total / math.log(2) / max(1, targets.num_chars),
-        loss_nats_per_token=total / targets.num_targets,
+        loss_nats_per_token=total / num_tokens,
         accuracy=float(correct.sum()) / targets.num_targets,
         unk_rate=targets.unk_rate,
         num_chars=targets.num_chars,
@@ -247,8 +254,11 @@ def score_targets(
         interval=interval,
         order_accuracy=sum(orders) / len(orders) if orders else None,
         replaced_rate=_replaced_rate(targets),
+        standard_error=error,
         left_only=_left_only(model, targets, loss, batch_tokens),
-        sources=_by_source(targets.sources, nats / math.log(2), chars),
+        sources=_by_source(
+            targets.sources[:: targets.draws], nats / math.log(2), chars
+        ),
     )
     return Evaluation(
         scores,
@@ -259,6 +269,19 @@ def score_targets(
         targets.coverage,
         targets.text_fingerprint,
     )
+
+
+def _standard_error(bits: NDArray[np.float64], targets: FrozenTargets) -> float | None:
+    """一片几次平均之后的标准误，每字比特；一片只有一次的为 None。
+
+    Args:
+        bits: 每行的损失之和，(R,)，同一片的几次相连。
+        targets: 评估目标。
+    """
+    if targets.draws < 2:
+        return None
+    apart = bits.reshape(-1, targets.draws).var(axis=1, ddof=1) / targets.draws
+    return math.sqrt(float(apart.sum())) / max(1, targets.num_chars)
 
 
 def _left_only(

@@ -6,6 +6,8 @@
 - 去噪的各个目标：由训练的整理器以论文的缺省设置破坏，种子与轮次固定，考模型**看不见**的
   词元；照抄看得见的、写对哨兵，都不算本事。`masked_lm` 选中的 15% **全部**换成 [MASK]
   （不用 80/10/10：随机替换和原样保留是训练时的手段，评估时只会添噪声）。
+- `masked_diffusion`：每片遮四次，每次恰好 l 个，l 在 1 与可遮的个数 L 之间摊匀，损失乘
+  L/l，摊在可遮的全部字上，四次取平均；各次的 l 与遮的位置由种子定。
 - `prefix_lm`：切在哪里由种子定，考前缀之后的每个词元。语料是句对时，前缀就是源侧。
 - `replaced_token`：考判别器，每个普通词元都判真假。假的从同一行别处抽来；不由生成器造，
   它随训练而变。总答“原文”的准确率是 1 − 换掉的比例。
@@ -35,7 +37,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from companion.batch import IGNORE_INDEX, Batch
+from companion.batch import IGNORE_INDEX, LOSS_WEIGHTS, Batch
 from companion.checkpoints.running import DEFAULT_BLOCK_SIZE, row_edges, special_edges
 from companion.corpus.document import Document
 from companion.corpus.packing import BlockDataset, plan_packing
@@ -72,11 +74,21 @@ class TargetRow(NamedTuple):
     """每个标签在原文里左边的两个词元，由远到近，(K, 2) int64；行内没有的为 −1。"""
     unmoved: Example | None = None
     """同样的目标照原来的次序读，标签只有要考的；挪过次序的目标（FIM）才有。"""
+    weight: float = 1.0
+    """这一行的损失乘以它：遮住的要代表可遮的全部（掩码扩散的 L/l）。"""
+    whole: tuple[int, int] | None = None
+    """损失摊在多少字、多少词元上；None 是被考的那些。"""
 
     @property
     def input_ids(self) -> Tensor:
         """(L,) int64。"""
         return self.example.input_ids
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """损失摊在多少字、多少词元上。"""
+        at = self.labels != IGNORE_INDEX
+        return self.whole or (int(self.num_chars[at].sum()), int(at.sum()))
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ class FrozenTargets:
     objective: str
     rows: list[TargetRow]
     num_chars: int
-    """被考的字数。"""
+    """被考的字数；由一部分推算全部的（掩码扩散），是全部的。"""
     num_targets: int
     """被考的词元数。"""
     unk_rate: float
@@ -99,6 +111,8 @@ class FrozenTargets:
     """由文字定出。"""
     collate: Callable[[list[Example]], Batch]
     """把几行补齐成批量；由出题的整理器给出。"""
+    draws: int = 1
+    """连着几行是同一片的几次噪声，成绩取平均。"""
     sources: tuple[str, ...] = ()
     """每一行出自哪一份语料；只有一份的为空。"""
 
@@ -171,9 +185,7 @@ def build_targets(
     return FrozenTargets(
         objective=goal.key,
         rows=rows,
-        num_chars=sum(
-            int(row.num_chars[at].sum()) for row, at in zip(rows, chosen, strict=True)
-        ),
+        num_chars=sum(row.size[0] for row in rows) // goal.exam_draws,
         num_targets=sum(int(at.sum()) for at in chosen),
         unk_rate=unk_rate,
         fingerprint=_digest(
@@ -184,6 +196,7 @@ def build_targets(
         ),
         text_fingerprint=_text_digest(documents),
         collate=collator.collate,
+        draws=goal.exam_draws,
     )
 
 
@@ -214,9 +227,10 @@ def merged_targets(parts: Mapping[str, FrozenTargets]) -> FrozenTargets:
     rows: list[tuple[float, str, TargetRow]] = []
     first = 0
     for name, part in parts.items():
+        draws = part.draws  # 同一片的几行不分开
         rows += [
             (
-                (at + 0.5) / len(part.rows),
+                (at // draws + 0.5) / (len(part.rows) // draws),
                 name,
                 row._replace(document=row.document + first),
             )
@@ -236,6 +250,7 @@ def merged_targets(parts: Mapping[str, FrozenTargets]) -> FrozenTargets:
         coverage=_joined(each.coverage for each in every),
         text_fingerprint=_joined(each.text_fingerprint for each in every),
         collate=every[0].collate,
+        draws=every[0].draws,
         sources=tuple(name for _, name, _ in rows),
     )
 
@@ -292,7 +307,7 @@ def denoising_rows(
     else:
         dataset = pair_rows(store, form, edges, (), capacity).rows
     unk = unknown_id(tokenizer)
-    for number, feature in enumerate(dataset):
+    for number, feature in _drawn(dataset, goal.exam_draws):
         [example] = collator.examples([{**feature, "epoch": 0}])
         origin = example.origin.clamp(min=0)
         edge = torch.from_numpy(feature["special_tokens_mask"])[origin]
@@ -314,7 +329,25 @@ def denoising_rows(
             piece.document,
             left_of(ids, feature["special_tokens_mask"])[origin],
             _unmoved(ids, origin[scored]) if goal.left_to_right else None,
+            *_shares(example, chars),
         )
+
+
+def _drawn(dataset: Iterable[Any], draws: int) -> Iterator[tuple[int, Any]]:
+    """行号与样本，一片连着 `draws` 次，编号各不相同，噪声也就不同。"""
+    for number, feature in enumerate(dataset):
+        for draw in range(draws):
+            yield number, {**feature, "example_id": number * draws + draw}
+
+
+def _shares(example: Example, chars: Tensor) -> tuple[float, tuple[int, int] | None]:
+    """`TargetRow` 的 `weight` 与 `whole`；`chars` 是一行各词元的字数，(L,)。"""
+    weights = example.extra.get(LOSS_WEIGHTS)
+    if weights is None:
+        return 1.0, None
+    maskable = weights > 0
+    whole = int(chars[maskable].sum()), int(maskable.sum())
+    return float(weights.max()), whole
 
 
 def _unmoved(ids: Tensor, chosen: Tensor) -> Example:

@@ -13,9 +13,11 @@
 | prefix | prefix_lm | 开头，双向；有编码器的进编码器 | 文档结尾 |
 | source | unified_lm | [CLS] 开头 [SEP]，双向 | [SEP] |
 | blank | blank_infilling | 开头 [gMASK]，双向 | [eop] |
+| unmask | masked_diffusion | 开头与一串 [MASK]，双向 | 写满为止 |
 
 从左到右的用 `model.generate`；检查点自带的生成设置（有的缺省就要采样）不起作用，写在参
-数里的才算数。开头双向地读的，`generate` 做不到，由 `companion.inference.writers` 写。
+数里的才算数。开头双向地读的，`generate` 做不到，由 `companion.inference.writers` 写；
+掩码扩散不从左到右，由 `companion.inference.unmasking` 揭开。
 
 形状字母：T 开头的词元数，V 词表。
 """
@@ -50,6 +52,7 @@ from companion.inference.reading import (
     stop_ids,
     without_added_spaces,
 )
+from companion.inference.unmasking import unmask
 from companion.inference.writers import (
     BlankWriter,
     EncodedWriter,
@@ -136,6 +139,8 @@ def complete(
         goal = found if found.completion else None
     if goal is None or goal.left_to_right:  # 看不出来就从左到右，模型不合时自会说明
         return _generate(checkpoint, text, how)
+    if goal.completion == "unmask":
+        return _unmasked(checkpoint, goal, text, how)
     tokenizer = checkpoint.tokenizer
     with torch.no_grad(), evaluation_mode(model):
         opening = read_opening(checkpoint, goal, text)
@@ -149,6 +154,21 @@ def complete(
     return [
         as_completion(tokenizer, text, opening.prompt, each.ids, each.finished)
         for each in found
+    ]
+
+
+def _unmasked(
+    checkpoint: Any, goal: Objective, text: str, how: Decoding
+) -> list[Completion]:
+    """掩码扩散：开头之后接一串 [MASK]，一步步揭开；写满为止，从不自己停下。"""
+    tokenizer = checkpoint.tokenizer
+    prompt, suffix = encode_prompt(checkpoint, text), special_edges(tokenizer).suffix
+    room = _room(checkpoint.model, len(prompt) + len(suffix))
+    count = how.max_new_tokens if room is None else min(how.max_new_tokens, room)
+    ids = [*prompt, *[tokenizer.mask_token_id] * count, *suffix]
+    return [
+        as_completion(tokenizer, text, prompt, each, False)
+        for each in unmask(checkpoint, goal, ids, how)
     ]
 
 
@@ -303,8 +323,8 @@ def read_opening(checkpoint: Any, goal: Objective, text: str) -> Opening:
         "source": _after_source,
         "blank": _before_blank,
     }
-    if goal.completion is None:
-        able = [key for key, each in OBJECTIVES.items() if each.completion]
+    if goal.completion not in ways:
+        able = [key for key, each in OBJECTIVES.items() if each.completion in ways]
         raise ObjectiveError(
             found=f"目标 {goal.key} 不会续写",
             expected=f"{'、'.join(able)} 之一",

@@ -142,7 +142,7 @@ def _walk(writer: Writer, how: Decoding, limits: Limits) -> list[Written]:
     finished = [False] * count
     going = list(range(count))  # 还在写的是哪几串
     for length in range(how.max_new_tokens):
-        tokens = _choose(limits.apply(logits, length), how, generator)
+        tokens = choose(limits.apply(logits, length), how, generator)
         kept: list[int] = []
         for row, (number, token) in enumerate(zip(going, tokens.tolist(), strict=True)):
             if token in limits.stops:
@@ -159,8 +159,8 @@ def _walk(writer: Writer, how: Decoding, limits: Limits) -> list[Written]:
     return [Written(*each) for each in zip(ids, finished, strict=True)]
 
 
-def _choose(scores: Tensor, how: Decoding, generator: torch.Generator) -> Tensor:
-    """每串选一个，(R, V) → (R,) int64。"""
+def choose(scores: Tensor, how: Decoding, generator: torch.Generator) -> Tensor:
+    """每串选一个，(R, V) → (R,) int64；`generator` 只在抽取时用。"""
     if not how.do_sample:
         return scores.argmax(-1)
     chances = (scores / how.temperature).softmax(-1).cpu()

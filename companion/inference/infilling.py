@@ -17,6 +17,8 @@ FIM 的模型（`fill_in_the_middle`）从左到右地读两边，再写中间�
 
     <PRE> 智伯请 <SUF> 于韩康子 <MID>  →  地 <EOT>
 
+掩码扩散的模型一步步揭开（`unmasking`），一个 [MASK] 恰好一个词元，几处都行。
+
 GLM 从左到右逐个写空。空有三种（Du 等，2022，§2.1）：[MASK] 缺几个词元，[sMASK] 缺一句，
 [gMASK] 缺一大段；写出 [eop] 为止。读写的次序与位置见 `writers.BlankWriter`。
 """
@@ -30,6 +32,7 @@ import torch
 
 from companion.checkpoints.running import (
     evaluation_mode,
+    fitted_objective,
     inner_model,
     is_causal,
     over_limit,
@@ -53,8 +56,9 @@ from companion.inference.reading import (
     stop_ids,
     without_added_spaces,
 )
+from companion.inference.unmasking import unmask
 from companion.inference.writers import EncodedWriter, write_blanks
-from companion.objectives import get_objective
+from companion.objectives import Objective
 from companion.objectives.blank_infilling import START_NAMES, find_blank_tokens
 from companion.objectives.fill_in_the_middle import (
     find_middle_tokens,
@@ -62,6 +66,7 @@ from companion.objectives.fill_in_the_middle import (
 )
 from companion.preflight.visibility import require_mask
 
+_MASKS = re.compile(r"(?:\[MASK\])+")
 _BLANK = re.compile(r"(\[(?:MASK|sMASK|gMASK)\])(?:\1)*")
 """一个空；相连的几个同样的算一个。"""
 
@@ -94,10 +99,11 @@ def infill(
 
     Args:
         checkpoint: 编码器–解码器（T5、mT5、BART、Pegasus），或只有解码器的模型：用
-            blank_infilling（GLM）或 fill_in_the_middle 训练过的。
+            blank_infilling（GLM）或 fill_in_the_middle 训练过的；或用
+            masked_diffusion 训练过的。
         text: 含一处或几处 [MASK]（T5 也可写 `<extra_id_0>` …，GLM 还有缺一句的 [sMASK]
             与缺一大段的 [gMASK]）的文字。
-        max_new_tokens: 每处至多写多少词元。
+        max_new_tokens: 每处至多写多少词元；掩码扩散不用它，一个 [MASK] 一个词元。
         objective: 它是怎样训练的；缺省由架构定，只有解码器的看分词器有哪一种记号。
         do_sample: 按概率抽取，而不是每步取最大的。
         temperature: 抽取的温度。
@@ -118,10 +124,10 @@ def infill(
         num_beams=num_beams,
         seed=seed,
     )
-    if objective is None:
-        way = _way_of(checkpoint)
-    else:
-        way = get_objective(objective).infilling
+    goal = None if objective is None else fitted_objective(checkpoint.model, objective)
+    way = _way_of(checkpoint) if goal is None else goal.infilling
+    if goal is not None and way == "unmask":
+        return _infill_masks(checkpoint, goal, text, how)
     if way == "blank":
         return _infill_blanks(checkpoint, text, how)
     if way == "middle":
@@ -152,6 +158,32 @@ def _way_of(checkpoint: Any) -> str | None:
     if not set(checkpoint.tokenizer.get_vocab()).isdisjoint(START_NAMES):
         return "blank"
     return None if missing_tokens(checkpoint.tokenizer) else "middle"
+
+
+def _infill_masks(
+    checkpoint: Any, goal: Objective, text: str, how: Decoding
+) -> Infilling:
+    """一步步揭开各个 [MASK]，一个一个词元。
+
+    Raises:
+        ModelError: 模型与目标不合，或文字太长。
+        ObjectiveError: 没有缺处。
+    """
+    tokenizer, edges = checkpoint.tokenizer, special_edges(checkpoint.tokenizer)
+    pieces = _pieces(text, tokenizer)
+    marks = _MASKS.finditer(_marked(text, tokenizer))
+    counts = [len(match[0]) // len(MASK) for match in marks]
+    first, *others = encode_pieces(tokenizer, pieces)
+    gaps = [[tokenizer.mask_token_id] * count for count in counts]
+    parts = [[*gap, *body] for gap, body in zip(gaps, others, strict=True)]
+    ids = [*edges.prefix, *first, *itertools.chain(*parts), *edges.suffix]
+    [written] = unmask(checkpoint, goal, ids, how)
+    stops = itertools.accumulate(counts)
+    found = [
+        Written(written[stop - count : stop], True)
+        for count, stop in zip(counts, stops, strict=True)
+    ]
+    return fill_gaps(tokenizer, pieces, found)
 
 
 def _infill_middle(checkpoint: Any, text: str, how: Decoding) -> Infilling:
@@ -269,9 +301,15 @@ def _write_gaps(
     return found
 
 
+def _marked(text: str, tokenizer: Any) -> str:
+    """各种写法的缺处都写成 [MASK]。"""
+    text = re.sub(r"<extra_id_\d+>|<mask_1>", MASK, text)
+    return MASK.join(split_at_masks(text, tokenizer))
+
+
 def _pieces(text: str, tokenizer: Any) -> list[str]:
     """在各缺处断开；相连的几个掩码算一处。"""
-    pieces = split_at_masks(re.sub(r"<extra_id_\d+>|<mask_1>", MASK, text), tokenizer)
+    pieces = _marked(text, tokenizer).split(MASK)
     joined = [pieces[0]]
     for number, piece in enumerate(pieces[1:], 1):
         if piece or number == len(pieces) - 1:

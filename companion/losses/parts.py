@@ -15,13 +15,13 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from companion.batch import IGNORE_INDEX, Batch
+from companion.batch import IGNORE_INDEX, LOSS_WEIGHTS, Batch
 from companion.checkpoints.electra_pair import ElectraPair, PairOutputs
 from companion.checkpoints.running import (
     LABEL_KEYS,
@@ -61,6 +61,8 @@ class LossPart:
     布之差，hidden 与教师的隐藏状态之差；新的目标可以另起名字。"""
     weight: float
     losses: TargetLosses
+    divisor: Tensor | None = None
+    """这一批的除数，标量；None 是目标数。"""
 
 
 class Loss(Protocol):
@@ -84,7 +86,7 @@ class Loss(Protocol):
         ...
 
     def other_targets(self, batch: Batch) -> dict[str, Tensor]:
-        """第一项之外，各项在这一批里的目标数，标量；只有一项的为空。"""
+        """第一项之外，各项在这一批里的目标数，标量；第一项的除数不是标签数的，也在内。"""
         ...
 
 
@@ -105,6 +107,20 @@ class WordLoss:
     def other_targets(self, batch: Batch) -> dict[str, Tensor]:
         """没有别的项。"""
         return {}
+
+
+@dataclass(frozen=True)
+class DiffusionLoss(WordLoss):
+    """遮住的词元上的交叉熵，各乘权重，除以可遮的词元数：似然的上界，奈特每词元。"""
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[LossPart, ...]:
+        """见 `Loss`。"""
+        [part] = super().__call__(model, batch)
+        return (replace(part, divisor=self.other_targets(batch)["words"]),)
+
+    def other_targets(self, batch: Batch) -> dict[str, Tensor]:
+        """可遮的词元数，遮没遮住都算。"""
+        return {"words": (batch[LOSS_WEIGHTS] > 0).sum()}
 
 
 @dataclass(frozen=True)

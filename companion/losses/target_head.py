@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from companion.batch import IGNORE_INDEX, Batch
+from companion.batch import IGNORE_INDEX, LOSS_WEIGHTS, Batch
 from companion.checkpoints.running import (
     HEAD_NAMES,
     evaluation_mode,
@@ -50,9 +50,10 @@ class TargetLosses:
     """一批的损失；N 个目标的次序是逐行逐位置。"""
 
     total_nats: Tensor
-    """全部目标的损失之和，标量 float32，可求导；除以整步的目标数才是要优化的量。"""
+    """全部目标的损失之和，有权重的乘过，标量 float32，可求导；除以整步的目标数才是要优
+    化的量。"""
     nats: Tensor
-    """每个目标的损失，(N,) float32，不求导。"""
+    """每个目标的损失，没有乘权重，(N,) float32，不求导。"""
     correct: Tensor
     """概率最大的词元就是目标时为真，(N,) bool。"""
 
@@ -74,7 +75,8 @@ def target_losses(model: nn.Module, batch: Batch, *, causal: bool) -> TargetLoss
 
     Args:
         model: 带输出头的 transformers 模型，可以包着 DDP 或 peft。
-        batch: 整理器的输出，含 `labels` (B, L) int64。
+        batch: 整理器的输出，含 `labels` (B, L) int64；有 `loss_weights` (B, L) 的，各
+            目标乘以自己的权重。
         causal: 是否因果语言模型。
 
     Returns:
@@ -88,17 +90,20 @@ def target_losses(model: nn.Module, batch: Batch, *, causal: bool) -> TargetLoss
     targets = labels[positions]  # (N,)
     rows = positions.roll(-1, dims=1) if causal else positions  # 预测由哪一行作出
     inputs = {key: value for key, value in batch.items() if key != "labels"}
+    weights = inputs.pop(LOSS_WEIGHTS, None)
+    if weights is not None:
+        weights = weights[positions]  # (N,)
     inner = inner_model(model)
     apart = cross_attention(inner, inputs.pop("cross_attention_mask", None))
     if takes(inner, "use_cache"):  # 缓存白占内存；T5Gemma 的还会截短交叉注意力
         inputs["use_cache"] = False  # type: ignore[assignment]
 
     def score(last: LastLayer) -> tuple[TargetLosses, Tensor]:
-        losses = last.cross_entropy(targets)
+        losses = last.cross_entropy(targets, weights)
         return losses, losses.total_nats
 
     def score_whole(logits: Tensor) -> TargetLosses:
-        return score_logits(logits, targets)
+        return score_logits(logits, targets, weights)
 
     with scoring_head(inner, rows, score, score_whole) as read, apart:
         return read(model(**inputs))
@@ -166,11 +171,13 @@ class LastLayer:
     bias: Tensor | None
     """(V,)。"""
 
-    def cross_entropy(self, targets: Tensor) -> TargetLosses:
-        """各行对 `targets` (N,) 的交叉熵；logits 不整个存在。"""
+    def cross_entropy(
+        self, targets: Tensor, weights: Tensor | None = None
+    ) -> TargetLosses:
+        """各行对 `targets` (N,) 的交叉熵，和里各乘 `weights` (N,)；logits 不整块存。"""
         grad = torch.is_grad_enabled()
         total, nats, correct = LinearCrossEntropy.apply(
-            self.input, self.weight, self.bias, targets, grad
+            self.input, self.weight, self.bias, targets, grad, weights
         )  # type: ignore[misc]
         return TargetLosses(total, nats, correct)
 
@@ -381,10 +388,13 @@ def _planned_head(
             del linear.forward  # 露出类里的 forward
 
 
-def score_logits(logits: Tensor, targets: Tensor) -> TargetLosses:
+def score_logits(
+    logits: Tensor, targets: Tensor, weights: Tensor | None = None
+) -> TargetLosses:
     """由整块 logits (N, V) 求损失：不能合并计算的架构走这条路。"""
     nats = F.cross_entropy(logits.float(), targets, reduction="none")
-    return TargetLosses(nats.sum(), nats.detach(), logits.argmax(-1) == targets)
+    total = nats.sum() if weights is None else nats @ weights
+    return TargetLosses(total, nats.detach(), logits.argmax(-1) == targets)
 
 
 class LinearLoss(torch.autograd.Function):
@@ -402,8 +412,12 @@ class LinearLoss(torch.autograd.Function):
         bias: Tensor | None,
         training: bool,
         judge: Judge,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, D)、(V, D)、(V,) → 损失之和、逐目标损失 (N,)、对错 (N,)。"""
+        """(N, D)、(V, D)、(V,) → 损失之和、逐目标损失 (N,)、对错 (N,)。
+
+        有 `weights` (N,) 的，和与梯度里各目标乘以它，逐目标的损失不乘。
+        """
 
         def buffer(index: int, like: Tensor | None, dtype: torch.dtype) -> Any:
             # 在 torch.no_grad 之下 needs_input_grad 仍为真，所以另看 training
@@ -438,6 +452,8 @@ class LinearLoss(torch.autograd.Function):
             nats[part], correct[part] = judge(logits, part, wanted)
             if not wanted:
                 continue
+            if weights is not None:
+                logits *= weights[part, None]
             slope = logits.to(hidden.dtype)
             if grad_hidden is not None:
                 grad_hidden[part] = slope @ matrix
@@ -450,12 +466,12 @@ class LinearLoss(torch.autograd.Function):
         ctx.save_for_backward(*gradients)
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
         ctx.mark_non_differentiable(nats, correct)
-        return nats.sum(), nats, correct
+        return nats.sum() if weights is None else nats @ weights, nats, correct
 
     @staticmethod
     def backward(  # type: ignore[override]
         ctx: Any, upstream: Tensor, _nats: Any, _correct: Any
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
         """上游只有一个标量，各梯度乘以它即可。"""
         hidden, weight, bias = ctx.saved_tensors
         weight_dtype, bias_dtype = ctx.dtypes
@@ -463,6 +479,7 @@ class LinearLoss(torch.autograd.Function):
             None if hidden is None else hidden * upstream.to(hidden.dtype),
             None if weight is None else (weight * upstream).to(weight_dtype),
             None if bias is None else (bias * upstream).to(bias_dtype),
+            None,
             None,
             None,
         )
@@ -479,6 +496,7 @@ class LinearCrossEntropy(LinearLoss):
         bias: Tensor | None,
         targets: Tensor,
         training: bool,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(N, D)、(V, D)、(V,)、(N,) → 损失之和、逐目标损失 (N,)、对错 (N,)。"""
 
@@ -494,4 +512,4 @@ class LinearCrossEntropy(LinearLoss):
                 logits.scatter_add_(1, answers, -torch.ones_like(picked))
             return nats, (guess == answers)[:, 0]
 
-        return LinearLoss.run(ctx, hidden, weight, bias, training, judge)
+        return LinearLoss.run(ctx, hidden, weight, bias, training, judge, weights)

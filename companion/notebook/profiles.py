@@ -120,6 +120,54 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
             "gradient_checkpointing": True,
         },
     },
+    "fill_in_the_middle": {
+        "tiny": {
+            **_TINY,
+            "model": "starter:bloom",
+            "corpus": "sample:modern",
+            "max_steps": 20,
+        },
+        "t4": {
+            **_T4,
+            "model": "Qwen/Qwen3-0.6B-Base",
+            "corpus": "tongjian:modern",
+            "num_train_epochs": 1.0,
+            "tokens_per_batch": 1024,
+            "gradient_accumulation_steps": 8,
+            "gradient_checkpointing": True,
+        },
+        "full": {
+            **_FULL,
+            "model": "Qwen/Qwen3-1.7B-Base",
+            "corpus": "tongjian:modern",
+            "num_train_epochs": 3.0,
+            "tokens_per_batch": 8192,
+            "gradient_accumulation_steps": 4,
+            "gradient_checkpointing": True,
+        },
+    },
+    "masked_diffusion": {
+        "tiny": {
+            **_TINY,
+            "model": "starter:bert",
+            "corpus": "sample:classical",
+            "max_steps": 40,
+        },
+        "t4": {
+            **_T4,
+            "model": "SIKU-BERT/sikubert",
+            "corpus": "tongjian:classical",
+            "num_train_epochs": 2.0,
+            "tokens_per_batch": 8192,
+        },
+        "full": {
+            **_FULL,
+            "model": "SIKU-BERT/sikuroberta",
+            "corpus": "tongjian:classical",
+            "num_train_epochs": 4.0,
+            "tokens_per_batch": 32_768,
+        },
+    },
     "text_infilling": _BART,
     "masked_seq2seq": _BART,
     "span_corruption": {
@@ -405,11 +453,11 @@ def prefix_example(
     **options: Any,
 ) -> "Example":
     """一个样本；整理器的参数里只有模型知道的，从检查点里取。"""
-    from companion.checkpoints.running import model_options
+    from companion.checkpoints.running import fitted_objective, model_options
     from companion.show import show_example
 
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    goal = get_objective(objective).for_config(model.config)
+    goal = fitted_objective(model, objective)
     known = model_options(model, goal)
     return show_example(
         goal, text, tokenizer, seed, epoch=epoch, model_options=known, **options

@@ -175,14 +175,20 @@ def fills_table(
 
 
 def infills_table(
-    checkpoints: Mapping[str, Any], texts: Sequence[str], max_new_tokens: int = 12
+    checkpoints: Mapping[str, Any],
+    texts: Sequence[str],
+    max_new_tokens: int = 12,
+    objective: str | None = None,
 ) -> Table:
     """填补：每句一行，每个检查点一列，几处之间用“／”隔开，没写完的以“……”收尾。"""
     from companion.inference import infill
 
     rows: list[list[str]] = []
     for text in texts:
-        written = [infill(each, text, max_new_tokens) for each in checkpoints.values()]
+        written = [
+            infill(each, text, max_new_tokens, objective=objective)
+            for each in checkpoints.values()
+        ]
         rows.append([text, *("／".join(_ended(each)) for each in written)])
     return Table(["题面", *checkpoints], rows)
 

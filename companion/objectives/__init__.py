@@ -9,6 +9,11 @@ from fnmatch import fnmatchcase
 from companion.errors import ObjectiveError
 from companion.objectives.objective import Objective
 
+_BOUND = (
+    "考的是遮住的字，按权重推算全部的字，所以每字比特数是似然的上界；各行遮多少、遮哪些，"
+    "前后相同。标准误是遮法的偶然：同样的文字另抽一套遮法，会差多少。"
+)
+
 OBJECTIVES: dict[str, Objective] = {
     "causal_lm": Objective(
         key="causal_lm",
@@ -22,25 +27,6 @@ OBJECTIVES: dict[str, Objective] = {
         pretrained=("*/*ForCausalLM", "*/*LMHeadModel"),
         scored="考的是文档首个词元之后的每个字。",
         usage="complete",
-        starter="starter:bloom",
-    ),
-    "fill_in_the_middle": Objective(
-        key="fill_in_the_middle",
-        title="中间填补",
-        family="因果语言模型（StarCoder、CodeLlama、Qwen2.5-Coder 的目标，"
-        "用于 GPT、BLOOM、Llama、Qwen）",
-        paper="Bavarian 等，2022，§3、§4.2–4.5",
-        auto_class="AutoModelForCausalLM",
-        causal=True,
-        collator="companion.objectives.fill_in_the_middle:FillInTheMiddleCollator",
-        options=("fim_rate", "seed"),
-        # 评估目标都是 PSM；逐词元切，与从左到右读时考同样的词元
-        frozen_options={"fim_rate": 1.0, "spm_rate": 0.0, "character_level": False},
-        special_tokens="companion.objectives.fill_in_the_middle:missing_tokens",
-        completion="left_to_right",
-        infilling="middle",
-        scored="考的是中段的字，前后两段都给它看；同样的字只看左边的分数另列一行。",
-        usage="infill",
         starter="starter:bloom",
     ),
     "masked_lm": Objective(
@@ -304,6 +290,66 @@ OBJECTIVES: dict[str, Objective] = {
         pretrained=("glm_two_row/*ForCausalLM", "glm_two_row/*LMHeadModel"),
         usage="infill",
         starter="starter:glm",
+    ),
+    "fill_in_the_middle": Objective(
+        key="fill_in_the_middle",
+        title="中间填补",
+        family="因果语言模型（StarCoder、CodeLlama、Qwen2.5-Coder 的目标，"
+        "用于 GPT、BLOOM、Llama、Qwen）",
+        paper="Bavarian 等，2022，§3、§4.2–4.5",
+        auto_class="AutoModelForCausalLM",
+        causal=True,
+        collator="companion.objectives.fill_in_the_middle:FillInTheMiddleCollator",
+        options=("fim_rate", "seed"),
+        # 评估目标都是 PSM；逐词元切，与从左到右读时考同样的词元
+        frozen_options={"fim_rate": 1.0, "spm_rate": 0.0, "character_level": False},
+        special_tokens="companion.objectives.fill_in_the_middle:missing_tokens",
+        completion="left_to_right",
+        infilling="middle",
+        scored="考的是中段的字，前后两段都给它看；同样的字只看左边的分数另列一行。",
+        usage="infill",
+        starter="starter:bloom",
+    ),
+    "masked_diffusion": Objective(
+        key="masked_diffusion",
+        title="掩码扩散",
+        family="掩码语言模型（BERT、RoBERTa、ModernBERT）；只有解码器的模型（GPT-2、"
+        "Llama、Qwen，两边都打开）",
+        paper="Sahoo 等，2024，§3；Nie 等，2025，§2.1、§2.4；解码器：Gong 等，2025，§3",
+        auto_class="AutoModelForMaskedLM",
+        causal=False,
+        collator="companion.objectives.masked_diffusion:MaskedDiffusionCollator",
+        loss="companion.losses.parts:DiffusionLoss",
+        options=("seed",),
+        frozen_options={"exact": True},
+        exam_draws=4,
+        special_tokens="companion.objectives.masked_diffusion:missing_tokens",
+        completion="unmask",
+        infilling="unmask",
+        scored=_BOUND,
+        usage="infill",
+        starter="starter:bert",
+        decoder=Objective(
+            key="masked_diffusion",
+            title="掩码扩散",
+            family="只有解码器的模型（GPT-2、Llama、Qwen、GLM），两边都打开",
+            paper="Nie 等，2025，§2.1、§2.4；移位：Gong 等，2025，§3",
+            auto_class="AutoModelForCausalLM",
+            causal=True,
+            collator="companion.objectives.masked_diffusion:OpenedDiffusionCollator",
+            loss="companion.losses.parts:DiffusionLoss",
+            options=("seed",),
+            model_options=("max_length",),
+            frozen_options={"exact": True},
+            exam_draws=4,
+            masks=("bidirectional",),
+            special_tokens="companion.objectives.masked_diffusion:missing_tokens",
+            completion="unmask",
+            infilling="unmask",
+            scored=_BOUND,
+            usage="infill",
+            starter="starter:glm",
+        ),
     ),
 }
 

@@ -11,9 +11,8 @@
 SPM 是附录 D 的第二种，<PRE> <SUF> 连写，两种次序分得清。只改写一部分文档，其余照因果语
 言建模。三段与记号都计损失（同论文），每个字仍恰好预测一次。切点各自均匀，段可以是空的。
 
-切点**逐字**取（§4.5），落在词元中间也行，三段各自重新分词：光标停在词的半中间，模型也见
-过。文字还原不了（[UNK]、半个字）、拼不回去（每段开头添 ▁）的，逐词元切；评估总是逐词元
-切，考的与照原来次序读时是同样的词元。
+切点**逐字**取（§4.5），三段各自重新分词：光标停在词元的半中间，模型也见过。文字还原不了
+（[UNK]、半个字）、拼不回去（每段开头添 ▁）的，逐词元切；评估也是，好与原来次序的相比。
 
 各篇各自改写；长过一行的先切成片，一片改写一次（§4.4 说略好）。改写过的总有结尾，没有专
 门的（CodeLlama 的 <EOT>）就是文档结尾。记号词表里没有的，打开检查点时添上。
@@ -133,7 +132,8 @@ class FillInTheMiddleCollator(Collator):
 
     def _cut_text(self, body: Ids, rng: np.random.Generator) -> list[Cells] | None:
         """逐字切成三段，各自重新分词；不要或不能的为 None。"""
-        if not (self.character_level and self.tokenizer.is_fast):
+        lost = np.isin(body, self.special_ids).any()
+        if lost or not (self.character_level and self.tokenizer.is_fast):
             return None
         decode = partial(self.tokenizer.decode, clean_up_tokenization_spaces=False)
         text: str = decode(body.tolist())

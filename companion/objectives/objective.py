@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
+Kind = Literal["encoder", "decoder", "encoder_decoder"]
+"""模型的三类。"""
+
 if TYPE_CHECKING:
     from companion.objectives.attention import MaskKind
 
@@ -37,12 +40,15 @@ class Objective:
     """整理器自己给出哪几种四维掩码（`attention.MaskKind`）；空的由模型自己补。"""
     usage: Literal["complete", "fill", "infill"]
     """训练好的模型怎样用：续写、填空，还是填补；样张与填空题照此作答。"""
-    completion: Literal["left_to_right", "prefix", "source", "blank"] | None = None
+    completion: (
+        Literal["left_to_right", "prefix", "source", "blank", "unmask"] | None
+    ) = None
     """训练好的模型怎样接着开头往下写：从左到右；先双向地读前缀；[CLS] 开头 [SEP] 之后
-    逐个猜 [MASK]（UniLM）；写开头之后的一个空（GLM）。不会续写的为 None。"""
-    infilling: Literal["blank", "middle"] | None = None
-    """只有解码器的模型怎样填补：写一个空（GLM）；看着两边写中段（FIM）。不会的与编码器–
-    解码器为 None。"""
+    逐个猜 [MASK]（UniLM）；写开头之后的一个空（GLM）；添一串 [MASK]，一步步揭开（扩
+    散）。不会续写的为 None。"""
+    infilling: Literal["blank", "middle", "unmask"] | None = None
+    """没有编码器–解码器两侧的模型怎样填补：写一个空（GLM）；看着两边写中段（FIM）；揭开
+    [MASK]（扩散）。不会的与编码器–解码器为 None。"""
     special_tokens: str | None = None
     """要的特殊词元分词器缺哪些，`模块:函数`；缺的打开检查点时添上。"""
     pretrained: tuple[str, ...] = field(default=())
@@ -53,6 +59,8 @@ class Objective:
     """训练生成器与判别器的一对，评的是判别器：标签是真假（0、1），不是词元。"""
     frozen_options: dict[str, Any] = field(default_factory=dict)
     """评估出题时交给整理器的参数；其余取缺省值，与训练的设置无关。"""
+    exam_draws: int = 1
+    """评估时一片抽几次噪声，取平均；多于一次的有标准误。"""
     starter: str
     """离线演示所用的起步模型。"""
     packable: bool = True
@@ -72,17 +80,17 @@ class Objective:
     exam_loss: str | None = None
     """评估时的损失，`模块:类`；None 表示就用训练的。"""
     encoder_decoder: "Objective | None" = None
-    """同一个目标用于编码器–解码器时的样子；没有第二种样子的为 None。"""
+    """同一个目标用于编码器–解码器时的样子；与平常一样的为 None。"""
+    decoder: "Objective | None" = None
+    """同一个目标用于只有解码器的模型时的样子；与平常一样的为 None。"""
 
-    def for_config(self, config: Any) -> "Objective":
-        """用于这种模型时的样子。
+    def for_kind(self, kind: Kind) -> "Objective":
+        """用于这一类模型时的样子。
 
         Args:
-            config: 模型的 transformers 设置。
+            kind: 模型是哪一类（`companion.checkpoints.running.kind_of`）。
         """
-        if self.encoder_decoder is not None and config.is_encoder_decoder:
-            return self.encoder_decoder
-        return self
+        return getattr(self, kind, None) or self
 
     @property
     def seq2seq(self) -> bool:
@@ -108,7 +116,8 @@ class Objective:
     @property
     def forms(self) -> "tuple[Objective, ...]":
         """各种样子：它自己，与用于别的模型时的。"""
-        return (self, self.encoder_decoder) if self.encoder_decoder else (self,)
+        others = (self.encoder_decoder, self.decoder)
+        return (self, *(each for each in others if each is not None))
 
     @property
     def judges_order(self) -> bool:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from companion.checkpoints.running import widest_float
 from companion.losses.parts import LossPart
-from companion.losses.target_head import TargetLosses
 from companion.training.team import ALONE, Team
 
 UNJUDGED = ("hidden",)
@@ -27,21 +26,29 @@ class Sums:
     """上次日志以来的目标数。"""
     total: int = 0
     """开训以来的目标数。"""
+    more: Tensor | int = 0
+    """上次日志以来，损失的除数比目标数多出多少；多数损失项是 0。"""
 
-    def add(self, losses: TargetLosses) -> None:
+    def add(self, part: LossPart) -> None:
         """记一个微批量。"""
-        self.nats = self.nats + losses.nats.sum(dtype=widest_float(losses.nats.device))
+        losses, count = part.losses, len(part.losses.nats)
+        if part.divisor is None:
+            nats = losses.nats.sum(dtype=widest_float(losses.nats.device))
+        else:  # 各目标乘过权重
+            nats = losses.total_nats.detach()
+            self.more = self.more + part.divisor - count
+        self.nats = self.nats + nats
         self.correct = self.correct + losses.correct.sum()
-        self.targets += len(losses.nats)
-        self.total += len(losses.nats)
+        self.targets += count
+        self.total += count
 
     def numbers(self) -> list[float]:
-        """四个数。"""
+        """五个数。"""
         return [float(value) for value in astuple(self)]
 
     @classmethod
     def of(cls, numbers: list[float]) -> "Sums":
-        """由 `numbers` 的四个数还原。"""
+        """由 `numbers` 的几个数还原；早先的检查点只有前四个。"""
         nats, *counts = numbers
         return cls(nats, *(int(count) for count in counts))
 
@@ -77,7 +84,7 @@ class Tally:
     def add(self, *parts: LossPart) -> None:
         """记一个微批量的各损失项。"""
         for part in parts:
-            self.parts[part.name].add(part.losses)
+            self.parts[part.name].add(part)
 
     def combined(self, team: Team) -> "Tally":
         """各进程的账合成一份，人人都得到它。"""
@@ -98,7 +105,7 @@ class Tally:
             count = max(1, sums.targets)
             first = name == self.names[0]
             loss = "nats_per_target" if first else f"{name}_loss"
-            taken[loss] = float(sums.nats) / count
+            taken[loss] = float(sums.nats) / max(1, sums.targets + int(sums.more))
             if name not in UNJUDGED:
                 accuracy = "accuracy" if first else f"{name}_accuracy"
                 taken[accuracy] = float(sums.correct) / count

@@ -108,7 +108,7 @@ class CompanionTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
-        """取一步的各个微批量，并数第一项之外的各损失项在整步里的目标数。"""
+        """取一步的各个微批量，并数除数不是标签数的各损失项在整步里的目标数。"""
         samples, count = super().get_batch_samples(epoch_iterator, num_batches, device)
         found = [self.loss.other_targets(batch) for batch in samples]
         self._counts = {}
@@ -130,7 +130,7 @@ class CompanionTrainer(Trainer):
             TrainingError: 损失不是有限的数；消息说明是哪一步、多半为什么。
         """
         first, *others = self.loss(model, inputs)
-        count = num_items_in_batch
+        count = self._counts.get(first.name, num_items_in_batch)
         if count is None:
             count = max(1, len(first.losses.nats))
         loss = first.weight * first.losses.total_nats / count

@@ -100,21 +100,19 @@ def front(targets: FrozenTargets, tokens: float) -> FrozenTargets:
     """靠前的若干行，不超过这么多词元，至少一行。"""
     rows: list[Any] = []
     left = tokens
-    for row in targets.rows:
-        left -= len(row.input_ids)
+    for at in range(0, len(targets.rows), targets.draws):  # 同一片的几次不分开
+        piece = targets.rows[at : at + targets.draws]
+        left -= sum(len(row.input_ids) for row in piece)
         if rows and left < 0:
             break
-        rows.append(row)
+        rows += piece
     judged = [row.labels != IGNORE_INDEX for row in rows]
     return replace(
         targets,
         rows=rows,
         sources=targets.sources[: len(rows)],
         num_targets=sum(int(mask.sum()) for mask in judged),
-        num_chars=sum(
-            int(row.num_chars[mask].sum())
-            for row, mask in zip(rows, judged, strict=True)
-        ),
+        num_chars=sum(row.size[0] for row in rows) // targets.draws,
     )
 
 

@@ -10,8 +10,10 @@ pytest.importorskip("playwright", reason='没有装浏览器测试：pip install
 
 OBJECTIVES = (
     "causal_lm",
+    "fill_in_the_middle",
     "masked_lm",
     "whole_word",
+    "masked_diffusion",
     "span_corruption",
     "text_infilling",
     "masked_seq2seq",

@@ -105,7 +105,8 @@ def test_the_result_is_a_stock_checkpoint_that_works(named: NamedModel, continue
         (written,) = complete(checkpoint, "天下大势，", 4, objective=named.objective)
         assert written.text
     else:
-        answer = infill(checkpoint, "天下[MASK]，分久必合", 4)
+        text = "天下[MASK]，分久必合"
+        answer = infill(checkpoint, text, 4, objective=named.objective)
         assert answer.text.startswith("天下")
 
 

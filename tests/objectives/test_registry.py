@@ -9,6 +9,7 @@ import transformers
 from strategies import tokenizer_of
 
 from companion.checkpoints.locating import list_starters
+from companion.checkpoints.running import fitted_objective
 from companion.checkpoints.tiny import tiny_model
 from companion.config import setting_docs
 from companion.errors import ObjectiveError
@@ -59,15 +60,17 @@ def test_the_model_class_and_the_starter_exist(objective):
 
 
 @EVERY
-def test_only_prefix_lm_depends_on_the_model(key):
-    """前缀语言建模遇上编码器–解码器换一个整理器，键不变；别的目标只有一种样子。"""
+def test_the_form_follows_the_model(key):
+    """有第二种样子的目标遇上那一类模型才换，键不变，模型类正是那一类的；别的不换。"""
     objective = OBJECTIVES[key]
-    for kind in ("t5", "gpt2"):
-        form = objective.for_config(tiny_model(kind).config)
+    for kind in ("t5", "gpt2", "bert"):
+        form = fitted_objective(tiny_model(kind), key)
         assert form.key == key
-        changed = key == "prefix_lm" and kind == "t5"
-        assert (form is objective) != changed
-        assert not changed or form.seq2seq
+        other = {"t5": objective.encoder_decoder, "gpt2": objective.decoder}
+        assert form is (other.get(kind) or objective)
+        if form is not objective:
+            wanted = "AutoModelForSeq2SeqLM" if kind == "t5" else "AutoModelForCausalLM"
+            assert form.auto_class == wanted
 
 
 def test_collators_are_made_with_their_options():

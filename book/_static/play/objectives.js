@@ -3,7 +3,7 @@
 "use strict";
 const playObjectives = (() => {
   const { specials, encode } = playTokens;
-  const { causal, masked, prefix } = playRows;
+  const { causal, middle, masked, diffusion, prefix } = playRows;
   const { spanCorruption, textInfilling, maskedSeq2seq } = playPairs;
   const { blankInfilling } = playBlanks;
 
@@ -26,6 +26,12 @@ const playObjectives = (() => {
       chapter: "03_causal_lm.html",
       corrupt: plainText(causal),
     },
+    fill_in_the_middle: {
+      title: "中间填补（FIM）",
+      about: "一半的文字切成前、中、后三段，中段挪到末尾；换几个种子，看 PSM 与 SPM 两种次序。",
+      chapter: "objectives.html",
+      corrupt: plainText(middle),
+    },
     masked_lm: {
       title: "掩码语言建模（逐个词元）",
       about: "选 15%，其中八成换成 [MASK]，一成换成随机的字，一成不动；只有选中的计损失。",
@@ -40,6 +46,12 @@ const playObjectives = (() => {
         const { body, groups } = readWords(text);
         return masked(body, seed, groups);
       },
+    },
+    masked_diffusion: {
+      title: "掩码扩散",
+      about: "每行抽一个比例，照它逐个遮住，全换成 [MASK]；遮得越少，遮住的权重越大。",
+      chapter: "objectives.html",
+      corrupt: plainText(diffusion),
     },
     span_corruption: {
       title: "片段破坏（T5）",

@@ -1,8 +1,9 @@
-// 只有一条行的目标：因果、掩码、前缀语言建模。
+// 只有一条行的目标：因果、中间填补、掩码、掩码扩散、前缀语言建模。
 "use strict";
 const playRows = (() => {
   const { generator, round } = playNoise;
-  const { specials, words, range, replaceTokens, CLS, SEP, EOS } = playTokens;
+  const { specials, words, range, replaceTokens } = playTokens;
+  const { CLS, SEP, EOS, MASK, PRE, SUF, MID } = playTokens;
 
   const single = (tokens, inputs, labels, prefix = null) => ({
     tokens: words(tokens),
@@ -14,6 +15,37 @@ const playRows = (() => {
   const causal = (body) => {
     const tokens = [...body, EOS];
     return single(tokens, tokens, [null, ...tokens.slice(1)]);
+  };
+
+  // ---- 中间填补（fill_in_the_middle.py）；一字一词元，逐字与逐词元的切点相同
+  const middle = (body, seed) => {
+    const random = generator(seed);
+    if (random.next() >= 0.5) return causal(body);
+    const spm = random.next() < 0.5;
+    const cuts = [random.below(body.length + 1), random.below(body.length + 1)];
+    const [first, last] = cuts.sort((a, b) => a - b);
+    const [before, inside, after] = [
+      body.slice(0, first), body.slice(first, last), body.slice(last),
+    ];
+    const inputs = spm
+      ? [PRE, SUF, ...after, MID, ...before, ...inside, EOS]
+      : [PRE, ...before, SUF, ...after, MID, ...inside, EOS];
+    const marks = [PRE, SUF, MID];
+    const tokens = inputs.map((id) => (marks.includes(id) ? null : id));
+    return single(tokens, inputs, [null, ...inputs.slice(1)]);
+  };
+
+  // ---- 掩码扩散（masked_diffusion.py）：这一行的比例，再逐个词元定遮不遮
+  const diffusion = (body, seed) => {
+    const tokens = [CLS, ...body, SEP];
+    const rate = 1 - generator(seed, 1).next();
+    const lots = generator(seed).random(tokens.length);
+    const hidden = tokens.map((id, at) => id >= specials.length && lots[at] < rate);
+    return single(
+      tokens,
+      tokens.map((id, at) => (hidden[at] ? MASK : id)),
+      tokens.map((id, at) => (hidden[at] ? id : null)),
+    );
   };
 
   // ---- 掩码语言建模（companion/objectives/masked_lm.py）
@@ -63,5 +95,5 @@ const playRows = (() => {
     );
   };
 
-  return { causal, masked, prefix };
+  return { causal, middle, masked, diffusion, prefix };
 })();

@@ -3,7 +3,9 @@
 const playTokens = (() => {
   const { specials, letters } = playVocabulary;
 
-  const vocabulary = [...specials, ...letters];
+  // 中间填补的记号不在词表里，打开检查点时添在最后
+  const marks = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"];
+  const vocabulary = [...specials, ...letters, ...marks];
   const ids = new Map(vocabulary.map((token, id) => [token, id]));
   const UNK = ids.get("[UNK]");
   const CLS = ids.get("[CLS]");
@@ -14,7 +16,8 @@ const playTokens = (() => {
   const PAD = ids.get("[PAD]");
   // 随机替换只从普通词元里抽，它们从 first 起连成一片
   const first = specials.length;
-  const plain = vocabulary.length - first;
+  const plain = vocabulary.length - first - marks.length;
+  const [PRE, SUF, MID] = marks.map((_, i) => first + plain + i);
 
   const encode = (text) =>
     Array.from(text.normalize("NFC"), (letter) => ids.get(letter) ?? UNK);
@@ -63,6 +66,6 @@ const playTokens = (() => {
 
   return {
     specials, ids, encode, words, range, sum, cumulative, searchRight,
-    splitSentences, replaceTokens, UNK, CLS, SEP, MASK, BOS, EOS, PAD,
+    splitSentences, replaceTokens, UNK, CLS, SEP, MASK, BOS, EOS, PAD, PRE, SUF, MID,
   };
 })();
