@@ -201,6 +201,9 @@ class TrainingConfig:
     early_stopping_patience: int | None = _setting(
         "途中连着这么多次没有更好就停下；缺省走完", None
     )
+    average_checkpoints: int | None = _setting(
+        "末了取最近这么多个检查点的平均（Sanyal 等，2023）；缺省不平均", None
+    )
     save_steps: int = _setting("每隔多少步存一个检查点", 500)
     save_total_limit: int = _setting("至多留几个检查点", 2)
     logging_steps: int = _setting("每隔多少步记一次日志", 10)
@@ -228,6 +231,10 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise _out_of_range(name, value, "至少为 1")
+        if self.average_checkpoints is not None and self.average_checkpoints < 2:
+            raise _out_of_range(
+                "average_checkpoints", self.average_checkpoints, "至少为 2"
+            )
         for name in ("replay_ratio", "mlm_probability", "noise_density",
                      "target_mask_probability"):  # fmt: skip
             value = getattr(self, name)
@@ -421,8 +428,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "评估与存盘": (
         "eval", "eval_max_chars", "eval_steps", "load_best_model_at_end",
-        "max_forgetting", "early_stopping_patience", "save_steps", "save_total_limit",
-        "logging_steps", "report_to",
+        "max_forgetting", "early_stopping_patience", "average_checkpoints",
+        "save_steps", "save_total_limit", "logging_steps", "report_to",
     ),
     "扩充词表": ("new_characters", "new_words", "embedding_steps"),
 }  # fmt: skip

@@ -32,7 +32,8 @@ from companion.training.arguments import (
     recompute_activations,
     training_arguments,
 )
-from companion.training.output import latest_checkpoint, write_text, writing
+from companion.training.averaging import load_average, window
+from companion.training.output import latest_checkpoint, step_of, write_text, writing
 from companion.training.preparing import EmbeddingsFirst, Run, num_embedding_steps
 from companion.training.team import ALONE, Team, train_command
 from companion.training.watching import Watch, WatchCallback, evaluations
@@ -288,6 +289,8 @@ class LoopResult:
     """走了几步；早停时比排定的少。"""
     best_step: int | None = None
     """模型取自哪一步；没有要求留最好的一步时为 None。"""
+    averaged: tuple[int, ...] = ()
+    """模型是哪几步的检查点的平均；没有要求平均的为空。"""
 
 
 def run_loop(
@@ -392,12 +395,17 @@ def run_loop(
     tally = trainer.tally.combined(team)
     steps = trainer.state.global_step
     best = watching.best if watching and config.load_best_model_at_end else None
-    if best not in (None, steps):
-        with quiet_transformers():
+    averaged: list[Path] = []
+    with quiet_transformers():
+        if config.average_checkpoints:
+            averaged = window(run.output, config.average_checkpoints, best)
+            load_average(trainer, averaged)
+        elif best not in (None, steps):
             trainer.load_weights(run.output / f"checkpoint-{best}")
     return LoopResult(
-        model, logging.rows, tally.total_targets, tally.other_totals, steps, best
-    )
+        model, logging.rows, tally.total_targets, tally.other_totals, steps, best,
+        tuple(map(step_of, averaged)),
+    )  # fmt: skip
 
 
 def _open_swanlab() -> None:

@@ -241,7 +241,12 @@ def num_processes_of(checkpoint: Path) -> int:
 
 @contextmanager
 def staged(
-    output: Path, limit: int, team: Team = ALONE, *, keep: int | None = None
+    output: Path,
+    limit: int,
+    team: Team = ALONE,
+    *,
+    keep: int | None = None,
+    window: int = 1,
 ) -> Generator[Path]:
     """给出一个临时文件夹；正常退出时把其中的检查点移到 `output`，再删去过老的。
 
@@ -250,6 +255,7 @@ def staged(
         limit: 至多留几个检查点。
         team: 一同训练的进程：人人都往临时文件夹里写，写齐了由第 0 个进程移走。
         keep: 这一步的检查点总留着，另算。
+        window: 连同它之前的，留这么多个（`average_checkpoints`）。
 
     Raises:
         TrainingError: 写不下；临时文件已清掉，旧检查点原样不动。
@@ -274,7 +280,9 @@ def staged(
         ) from error
     if team.is_main:
         shutil.rmtree(staging, ignore_errors=True)
-        others = [path for path in list_checkpoints(output) if step_of(path) != keep]
+        found = list_checkpoints(output)
+        kept = [each for each in found if keep is not None and step_of(each) <= keep]
+        others = [each for each in found if each not in kept[-window:]]
         for old in others[:-limit]:
             shutil.rmtree(old)
 

@@ -107,6 +107,8 @@ def summarise(
         metrics["evaluations"] = {"times": len(looked), "seconds": round(spent, 3)}
     if ran.best_step is not None:
         metrics["best_step"] = ran.best_step
+    if ran.averaged:
+        metrics["averaged_steps"] = list(ran.averaged)
     if before and after:
         metrics |= {"before": before.as_dict(), "after": after.as_dict()}
         metrics["overlap"] = {

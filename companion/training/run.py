@@ -32,6 +32,7 @@ from companion.preflight.device import Device, best_device
 from companion.preflight.findings import Finding
 from companion.preflight.visibility import Verdict, can_pack, require_mask
 from companion.training.arguments import check_means, choose_learning_rate
+from companion.training.averaging import check_enough_checkpoints
 from companion.training.continuing import Start, find_start
 from companion.training.data import (
     Corpora,
@@ -236,6 +237,7 @@ def _prepare(
             world_size=team.size,
         )
     )
+    check_enough_checkpoints(config, data.plan.num_steps)
     if resume:
         _refuse_finished(Path(config.output))
     new_ids = extension.ids if extension else ()
@@ -293,6 +295,9 @@ def _finish(
     exam, before = (examined.exam, examined.before) if examined else (None, None)
     if ran.best_step is not None:
         say(f"取第 {ran.best_step} 步的模型：途中评估里领域上最好的一步")
+    if ran.averaged:
+        steps = "、".join(f"{step:,}" for step in ran.averaged)
+        say(f"取第 {steps} 步的检查点的平均")
     model = _merged(run.checkpoint, ran.model, run.output, say)
     trained = replace(run.checkpoint, model=model, name=str(run.output / "model"))
     save_checkpoint(model, run.checkpoint.tokenizer, run.output / "model")

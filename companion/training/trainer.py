@@ -217,11 +217,13 @@ class CompanionTrainer(Trainer):
         """存一个检查点；写不下时旧的完好（见 `checkpoints.staged`）。"""
         self.check_gradients()
         tally = self.tally.combined(self.team)
+        averaged = self.settings.average_checkpoints or 1
         with staged(
             Path(self.settings.output),
-            self.settings.save_total_limit,
+            max(self.settings.save_total_limit, averaged),
             self.team,
             keep=self.kept_step() if self.kept_step else None,
+            window=averaged,
         ) as folder:
             super()._save_checkpoint(model, trial)
             if self.team.is_main:

@@ -35,6 +35,7 @@ SAMPLE = {
     "precision": "fp32",
     "eval_steps": 2,
     "load_best_model_at_end": True,
+    "average_checkpoints": 2,
 }
 
 
@@ -97,7 +98,8 @@ def test_two_processes_equal_one_that_accumulates_twice_as_much(pair, tmp_path):
     ledgers = [(each / "ledger.json").read_bytes() for each in (output, alone.output)]
     assert ledgers[0] == ledgers[1]
     metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["best_step"] == alone.metrics["best_step"]
+    for chosen in ("best_step", "averaged_steps"):
+        assert metrics[chosen] == alone.metrics[chosen]
     for when in ("before", "after"):
         assert metrics[when]["domain"]["bits_per_char"] == pytest.approx(
             alone.metrics[when]["domain"]["bits_per_char"], rel=1e-4
