@@ -106,6 +106,10 @@ class TrainingConfig:
     embedding_learning_rate: float | None = _setting(
         "词嵌入与输出头另用的学习率；缺省与别的相同", None
     )
+    layer_learning_rate_decay: float | None = _setting(
+        "往下一层，学习率乘一次它，例如 0.9；缺省各层相同（Clark 等，2020，附录 B）",
+        None,
+    )
     lr_scheduler_type: Scheduler = _setting(
         "学习率曲线：余弦降到峰值的 10%，或 WSD 等", "cosine"
     )
@@ -262,7 +266,8 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise _out_of_range(name, value, "不小于 0")
-        for name in ("learning_rate", "embedding_learning_rate"):
+        for name in ("learning_rate", "embedding_learning_rate",
+                     "layer_learning_rate_decay"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise _out_of_range(name, value, "在 0 与 1 之间")
@@ -297,13 +302,20 @@ class TrainingConfig:
                 expected="它限定留哪一步、什么时候停，单独没有作用",
                 remedy="加 load_best_model_at_end=true，或去掉 max_forgetting",
             )
-        plain = self.optimizer == "adamw" and self.embedding_learning_rate is None
-        if not plain and (self.new_characters or self.new_words):
+        own = [
+            f"{name} = {value}"
+            for name, value, plain in (
+                ("optimizer", self.optimizer, "adamw"),
+                ("embedding_learning_rate", self.embedding_learning_rate, None),
+                ("layer_learning_rate_decay", self.layer_learning_rate_decay, None),
+            )
+            if value != plain
+        ]
+        if own and (self.new_characters or self.new_words):
             raise ConfigError(
-                found=f"optimizer = {self.optimizer}、embedding_learning_rate = "
-                f"{self.embedding_learning_rate}，又要扩充词表",
+                found=f"{'、'.join(own)}，又要扩充词表",
                 expected="扩充之后先只训练新行，用的是 AdamW 的一组",
-                remedy="用 optimizer=adamw；或先扩充、训练，再以它的 model/ 另训一次",
+                remedy="去掉它；或先扩充、训练，再以它的 model/ 另训一次",
             )
         if self.embedding_learning_rate is not None and self.lora_rank:
             raise ConfigError(
@@ -421,8 +433,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "dataloader_num_workers",
     ),
     "优化": (
-        "optimizer", "learning_rate", "embedding_learning_rate", "lr_scheduler_type",
-        "warmup_steps", "weight_decay",
+        "optimizer", "learning_rate", "embedding_learning_rate",
+        "layer_learning_rate_decay", "lr_scheduler_type", "warmup_steps",
+        "weight_decay",
         "adam_beta2", "max_grad_norm", "precision", "gradient_checkpointing",
         "lora_rank",
     ),

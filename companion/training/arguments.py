@@ -12,6 +12,7 @@ from companion.config import TrainingConfig
 from companion.errors import ConfigError
 from companion.objectives import get_objective
 from companion.preflight.device import overflows_in_fp16
+from companion.training.optimizing import layer_factors
 
 FALLBACK_LEARNING_RATE = 5e-5
 """不知道预训练峰值时的学习率：BERT 一类模型微调与继续预训练的常用值。"""
@@ -127,6 +128,8 @@ def check_means(
             expected="CPU 上用 fp32 或 bf16",
             remedy="用 --set precision=auto，由实测决定",
         )
+    if config.layer_learning_rate_decay is not None:
+        layer_factors(model, config.layer_learning_rate_decay)
     if config.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise ConfigError(
             found=f"gradient_checkpointing = true，而 {model.config.model_type} 不支持",

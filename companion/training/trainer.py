@@ -34,7 +34,7 @@ from companion.training.arguments import make_scheduler
 from companion.training.batching import PlannedSampler
 from companion.training.continuing import Start, carry_moments
 from companion.training.data import TrainingData
-from companion.training.optimizing import make_optimizer
+from companion.training.optimizing import has_own_groups, make_optimizer
 from companion.training.output import STAGING, staged
 from companion.training.tally import Tally
 from companion.training.team import ALONE, Team
@@ -194,7 +194,7 @@ class CompanionTrainer(Trainer):
 
     def _make_optimizer(self, model: Any, settings: TrainingConfig) -> Any:
         """AdamW 由 Trainer 造；别的与词嵌入另有学习率的，见 `optimizing`。"""
-        if settings.optimizer == "adamw" and settings.embedding_learning_rate is None:
+        if not has_own_groups(settings):
             self.optimizer: Any = None
             return super().create_optimizer(model)
         trained: Any = self.model if model is None else model
@@ -212,6 +212,11 @@ class CompanionTrainer(Trainer):
                 self.start.warmup_from(self.args.learning_rate) if self.start else 0.0,
             )
         return self.lr_scheduler
+
+    def _get_learning_rate(self) -> float:
+        """日志里的学习率：峰值乘曲线；各组自己的倍数不算。"""
+        curve: Any = self.lr_scheduler
+        return self.args.learning_rate * curve.lr_lambdas[0](curve.last_epoch)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """存一个检查点；写不下时旧的完好（见 `checkpoints.staged`）。"""
