@@ -120,6 +120,13 @@ class TrainingConfig:
     precision: Precision = _setting("计算精度；auto 由设备实测决定", "auto")
     gradient_checkpointing: bool = _setting("以重算换显存", False)
     lora_rank: int = _setting("LoRA 的秩；0 表示全参数训练（需装 peft）", 0)
+    use_dora: bool = _setting("LoRA：另学各行的长度（DoRA；Liu 等，2024）", False)
+    use_rslora: bool | None = _setting(
+        "LoRA：缩放用 α/√r；缺省秩 64 起才用（Kalajdzievski，2023）", None
+    )
+    loraplus_lr_ratio: float | None = _setting(
+        "LoRA+：B 的学习率是 A 的几倍，例如 16；缺省相同（Hayou 等，2024）", None
+    )
 
     mlm_probability: float | None = _setting("掩码类目标选中的比例，缺省 0.15", None)
     granularity: Granularity | None = _setting(
@@ -187,7 +194,7 @@ class TrainingConfig:
     )
     new_words: int = _setting("扩充词表：另添多少个被拆开的常用词", 0)
     embedding_steps: float = _setting(
-        "扩充之后先只训练新行的步数；小于 1 时是占总步数的比例", 0.1
+        "扩充之后先只训练新行的步数；小于 1 时是占总步数的比例；用 LoRA 时不分先后", 0.1
     )
 
     eval: bool = _setting("训练前后各评估一次并写报告", True)
@@ -239,6 +246,8 @@ class TrainingConfig:
             raise _out_of_range(
                 "average_checkpoints", self.average_checkpoints, "至少为 2"
             )
+        if self.loraplus_lr_ratio is not None and self.loraplus_lr_ratio < 1:
+            raise _out_of_range("loraplus_lr_ratio", self.loraplus_lr_ratio, "至少为 1")
         for name in ("replay_ratio", "mlm_probability", "noise_density",
                      "target_mask_probability"):  # fmt: skip
             value = getattr(self, name)
@@ -311,7 +320,8 @@ class TrainingConfig:
             )
             if value != plain
         ]
-        if own and (self.new_characters or self.new_words):
+        extends = self.new_characters or self.new_words
+        if own and extends and not self.lora_rank:
             raise ConfigError(
                 found=f"{'、'.join(own)}，又要扩充词表",
                 expected="扩充之后先只训练新行，用的是 AdamW 的一组",
@@ -323,12 +333,14 @@ class TrainingConfig:
                 expected="词嵌入要能训练，LoRA 却冻结它",
                 remedy="去掉其中一个",
             )
-        if self.lora_rank and (self.new_characters or self.new_words):
-            raise ConfigError(
-                found=f"lora_rank = {self.lora_rank}，又要扩充词表",
-                expected="新词元的行要能训练，LoRA 却冻结词嵌入",
-                remedy="去掉 lora_rank；或先不用 LoRA 扩充词表，再以它的 model/ 训练",
-            )
+        for name in ("use_dora", "use_rslora", "loraplus_lr_ratio"):
+            value = getattr(self, name)
+            if not self.lora_rank and value not in (None, False):
+                raise ConfigError(
+                    found=f"{name} = {value}，而 lora_rank = 0",
+                    expected=f"{name} 是 LoRA 的一项，全参数训练用不着它",
+                    remedy=f"加上 lora_rank=16，或去掉 {name}",
+                )
         if self.continue_from and (self.new_characters or self.new_words):
             raise ConfigError(
                 found=f"continue_from = {self.continue_from}，又要扩充词表",
@@ -437,8 +449,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "layer_learning_rate_decay", "lr_scheduler_type", "warmup_steps",
         "weight_decay",
         "adam_beta2", "max_grad_norm", "precision", "gradient_checkpointing",
-        "lora_rank",
     ),
+    "LoRA": ("lora_rank", "use_dora", "use_rslora", "loraplus_lr_ratio"),
     "评估与存盘": (
         "eval", "eval_max_chars", "eval_steps", "load_best_model_at_end",
         "max_forgetting", "early_stopping_patience", "average_checkpoints",

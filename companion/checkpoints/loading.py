@@ -201,6 +201,9 @@ def _load_adapter(name: str, folder: Path, goal: Objective) -> Checkpoint:
         )
     if (folder / base_name).is_dir():  # 相对适配器文件夹的路径
         base_name = str(folder / base_name)
+    beside = folder.parent / Path(base_name).name
+    if not Path(base_name).exists() and (beside / "config.json").is_file():
+        base_name = str(beside)  # 连同底座一起搬了家
     base = load_checkpoint(base_name, goal, revision=written.get("revision"))
     remarks = _fit_embeddings(base.model, folder, name)
     frozen = {n for n, w in base.model.named_parameters() if not w.requires_grad}
@@ -262,7 +265,10 @@ def _fit_embeddings(model: Any, folder: Path, name: str) -> list[str]:
     rows = {
         shape[0]
         for key, shape in shapes.items()
-        if f"{layer}." in key and shape[1:] == [words.shape[1]] and "lora_" not in key
+        if f"{layer}." in key
+        and shape[1:] == [words.shape[1]]
+        and "lora_" not in key
+        and "trainable_tokens" not in key  # 只有新词元的几行
     }
     if not rows or rows == {words.shape[0]}:
         return []

@@ -5,8 +5,11 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
+
+import torch
 
 from companion.config import TrainingConfig
 from companion.errors import ConfigError
@@ -106,7 +109,8 @@ def check_means(
             remedy=f"pip install {logger}，或去掉 report_to；日志总在 log.jsonl 里",
         )
     extends = config.new_characters or config.new_words
-    if extends and config.embedding_steps and num_processes > 1:
+    alone = extends and config.embedding_steps and not config.lora_rank
+    if alone and num_processes > 1:
         raise ConfigError(  # DDP 建好之后，哪些参数训练就不能再变
             found=f"要扩充词表并先只训练新行，而有 {num_processes} 个进程",
             expected="一个进程；或一开始就训练全部参数",
@@ -145,16 +149,26 @@ def recompute_activations(model: Any) -> None:
         (enable or each.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
-def add_lora(model: Any, config: TrainingConfig) -> Any:
-    """套上 LoRA：全部线性层，秩高时用 rsLoRA 的缩放（Kalajdzievski，2023）。"""
+def add_lora(model: Any, config: TrainingConfig, new_ids: Sequence[int] = ()) -> Any:
+    """套上 LoRA：全部线性层，秩高时用 rsLoRA 的缩放（Kalajdzievski，2023）。
+
+    Args:
+        model: 要训练的模型。
+        config: 训练设置；用 `lora_rank`、`use_dora`、`use_rslora`。
+        new_ids: 扩充出来的词元；词嵌入与输出头里只有它们的行训练（共用的只有一份），
+            偏置停在起点。
+    """
     from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D
 
-    high = config.lora_rank >= RSLORA_RANK
+    high = config.use_rslora
+    if high is None:
+        high = config.lora_rank >= RSLORA_RANK
+    rows = {name: list(new_ids) for name in _word_layers(model)} if new_ids else None
     with warnings.catch_warnings():
         # peft 0.21 还在问 transformers 5.23 改了名的属性
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
-        return get_peft_model(
+        wrapped = get_peft_model(
             model,
             LoraConfig(
                 r=config.lora_rank,
@@ -163,8 +177,33 @@ def add_lora(model: Any, config: TrainingConfig) -> Any:
                 # GPT-2 的线性层是转置着存的
                 fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),
                 use_rslora=high,
+                use_dora=config.use_dora,
+                trainable_token_indices=rows,
             ),
         )
+    if new_ids:
+        _keep_bias(model.get_output_embeddings())
+    return wrapped
+
+
+def _keep_bias(head: Any) -> None:
+    """补上输出头的偏置：peft 0.21 包住它时丢了（huggingface/peft#3649）。"""
+    bias = getattr(getattr(head, "original_module", None), "bias", None)
+    if bias is None:
+        return
+    with torch.no_grad():
+        shown = head(bias.new_zeros(1, head.weight.shape[1]))[0]
+    if not torch.equal(shown, bias):
+        head.register_forward_hook(lambda _head, _given, out: out + bias.to(out.dtype))
+
+
+def _word_layers(model: Any) -> list[str]:
+    """词嵌入的名字；输出头另有一份权重的，连同它的。"""
+    words, head = model.get_input_embeddings(), model.get_output_embeddings()
+    wanted = [words]
+    if head is not None and head.weight is not words.weight:
+        wanted.append(head)
+    return [n for n, m in model.named_modules() if any(m is each for each in wanted)]
 
 
 MIN_RATIO = 0.1

@@ -12,7 +12,7 @@ WSD 平台上的检查点，学习率已在峰值，预热就没有了，可以�
 与噪声是新的一次自己的，所以整次训练只在次序恰好相同时才相等。
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ from companion.training.output import (
     verify_checkpoint,
 )
 
-_ALIKE = ("optimizer", "span_boundary", "lora_rank")
+BASE = "base"
+"""扩充了词表又用 LoRA 的一次，扩充过的底座所在的文件夹。"""
+_ALIKE = ("optimizer", "span_boundary", "lora_rank", "use_dora")
 """这几项相同，参数才是同一批，动量才带得过来。"""
 
 
@@ -50,12 +52,23 @@ class Start:
     @property
     def keeps_adapter(self) -> bool:
         """接着练同一个 LoRA 适配器；否则它已并进底座。"""
-        return bool(self.config.lora_rank) and "lora_rank" not in self.fresh
+        changed = {"lora_rank", "use_dora"} & set(self.fresh)
+        return bool(self.config.lora_rank) and not changed
 
     @property
     def origin(self) -> str:
         """要打开的检查点；接着练适配器的，是它的底座。"""
-        return self.config.model if self.keeps_adapter else str(self.folder)
+        if not self.keeps_adapter:
+            return str(self.folder)
+        extended = self.folder.parent / BASE
+        return str(extended) if extended.is_dir() else self.config.model
+
+    @property
+    def new_ids(self) -> Sequence[int]:
+        """适配器另训练哪些词元的行。"""
+        written = read_json(self.folder / "adapter_config.json")
+        rows: dict[str, list[int]] = written.get("trainable_token_indices") or {}
+        return next(iter(rows.values()), []) if self.keeps_adapter else []
 
     def warmup_from(self, peak: float) -> float:
         """预热从新峰值的几成升起，至多一。"""

@@ -320,7 +320,11 @@ def run_loop(
     config, checkpoint, team = run.config, run.checkpoint, run.team
     num_steps = run.data.plan.num_steps
     set_seed(config.seed)  # LoRA 的随机初始化也由种子决定
-    model = add_lora(checkpoint.model, config) if config.lora_rank else checkpoint.model
+    model = checkpoint.model
+    if config.lora_rank:
+        if run.base is not None:  # 适配器里记下的底座，是扩充过词表的
+            model.name_or_path = str(run.base.resolve())
+        model = add_lora(model, config, run.new_ids)
     run.extra.attach(model)
     if config.gradient_checkpointing:
         recompute_activations(model)
@@ -349,7 +353,8 @@ def run_loop(
             trainer.load_weights(run.start.folder)
     run.extra.move_teacher(trainer.args.device)
     trainer.remove_callback(PrinterCallback)
-    first = num_embedding_steps(config, num_steps) if run.new_ids else 0
+    alone = run.new_ids and not config.lora_rank  # 用 LoRA 的，新行与适配器一同训练
+    first = num_embedding_steps(config, num_steps) if alone else 0
     embeddings = EmbeddingsFirst(run.new_ids, first)
     if first:
         trainer.add_callback(embeddings)

@@ -11,6 +11,9 @@ Muon（Jordan 等，2024）把动量的矩阵正交化再走，只用于隐藏�
 
     输出头 1、第 L 层 d、……、第 1 层 d^L、词嵌入 d^(L+1)
 
+LoRA+（Hayou 等，2024）：B 从零起，要比 A 走得快，学习率是它的几倍；哪些算 B，照 peft 的
+`create_loraplus_optimizer`，DoRA 的长度也在内。
+
 各家的组：衰减的、不衰减的（偏置与归一化），各再按学习率分。
 """
 
@@ -35,6 +38,7 @@ def has_own_groups(config: TrainingConfig) -> bool:
         config.optimizer != "adamw"
         or config.embedding_learning_rate is not None
         or config.layer_learning_rate_decay is not None
+        or config.loraplus_lr_ratio is not None
     )
 
 
@@ -66,6 +70,8 @@ def make_optimizer(
             continue
         is_word = id(weight) in words
         rate = learning_rate * factors.get(id(weight), 1.0)
+        if "lora_B" in name or (config.lora_rank and weight.ndim == 1):
+            rate *= config.loraplus_lr_ratio or 1.0
         matrix = weight.ndim == 2 and not is_word and id(weight) not in tables
         mine = hidden if matrix and config.optimizer == "muon" else others
         mine.append(

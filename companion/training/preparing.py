@@ -53,7 +53,7 @@ from companion.objectives import Objective
 from companion.preflight.device import Device
 from companion.preflight.visibility import Verdict
 from companion.training.batching import shortened
-from companion.training.continuing import Start
+from companion.training.continuing import BASE, Start
 from companion.training.data import Corpora, TrainingData, choose_block_size, with_plan
 from companion.training.inputs import Inputs
 from companion.training.team import Team
@@ -123,6 +123,12 @@ class Run:
     def output(self) -> Path:
         """输出文件夹。"""
         return Path(self.config.output)
+
+    @property
+    def base(self) -> Path | None:
+        """扩充了词表又用 LoRA 的，扩充过的底座存在这里；别的为 None。"""
+        extended = self.config.new_characters or self.config.new_words
+        return self.output / BASE if extended and self.config.lora_rank else None
 
     def until(self, num_steps: int) -> "Run":
         """只走了这么多步（早停）的一次：安排与账本照实际读了的算。"""

@@ -95,7 +95,7 @@ def _timed(run: Run, chosen: list[int]) -> tuple[list[float], float, int]:
 
     config, kind = run.config, run.device.kind
     model = run.checkpoint.model
-    model = add_lora(model, config) if config.lora_rank else model
+    model = add_lora(model, config, run.new_ids) if config.lora_rank else model
     run.extra.attach(model)
     model.to(kind).train()
     run.extra.move_teacher(kind)

@@ -240,7 +240,7 @@ def _prepare(
     check_enough_checkpoints(config, data.plan.num_steps)
     if resume:
         _refuse_finished(Path(config.output))
-    new_ids = extension.ids if extension else ()
+    new_ids = extension.ids if extension else start.new_ids if start else ()
     return Run(
         config, objective, checkpoint, corpora, inputs, data, packing, device, team,
         extra, new_ids, start,
@@ -255,6 +255,8 @@ def _begin(run: Run, clozes: Sequence[Any], say: Callable[[str], None]) -> _Exam
         run.config.save(run.output / CONFIG_FILE)
     write_json(run.output / INPUTS_FILE, run.inputs.as_dict())
     before = _sit(_beginning(run), exam, run.device, "训练前", say)
+    if run.base is not None:
+        save_checkpoint(run.checkpoint.model, run.checkpoint.tokenizer, run.base)
     return _Examined(exam, before, watch)
 
 

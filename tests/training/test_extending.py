@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from companion.checkpoints.loading import load_checkpoint, load_tokenizer
 from companion.corpus.document import Document
 from companion.corpus.words import dictionary_segmenter
-from companion.errors import CompanionError, ConfigError
+from companion.errors import ConfigError
 from companion.training.arguments import check_means
 from companion.training.preparing import extend_for_corpus, num_embedding_steps
 from companion.training.run import train
@@ -167,9 +167,3 @@ def test_several_processes_cannot_begin_with_the_new_rows(
         check_means(configure(tmp_path, new_characters=5), model, "cpu", 2)
     config = configure(tmp_path, new_characters=5, embedding_steps=0)
     check_means(config, model, "cpu", 2)
-
-
-def test_lora_and_new_rows_do_not_go_together(configure, tmp_path):
-    """LoRA 冻结词嵌入，新行训不动：建立设置时就拒绝。"""
-    with pytest.raises(CompanionError, match="lora_rank = 4，又要扩充词表"):
-        configure(tmp_path, lora_rank=4, new_words=5)
