@@ -142,6 +142,11 @@ class TrainingConfig:
     teacher: str | None = _setting(
         "masked_lm：向这个检查点学，写法同 model（Sanh 等，2019，§2–3）", None
     )
+    student_layers: str | None = _setting(
+        "masked_lm：学生取教师的这几层，从 0 数，例如 0,2,4；model 缺省同教师"
+        "（Sanh 等，2019，§3）",
+        None,
+    )
     noise_density: float | None = _setting(
         "序列到序列目标与 blank_infilling 遮住的比例；缺省取各论文的值", None
     )
@@ -348,12 +353,44 @@ class TrainingConfig:
                 remedy="去掉 new_characters 与 new_words；要扩充，以前一次的 model/ 为 "
                 "model，去掉 continue_from",
             )
+        if self.student_layers is not None:
+            self._check_student_layers(self.student_layers)
         if self.teacher is not None and (self.new_characters or self.new_words):
             raise ConfigError(
                 found=f"teacher = {self.teacher}，又要扩充词表",
                 expected="教师与学生同一个词表",
                 remedy="去掉 new_characters 与 new_words；或先扩充、训练，不用教师",
             )
+
+    def _check_student_layers(self, written: str) -> None:
+        numbers = [each.strip() for each in written.split(",")]
+        layers = [int(each) for each in numbers if each.isdecimal()]
+        if len(layers) != len(numbers) or layers != sorted(set(layers)):
+            raise ConfigError(
+                found=f"student_layers = {written}",
+                expected="教师的几层，从 0 数，依次递增，逗号隔开",
+                remedy="例如十二层的教师隔层取：student_layers=0,2,4,6,8,10",
+            )
+        if self.teacher is None or self.model != self.teacher:
+            raise ConfigError(
+                found=f"student_layers = {written}，而 teacher = {self.teacher}、"
+                f"model = {self.model}",
+                expected="学生的层取自教师，底座就是教师",
+                remedy="加上 teacher，去掉 model；学生另有底座的，去掉 student_layers",
+            )
+        if self.continue_from:
+            raise ConfigError(
+                found=f"continue_from = {self.continue_from}，又给了 student_layers",
+                expected="接着前一次训练的学生，层已经取好",
+                remedy="去掉 student_layers",
+            )
+
+    @property
+    def student_numbers(self) -> tuple[int, ...]:
+        """`student_layers` 的各层；没有给的为空。"""
+        return tuple(
+            int(each) for each in (self.student_layers or "").split(",") if each
+        )
 
     @classmethod
     def from_sources(
@@ -374,6 +411,8 @@ class TrainingConfig:
             if earlier.is_file():  # 不在的，训练时报错
                 same = read_yaml(earlier)
                 merged = {n: same[n] for n in ("objective", "model")} | merged
+        if merged.get("student_layers") is not None and "teacher" in merged:
+            merged = {"model": merged["teacher"]} | merged
         for name in merged:
             if name not in _KINDS:
                 raise _unknown(name)

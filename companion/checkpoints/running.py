@@ -12,6 +12,7 @@ from companion.objectives.objective import Kind
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 HEAD_NAMES = (
@@ -58,6 +59,19 @@ def inner_model(model: Any) -> Any:
     """剥去 DDP 与 peft 的外壳。"""
     model = getattr(model, "module", model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def layer_stacks(model: Any) -> "list[tuple[str, nn.ModuleList]]":
+    """最外面的各个 `ModuleList` 与它们的名字：一串层一个。"""
+    from torch import nn
+
+    found: list[tuple[str, nn.ModuleList]] = []
+    for name, child in model.named_children():
+        if isinstance(child, nn.ModuleList):
+            found.append((name, child))
+        else:
+            found += [(f"{name}.{rest}", each) for rest, each in layer_stacks(child)]
+    return found
 
 
 def text_config(model: Any) -> Any:

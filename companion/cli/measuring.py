@@ -48,6 +48,10 @@ def check(
     precision: Annotated[
         Precision, typer.Option(metavar="精度", help="打算用的精度：auto 等四种")
     ] = "auto",
+    teacher: Annotated[
+        str | None,
+        typer.Option(metavar="模型", help="masked_lm 的教师：词表、行长与内存都算上它"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """体检：这个检查点能不能用这个目标训练，不能就说为什么、怎么办。"""
@@ -66,12 +70,14 @@ def check(
             raise
         findings = [Finding.of("loading", error)]
     else:
+        wise = None if teacher is None else _teacher(teacher, goal, checkpoint)
         findings = check_checkpoint(
             checkpoint,
             goal,
             corpus_texts=None if documents is None else (d.text for d in documents()),
             block_size=block_size,
             device=best_device(checkpoint.model.config.model_type).at(precision),
+            teacher=wise,
         )
     failed = any(each.severity == "error" for each in findings)
     words = {"ok": "好", "notice": "知悉", "warning": "提醒", "error": "错误"}
@@ -92,6 +98,24 @@ def check(
     )
     if failed:
         raise typer.Exit(1)
+
+
+def _teacher(name: str, goal: Any, checkpoint: Any) -> Any:
+    """打开教师，核对它教不教得了这个学生。
+
+    Raises:
+        ConfigError: 这个目标没有教师。
+        ModelError: 打不开，或词表与学生的不同。
+    """
+    from companion.losses.distillation import load_teacher
+
+    if "teacher" not in goal.training_options:
+        raise ConfigError(
+            found=f"给了 --teacher，而目标是 {goal.key}",
+            expected="masked_lm：只有它向教师学",
+            remedy="去掉 --teacher，或改用 --objective masked_lm",
+        )
+    return load_teacher(name, checkpoint.model, checkpoint.tokenizer)
 
 
 def evaluate(

@@ -306,6 +306,7 @@ def build_config(
 
 _COMPANIONS = {
     "replay_ratio": ("replay",),
+    "student_layers": ("teacher",),
     "embedding_steps": ("new_characters", "new_words"),
     "user_dictionary": ("granularity", "preset", "new_words"),
     "eval_max_chars": ("eval",),

@@ -28,6 +28,7 @@ from companion.preflight.model_checks import (
     check_padding,
     check_precision,
     check_scoring,
+    check_teacher,
     check_tied_weights,
     check_weights,
 )
@@ -47,6 +48,7 @@ from companion.preflight.tokenizer_checks import (
 
 if TYPE_CHECKING:
     from companion.checkpoints.loading import Checkpoint
+    from companion.losses.distillation import Teacher
     from companion.objectives import Objective
 
 _MAX_TEXTS, _MAX_CHARS = 200, 500
@@ -94,6 +96,7 @@ def check_checkpoint(
     block_size: int | None = None,
     device: Device | None = None,
     packing: bool = True,
+    teacher: "Teacher | None" = None,
     checks: tuple[Check, ...] = CHECKS,
 ) -> list[Finding]:
     """给检查点做体检；模型与全局随机状态原样不动。
@@ -105,6 +108,7 @@ def check_checkpoint(
         block_size: 打算用的行长，词元数。
         device: 打算用的设备；缺省用本机最好的。
         packing: 打算把几个文档装进一行。
+        teacher: 蒸馏的教师（`load_teacher` 的结果）；有它就多一条结果。
         checks: 做哪几项；缺省是全部。
 
     Returns:
@@ -118,7 +122,10 @@ def check_checkpoint(
         block_size=block_size,
         device=device or best_device(checkpoint.model.config.model_type),
         packing=packing,
+        teacher=teacher,
     )
+    if teacher is not None:
+        checks = (*checks, check_teacher)
     with quiet_transformers():
         findings = [check(subject) for check in checks]
     return findings + [
@@ -135,6 +142,7 @@ def require_trainable(
     corpus_texts: Iterable[str],
     block_size: int | None,
     device: Device,
+    teacher: "Teacher | None" = None,
 ) -> list[Finding]:
     """开训之前的体检：不跑模型的几项（`CHEAP`），与输出头怎样算。
 
@@ -144,6 +152,7 @@ def require_trainable(
         corpus_texts: 训练语料里的文字。
         block_size: 行长，词元数。
         device: 训练用的设备与精度。
+        teacher: 蒸馏的教师。
 
     Returns:
         要说给用户听的：提醒（warning），打开时的话，输出头退一步算的话。
@@ -157,6 +166,7 @@ def require_trainable(
         corpus_texts=corpus_texts,
         block_size=block_size,
         device=device,
+        teacher=teacher,
         checks=(*CHEAP, check_scoring),
     )
     for each in findings:

@@ -158,32 +158,44 @@ def memory_text(num_bytes: int) -> str:
 
 
 def training_memory(
-    model: Any, device: Device, tokens_per_batch: int, block_size: int
+    model: Any,
+    device: Device,
+    tokens_per_batch: int,
+    block_size: int,
+    teacher: Any = None,
 ) -> int:
     """全参数 Adam 训练要占的内存，字节。
 
     参数、梯度与两个动量都是 float32，每个参数 16 字节。激活在半精度下每层每词元约占
     34 × 宽度字节（Korthikanti 等，2023，§4.1），float32 加倍；注意力矩阵只有 eager
     实现才存。解码器还要看编码器，每层多一次注意力与一次归一化，占 13 × 宽度；它的行按与
-    编码器一样长估计，是 BART 的实情、T5 的上限。输出头按块计算，不计。
+    编码器一样长估计，是 BART 的实情、T5 的上限。输出头按块计算，不计。教师不训练，每个
+    参数 4 字节；它不留激活，只有正在算的一层在。
 
     Args:
         model: 已打开的模型。
         device: 打算用的设备，决定激活的精度。
         tokens_per_batch: 一个微批量的词元数。
         block_size: 行长，词元数。
+        teacher: 蒸馏的教师模型；没有则为 None。
     """
-    config = text_config(model)
     scale = 2 if device.precision == "fp32" else 1
-    single, double = _layers(model)
+    per_token = _activations(model, block_size, *_layers(model))
+    weights = 16 * sum(p.numel() for p in model.parameters())
+    if teacher is not None:
+        per_token += _activations(teacher, block_size, 1, 0)
+        weights += 4 * sum(p.numel() for p in teacher.parameters())
+    return weights + tokens_per_batch * per_token * scale
+
+
+def _activations(model: Any, block_size: int, single: int, double: int) -> int:
+    """半精度下每词元的激活，字节：一次注意力的、两次注意力的各多少层。"""
+    config = text_config(model)
     per_token = (34 * single + 47 * double) * _width(model)
     if config._attn_implementation == "eager":
         heads = read_setting(config, "num_attention_heads", 0)  # Mamba、RWKV 没有
         per_token += 5 * block_size * (single + 2 * double) * heads
-    return (
-        16 * sum(p.numel() for p in model.parameters())
-        + tokens_per_batch * per_token * scale
-    )
+    return per_token
 
 
 def _width(model: Any) -> int:

@@ -20,6 +20,7 @@ from companion.checkpoints.running import (
 )
 from companion.corpus.tokenization import text_ids
 from companion.errors import CompanionError, ModelError, ObjectiveError
+from companion.losses.distillation import Teacher
 from companion.objectives import Objective
 from companion.objectives.collate import Example
 from companion.preflight.device import Device
@@ -82,6 +83,8 @@ class Subject:
     device: Device
     packing: bool = True
     """打算把几个文档装进一行。"""
+    teacher: Teacher | None = None
+    """蒸馏的教师，已与学生核对过词表。"""
 
     @property
     def model(self) -> Any:

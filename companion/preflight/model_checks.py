@@ -8,6 +8,7 @@ import torch
 from companion.checkpoints.electra_pair import ElectraPair
 from companion.checkpoints.running import (
     DEFAULT_BLOCK_SIZE,
+    default_block_size,
     evaluation_mode,
     over_limit,
     plain_batch,
@@ -303,7 +304,10 @@ def check_precision(subject: Subject) -> Finding:
 def check_memory(subject: Subject) -> Finding:
     """权重、梯度、Adam 状态与激活，设备装不装得下。"""
     size = subject.block_size or DEFAULT_BLOCK_SIZE
-    need = training_memory(subject.model, subject.device, _TOKENS_PER_BATCH, size)
+    teacher = subject.teacher and subject.teacher.model
+    need = training_memory(
+        subject.model, subject.device, _TOKENS_PER_BATCH, size, teacher
+    )
     have = subject.device.memory_bytes
     message = (
         f"训练约需 {memory_text(need)}，{subject.device.name} 有 {memory_text(have)}"
@@ -318,6 +322,26 @@ def check_memory(subject: Subject) -> Finding:
         "依次试：--set tokens_per_batch=1024、--set gradient_checkpointing=true、"
         "--set lora_rank=16",
     )
+
+
+def check_teacher(subject: Subject) -> Finding:
+    """教师读不读得了一行；词表在打开它时核对过。没有教师的不查。"""
+    assert subject.teacher is not None
+    model, name = subject.teacher.model, subject.teacher.name
+    size = subject.block_size or default_block_size(subject.model)
+    limit = over_limit(model, size)
+    if limit is not None:
+        return Finding(
+            "error",
+            "teacher",
+            f"一行 {size} 个词元，教师 {name} 至多读 {limit} 个",
+            "师生读同样的行",
+            f"用 --set block_size={limit}，或换一个能读更长的教师",
+        )
+    millions = sum(weight.numel() for weight in model.parameters()) / 1e6
+    compared = "" if subject.teacher.compares_hidden else "，隐藏层宽不同，余弦不计"
+    message = f"教师 {name}：{millions:.1f} 百万参数，词表与学生的相同{compared}"
+    return Finding("ok", "teacher", message)
 
 
 def _not_finite(subject: Subject) -> list[str]:

@@ -21,11 +21,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.nn import Embedding, Module, ModuleList
+from torch.nn import Embedding
 from torch.optim import AdamW, Muon, Optimizer
 from torch.overrides import TorchFunctionMode
 
-from companion.checkpoints.running import inner_model, read_setting, text_config
+from companion.checkpoints.running import (
+    inner_model,
+    layer_stacks,
+    read_setting,
+    text_config,
+)
 from companion.config import TrainingConfig
 from companion.errors import ConfigError
 
@@ -109,7 +114,7 @@ def layer_factors(model: Any, decay: float) -> dict[int, float]:
     factors: dict[int, float] = {}
     for each in getattr(model, "parts", {"": model}).values():
         inner = inner_model(each)
-        stacks = list(_stacks(inner))
+        stacks = [stack for _, stack in layer_stacks(inner)]
         depth = max(map(len, stacks), default=0)
         wanted = read_setting(text_config(inner), "num_hidden_layers", 1)
         if depth < wanted:
@@ -133,15 +138,6 @@ def layer_factors(model: Any, decay: float) -> dict[int, float]:
         for key, factor in placed.items():
             factors[key] = min(factor, factors.get(key, factor))
     return factors
-
-
-def _stacks(module: Module) -> Iterator[ModuleList]:
-    """最外面的各个 `ModuleList`。"""
-    for child in module.children():
-        if isinstance(child, ModuleList):
-            yield child
-        else:
-            yield from _stacks(child)
 
 
 def _input_side(model: Any) -> Iterator[torch.Tensor]:

@@ -126,9 +126,10 @@ class Run:
 
     @property
     def base(self) -> Path | None:
-        """扩充了词表又用 LoRA 的，扩充过的底座存在这里；别的为 None。"""
-        extended = self.config.new_characters or self.config.new_words
-        return self.output / BASE if extended and self.config.lora_rank else None
+        """扩充了词表（或取了几层）又用 LoRA 的，改过的底座存在这里；别的为 None。"""
+        config = self.config
+        changed = config.new_characters or config.new_words or config.student_layers
+        return self.output / BASE if changed and config.lora_rank else None
 
     def until(self, num_steps: int) -> "Run":
         """只走了这么多步（早停）的一次：安排与账本照实际读了的算。"""

@@ -38,6 +38,8 @@ class Rehearsal:
     training_seconds: float
     evaluation_seconds: float
     """训练前后与途中的评估。"""
+    teacher_seconds: float = 0.0
+    """训练的时间里，教师的前向占多少；没有教师的为 0。"""
 
     def as_dict(self) -> dict[str, Any]:
         """可写成 JSON 的字典。"""
@@ -48,9 +50,16 @@ class Rehearsal:
         return (
             f"预演：{self.steps:,} 步、{self.tokens:,} 个词元，"
             f"内存峰值约 {memory_text(self.memory_bytes)}，"
-            f"训练约 {_clock(self.training_seconds)}，连同评估约 {_clock(whole)}；"
+            f"训练约 {_clock(self.training_seconds)}{self._taught}，"
+            f"连同评估约 {_clock(whole)}；"
             "什么也没有写"
         )
+
+    @property
+    def _taught(self) -> str:
+        if not self.teacher_seconds:
+            return ""
+        return f"（其中教师的前向约 {_clock(self.teacher_seconds)}）"
 
 
 def rehearse(run: Run, exam: Exam | None, watch: Watch | None) -> Rehearsal:
@@ -67,9 +76,11 @@ def rehearse(run: Run, exam: Exam | None, watch: Watch | None) -> Rehearsal:
         for batch in plan.batches
     ]
     spread = np.linspace(0, len(grids) - 1, min(TIMED, len(grids))).astype(int)
-    seconds, update, peak = _timed(run, [int(np.argmax(grids)), *spread.tolist()])
+    found = _timed(run, [int(np.argmax(grids)), *spread.tolist()])
+    seconds, teaching, update, peak = found
     measured = sum(grids[at] for at in spread)
     per_position = sum(seconds[1:]) / measured
+    taught = sum(teaching[1:]) / measured  # 评估时没有教师
     training = per_position * plan.grid + update * plan.num_steps
     evaluated = 0.0
     if exam is not None:
@@ -85,12 +96,13 @@ def rehearse(run: Run, exam: Exam | None, watch: Watch | None) -> Rehearsal:
         sources=amounts_by_source(run),
         memory_bytes=peak,
         training_seconds=training,
-        evaluation_seconds=RELATIVE_COST * per_position * evaluated,
+        evaluation_seconds=RELATIVE_COST * (per_position - taught) * evaluated,
+        teacher_seconds=taught * plan.grid,
     )
 
 
-def _timed(run: Run, chosen: list[int]) -> tuple[list[float], float, int]:
-    """各微批量前向与反向的秒数，优化器一步的秒数，内存的峰值。"""
+def _timed(run: Run, chosen: list[int]) -> tuple[list[float], list[float], float, int]:
+    """各微批量前向与反向的秒数，其中教师的，优化器一步的秒数，内存的峰值。"""
     import torch
 
     config, kind = run.config, run.device.kind
@@ -107,6 +119,8 @@ def _timed(run: Run, chosen: list[int]) -> tuple[list[float], float, int]:
     if kind == "cuda":
         torch.cuda.reset_peak_memory_stats()
     seconds: list[float] = []
+    teaching: list[float] = []
+    teacher = run.extra.teacher
     update = 0.0
     with fused_gelu(model), torch.random.fork_rng():
         for number, at in enumerate(chosen):
@@ -120,12 +134,17 @@ def _timed(run: Run, chosen: list[int]) -> tuple[list[float], float, int]:
                 total = total + part.losses.total_nats / max(1, len(part.losses.nats))
             total.backward()
             seconds.append(_now(kind) - began)
+            if teacher is not None:
+                began = _now(kind)
+                with torch.autocast(kind, dtype, enabled=dtype is not None):
+                    teacher.read(batch)
+                teaching.append(_now(kind) - began)
             if number < 2:  # 第一次要开优化器的状态，第二次才计时
                 began = _now(kind)
                 optimizer.step()
                 update = _now(kind) - began
             optimizer.zero_grad(set_to_none=True)
-    return seconds, update, _peak(kind)
+    return seconds, teaching, update, _peak(kind)
 
 
 def _now(kind: str) -> float:

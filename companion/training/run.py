@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from companion.checkpoints.layers import keep_layers
 from companion.checkpoints.loading import Checkpoint, load_checkpoint
 from companion.checkpoints.running import fitted_objective, inner_model
 from companion.checkpoints.saving import save_checkpoint
@@ -197,6 +198,8 @@ def _prepare(
         objective,
         generator=None if start else config.generator,
     )
+    if config.student_layers:
+        checkpoint = keep_layers(checkpoint, config.student_numbers)
     objective = fitted_objective(checkpoint.model, objective)
     device = best_device(checkpoint.model.config.model_type)
     check_means(config, checkpoint.model, device.kind, team.size)
@@ -222,7 +225,7 @@ def _prepare(
         lambda: _choose(config, objective, checkpoint.model, device, extra, start)
     )
     for finding in team.ask_main(
-        lambda: _preflight(config, objective, checkpoint, corpora, device)
+        lambda: _preflight(config, objective, checkpoint, corpora, device, extra)
     ):
         say(f"注意：{_advice(finding)}")
     data = team.main_first(
@@ -382,6 +385,7 @@ def _preflight(
     checkpoint: Checkpoint,
     corpora: Corpora,
     device: Device,
+    extra: ExtraLosses,
 ) -> list[Finding]:
     """体检里不跑模型的几项，拿训练语料的一部分去试；匀着取，不只看开头。
 
@@ -395,6 +399,7 @@ def _preflight(
         corpus_texts=[document.text for document in corpora.train[::step]],
         block_size=config.block_size,
         device=device.at(config.precision),
+        teacher=extra.teacher,
     )
 
 

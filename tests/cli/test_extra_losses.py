@@ -44,3 +44,20 @@ def test_a_teacher_from_the_command_line(run, checkpoints, corpus, tmp_path):
     assert {"before", "after"} <= json.loads(done.stdout).keys()
     assert "teacher" in run("objectives").stdout
     assert run("show", "masked_lm", "狡兔死", "--set", "teacher=x").exit_code == 1
+
+
+def test_a_teacher_is_part_of_the_check(run, checkpoints):
+    """`check --teacher`：多一条结果；词表不同的、别的目标的，按名拒绝。"""
+    bert = ("check", "--model", checkpoints / "bert", "--objective", "masked_lm")
+    done = run(*bert, "--teacher", checkpoints / "bert", "--json")
+    codes = {each["code"] for each in json.loads(done.stdout)["findings"]}
+    assert {"teacher", "memory"} <= codes
+    refused = run(*bert, "--teacher", "starter:bert")
+    assert refused.exit_code == 1
+    assert "同一个词表" in refused.stderr
+    other = run(
+        "check", "--model", "starter:bloom", "--objective", "causal_lm",
+        "--teacher", "starter:bert",
+    )  # fmt: skip
+    assert other.exit_code == 1
+    assert "只有它向教师学" in other.stderr

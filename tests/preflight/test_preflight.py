@@ -350,6 +350,38 @@ def test_the_memory_estimate_follows_its_formula():
     assert training_memory(model, half, 100, 512) - none == (some - none) / 2
 
 
+def test_the_memory_estimate_knows_the_teacher():
+    """教师每个参数 4 字节，激活只有正在算的一层：三层的学生有教师，如同四层。"""
+    student = tiny_model("bert", num_hidden_layers=3)
+    teacher = tiny_model("bert", num_hidden_layers=5)
+    frozen = 4 * sum(weight.numel() for weight in teacher.parameters())
+    found = [
+        training_memory(student, CPU, tokens, 512, teacher)
+        - training_memory(student, CPU, tokens, 512)
+        for tokens in (0, 100)
+    ]
+    assert found == [frozen, frozen + 34 * 100 * 32 * 2]
+
+
+@pytest.mark.parametrize(
+    ("size", "severity", "said"),
+    [(24, "ok", "词表与学生的相同"), (64, "error", "至多读 48 个")],
+)
+def test_the_teacher_reads_the_same_rows(size, severity, said):
+    """有教师就多一条：读得了一行的合格；太长的是错误，说出它的上限。"""
+    from companion.losses.distillation import Teacher
+
+    teacher = Teacher(tiny_model("bert", max_position_embeddings=48), "教师", True)
+    findings = check_checkpoint(
+        opened("bert"), "masked_lm", device=CPU, block_size=size, teacher=teacher
+    )
+    finding = next(f for f in findings if f.code == "teacher")
+    assert finding.severity == severity
+    assert said in finding.message
+    without = check_checkpoint(opened("bert"), "masked_lm", device=CPU)
+    assert "teacher" not in {f.code for f in without}
+
+
 def test_the_remarks_of_loading_are_passed_on():
     """打开时的提醒列在最后。"""
     checkpoint = replace(opened("bert"), notices=["权重是旧式的"])

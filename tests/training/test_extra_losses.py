@@ -2,15 +2,19 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 from safetensors.torch import load_file
 
+from companion.checkpoints.loading import load_checkpoint
 from companion.checkpoints.locating import BOUNDARY_FILE
 from companion.checkpoints.saving import save_checkpoint
 from companion.checkpoints.tiny import tiny_model, tiny_tokenizer
+from companion.config import TrainingConfig
 from companion.errors import ConfigError, ModelError, ObjectiveError
 from companion.training.loop import read_log
 from companion.training.run import train
@@ -205,3 +209,59 @@ def test_what_does_not_fit_is_named(changes, error, words, tmp_path, configure):
     with pytest.raises(error, match=f"(?s){words}"):
         train(configure(tmp_path / "out", **changes), quiet=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_student_starts_from_the_layers_of_its_teacher(tmp_path, configure, no_curve):
+    """学生取教师的第 0、2 层：两层，断了再接逐位相等，存下的按普通检查点打开。"""
+    config = TrainingConfig.from_sources(
+        None,
+        {
+            **configure(tmp_path / "整", eval=True, eval_max_chars=300).as_dict(),
+            "teacher": "starter:bert",
+            "model": "starter:bert",
+            "student_layers": "0,2",
+        },
+    )
+    result = train(config, quiet=True)
+    student = load_checkpoint(str(result.output / "model"), "masked_lm").model
+    assert student.config.num_hidden_layers == 2
+    rows = [row for row in result.log if "teacher_loss" in row]
+    assert rows[-1]["teacher_loss"] < rows[0]["teacher_loss"]
+    output = tmp_path / "续"
+    shutil.copytree(result.output, output)
+    for name in ("checkpoint-6", "model"):
+        shutil.rmtree(output / name)
+    (output / "metrics.json").unlink()
+    train(replace(result.config, output=str(output)), resume=True, quiet=True)
+    kept = [load_file(each / "model" / "model.safetensors")
+            for each in (output, result.output)]  # fmt: skip
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[1])
+
+
+def test_the_model_of_a_student_is_its_teacher(tmp_path, corpus):
+    """只给教师与层：底座就是教师。"""
+    given = {
+        "objective": "masked_lm", "corpus": str(corpus), "output": str(tmp_path),
+        "teacher": "starter:bert", "student_layers": "0,2",
+    }  # fmt: skip
+    assert TrainingConfig.from_sources(None, given).model == "starter:bert"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"student_layers": "0,x"}, ConfigError, "依次递增"),
+        ({"student_layers": "2,0"}, ConfigError, "依次递增"),
+        ({"student_layers": "0,2", "teacher": None}, ConfigError, "底座就是教师"),
+        ({"student_layers": "0,2", "model": "starter:glm"}, ConfigError, "就是教师"),
+        ({"student_layers": "0,9"}, ModelError, "第 9 层.*只有 4 层"),
+    ],
+)
+def test_layers_a_student_cannot_take_are_refused(
+    tmp_path, configure, changes, error, message
+):
+    """写坏的、次序乱的、没有教师的、另有底座的、教师没有的层；什么也没写。"""
+    given = {"teacher": "starter:bert", "model": "starter:bert", **changes}
+    with pytest.raises(error, match=message):
+        train(configure(tmp_path / "输出", **given), quiet=True)
+    assert not (tmp_path / "输出").exists()

@@ -86,3 +86,14 @@ def test_bad_settings_are_refused_as_in_a_training(tmp_path, configure):
     """预演与训练拒绝同样的设置。"""
     with pytest.raises(ConfigError, match="eval_steps"):
         rehearse_training(configure(tmp_path, eval=True, eval_steps=99), quiet=True)
+
+
+def test_the_time_of_the_teacher_is_told(tmp_path, configure, checkpoints):
+    """有教师的，说出它的前向占多少；评估的时间里没有它。"""
+    given = {"teacher": str(checkpoints / "bert"), "eval": True}
+    found = rehearse_training(configure(tmp_path / "输出", **given), quiet=True)
+    assert 0 < found.teacher_seconds < found.training_seconds
+    assert "其中教师的前向约" in str(found)
+    alone = rehearse_training(configure(tmp_path / "输出"), quiet=True)
+    assert alone.teacher_seconds == 0
+    assert "教师" not in str(alone)
