@@ -21,7 +21,8 @@ _UPPER = {"training", "inference", "evaluation", "plots"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "batch": set(),
-    "config": {"errors", "objectives"},
+    "scalars": {"errors"},
+    "config": {"errors", "objectives", "scalars"},
     "corpus": _BASE,
     "objectives": _BASE,
     "checkpoints": _DATA,
