@@ -359,6 +359,7 @@ def _probe(config: TrainingConfig, plan: Plan, rate: float, ratio: float) -> Pro
         load_best_model_at_end=False,
         max_forgetting=None,
         early_stopping_patience=None,
+        average_checkpoints=None,
         save_steps=plan.steps,
         report_to=None,
     )

@@ -31,7 +31,8 @@ def settings(configure, corpus):
     """正式训练 340 步，试训拿一半：一次 20 步。"""
 
     def build(output, **changes):
-        usual = {"eval": True, "max_steps": 340, "eval_max_chars": 400}
+        usual = {"eval": True, "max_steps": 340, "eval_max_chars": 400,
+                 "average_checkpoints": 2}  # fmt: skip
         both = {"general": str(corpus), "replay": str(corpus)}
         return configure(output, **(usual | both | changes))
 
@@ -75,6 +76,7 @@ def test_every_probe_is_one_training_of_the_planned_length(tuned, settings, tmp_
         max_steps=plan["steps"],
         eval_max_chars=plan["eval_max_chars"],
         eval_steps=0,
+        average_checkpoints=None,
         save_steps=plan["steps"],
     )
     metrics = train(config, quiet=True).metrics
