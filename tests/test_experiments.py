@@ -166,3 +166,13 @@ def test_the_conclusion_follows_the_test(
     assert len(test) == 3
     mean = sum(differences) / 3
     assert test["domain"]["difference"]["mean"] == pytest.approx(mean)
+
+
+def test_a_second_round_is_measured_from_both_starts(
+    run_quick: Callable[[str], Summary],
+) -> None:
+    """带着动量与只拿权重，各有开头的升降与走完的升降。"""
+    moments, weights = run_quick("second_round.py")
+    assert (moments["start"], weights["start"]) == ("moments", "weights")
+    assert moments["jump"]["mean"] != weights["jump"]["mean"]
+    assert {"jump", "gain"} <= moments.keys()
