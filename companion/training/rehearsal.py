@@ -6,7 +6,7 @@
 """
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from companion.evaluation.comparison import Exam
 from companion.preflight.device import memory_text
 from companion.training.arguments import add_lora
 from companion.training.loop import fused_gelu
+from companion.training.optimizing import make_optimizer
 from companion.training.preparing import Run
 from companion.training.results import amounts_by_source
 from companion.training.watching import RELATIVE_COST, Watch, exam_tokens
@@ -112,9 +113,9 @@ def _timed(run: Run, chosen: list[int]) -> tuple[list[float], list[float], float
     model.to(kind).train()
     run.extra.move_teacher(kind)
     loss = run.extra.loss(run.objective)
-    weights = [each for each in model.parameters() if each.requires_grad]
-    # 学习率是 0：权重一位不变，优化器的状态照样占内存
-    optimizer = torch.optim.AdamW(weights, lr=0.0, weight_decay=0.0)
+    # 学习率是 0：权重一位不变，优化器的状态照样占内存，一步照样花时间
+    still = replace(config, embedding_learning_rate=None)
+    optimizer = make_optimizer(model, still, 0.0, set())
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
     if kind == "cuda":
         torch.cuda.reset_peak_memory_stats()

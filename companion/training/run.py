@@ -117,7 +117,8 @@ def train(
     """在领域语料上继续预训练一个检查点，前后各评估一次，写出报告。
 
     输出文件夹里有：`model/`（原样的 Hugging Face 检查点）、`config.yaml`、
-    `inputs.json`、`metrics.json`、`ledger.json`、`log.jsonl`、`report.html`、`report.md`、`curve.png`、`checkpoint-N`。
+    `inputs.json`、`metrics.json`、`ledger.json`、`log.jsonl`、`report.html`、`report.md`、`curve.png`、`checkpoint-N`；
+    用 LoRA 的另有 `adapter/`，扩充了词表又用 LoRA 的另有它的底座 `base/`。
 
     由 torchrun 或 accelerate 拉起的几个进程一同训练时，人人都调用它，得到同样的结果；读
     写、说话与评估只由第 0 个进程做（见 `team`）。

@@ -37,9 +37,17 @@ def test_it_says_what_the_training_then_does(tmp_path, configure, corpus):
     assert found.evaluation_seconds > 0
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_no_weight_moves(tmp_path, configure, monkeypatch, precision):
-    """跑过几步，权重一位不变；半精度也一样。"""
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "fp32"},
+        {"precision": "bf16"},
+        {"optimizer": "muon", "embedding_learning_rate": 1e-2},
+        {"optimizer": "adafactor", "layer_learning_rate_decay": 0.5},
+    ],
+)
+def test_no_weight_moves(tmp_path, configure, monkeypatch, changes):
+    """跑过几步，权重一位不变；半精度、别的优化器也一样。"""
     seen = []
 
     def watched(run, *rest):
@@ -49,7 +57,7 @@ def test_no_weight_moves(tmp_path, configure, monkeypatch, precision):
         return found
 
     monkeypatch.setattr(run_module, "rehearse", watched)
-    rehearse_training(configure(tmp_path / "输出", precision=precision), quiet=True)
+    rehearse_training(configure(tmp_path / "输出", **changes), quiet=True)
     [(before, after)] = seen
     assert before == after
 
