@@ -171,10 +171,11 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
 
 
 def test_every_library_the_package_imports_is_declared() -> None:
-    """包里导入的每个第三方库，都写在依赖里（peft 在附加的 lora 里）。"""
+    """包里导入的每个第三方库，都写在依赖里（peft 与 gguf 在附加的里）。"""
     names = {"yaml": "pyyaml", "opencc": "opencc-python-reimplemented"}
     project = PYPROJECT["project"]
-    lines = project["dependencies"] + project["optional-dependencies"]["lora"]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["lora"], *extras["gguf"]]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     # click 随 typer、markupsafe 随 jinja2 而来，是它们接口的一部分
     declared |= {"click", "markupsafe", "companion"}

@@ -1,4 +1,5 @@
 from .electra_pair import ElectraPair as ElectraPair
+from .gguf import write_gguf as write_gguf
 from .loading import Checkpoint as Checkpoint
 from .loading import load_checkpoint as load_checkpoint
 from .loading import load_tokenizer as load_tokenizer

@@ -1,9 +1,10 @@
 """检查点的名字 → 本地的一个文件夹。
 
-名字有三种写法，依次试：
+名字有四种写法，依次试：
 
     starter:bert                  随包附带的起步模型
     runs/siku/model               本地文件夹
+    model-q4.gguf                 llama.cpp 的权重文件，解成标准的检查点（`gguf`）
     SIKU-BERT/sikubert@main       模型仓库的编号，@ 后面是分支、标签或提交
 
 起步模型是真正训练过的极小模型，离线也能“继续”预训练：随机权重的模型证明不了什么，随你
@@ -60,6 +61,7 @@ DISCRIMINATOR, GENERATOR = "discriminator", "generator"
 BOUNDARY_FILE = "span_boundary.safetensors"
 """片段边界目标的头（`companion.losses.span_boundary`）；多数检查点没有。"""
 
+GGUF = ".gguf"
 _SAFE_WEIGHTS = (
     BOUNDARY_FILE,
     "model.safetensors",
@@ -88,7 +90,7 @@ def locate(name: str, revision: str | None = None, *, weights: bool = True) -> L
     """找到（必要时下载）一个检查点。
 
     Args:
-        name: 三种写法之一，见本模块开头。
+        name: 四种写法之一，见本模块开头。
         revision: 分支、标签或提交；缺省取名字里 @ 后面的，再缺省为主分支。
         weights: 假则只取配置与分词器，不下权重。
 
@@ -100,6 +102,11 @@ def locate(name: str, revision: str | None = None, *, weights: bool = True) -> L
     path = Path(name).expanduser()
     if path.is_dir():
         return Location(path)
+    if path.is_file() and path.suffix == GGUF:
+        from companion.checkpoints.gguf import unpack_gguf, unpacked_notice
+
+        folder = unpack_gguf(path)
+        return Location(folder, (unpacked_notice(folder),))
     if path.exists():
         raise ModelError(
             found=f"{name} 是一个文件",

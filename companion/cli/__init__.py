@@ -9,7 +9,7 @@
 | `measuring` | check、evaluate、compare |
 | `inference` | fill、complete、infill |
 | `look` | show、objectives |
-| `checkpoints` | merge |
+| `checkpoints` | merge、export |
 | `corpora` | corpus list、fetch、stats、clean、split |
 | `chinese`、`console`、`options` | 外壳、输出、共有的选项 |
 """
@@ -46,6 +46,7 @@ _PANELS = {
         inference.infill,
         look.objectives,
         checkpoints.merge,
+        checkpoints.export,
     ),
 }
 for _panel, _commands in _PANELS.items():

@@ -494,3 +494,26 @@ def test_merge_writes_a_checkpoint_that_opens(
     assert found["changed"] == 0 < found["tensors"]
     opened = run("check", "--model", tmp_path / "合并", "--objective", "masked_lm")
     assert opened.exit_code == 0, opened.stderr
+
+
+def test_export_writes_a_file_that_trains_again(
+    run: Callable[..., Any], corpus: Path, tmp_path: Path
+) -> None:
+    """`export --to gguf` 写出的拿来接着训练；`merged` 是标准的检查点。"""
+    pytest.importorskip("gguf")
+    from companion.checkpoints import save_checkpoint, tiny_model, tiny_tokenizer
+
+    tokenizer = tiny_tokenizer("gpt2")
+    save_checkpoint(tiny_model("llama", tokenizer), tokenizer, tmp_path / "llama")
+    for to, output in (("merged", "merged"), ("gguf", "model.gguf")):
+        words = ("--model", tmp_path / "llama", "--to", to)
+        result = run("export", *words, "--output", tmp_path / output, "--json")
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["output"] == str(tmp_path / output)
+    result = run(
+        "train", "--objective", "causal_lm", "--model", tmp_path / "model.gguf",
+        "--corpus", corpus, "--output", tmp_path / "输出", "--max-steps", "1",
+        "--set", "eval=false", "--quiet",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "输出/model/model.safetensors").is_file()
