@@ -4,12 +4,14 @@
     python experiments/fim_for_free.py --quick
 
 `starter:bloom` 在同样的《资治通鉴》白话上各读同样多的词元，一次照因果语言建模，一次照中
-间填补（一半的片改写）。各考三样：
+间填补（一半的片改写）。各评三样：
 
-- 因果的考卷：从左到右的每字比特数，领域与通用。差多少，就是改写的代价。
-- 中间填补的考卷：看得见两边时中段的每字比特数，与同样的字只看左边的。
+- 因果的评估集：从左到右的每字比特数，领域与通用。差多少，就是改写的代价。
+- 中间填补的评估集：看得见两边时中段的每字比特数，与同样的字只看左边的。
 - 动手写：留出集里取互不重叠的几处，前后各给 40 字，补中间 1–4 字；只练过因果的看不见右
   边，接着左边往下写。逐字比对，同位同字才算写中。
+
+中间填补另练一次长的（一个种子）：右边有没有用，短的看不出来。
 """
 
 import tempfile
@@ -72,7 +74,7 @@ def accuracy(checkpoint: Any, key: str, places: list[str]) -> float:
 
 
 def run(settings: Run, places: list[str]) -> Run:
-    """练一遍，考一遍。"""
+    """练一遍，评一遍。"""
     import torch
 
     from companion.config import TrainingConfig
@@ -93,23 +95,26 @@ def run(settings: Run, places: list[str]) -> Run:
 
 
 def main() -> None:
-    """两个目标、各个种子，写进 results/；没有训练的也考一遍，作底。"""
+    """两个目标、各个种子，另有一次长的，写进 results/；没有训练的也评一遍，作底。"""
     parser = parser_of(__doc__)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--windows", type=int, default=200, help="动手写几处")
+    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--windows", type=int, default=120, help="动手写几处")
+    parser.add_argument("--long", type=int, default=1200, help="另练一次长的，几步")
     args = parser.parse_args()
     settings = settings_of("bloom", args)
-    settings |= {"max_steps": 4 if args.quick else args.steps}
+    steps, long = (4, 8) if args.quick else (args.steps, args.long)
     places = windows(settings["valid"], 8 if args.quick else args.windows)
+    seeds = args.seeds[:1] if args.quick else args.seeds
+    asked = [(key, seed, steps) for seed in seeds for key in OBJECTIVES]
     jobs = [
         (
-            {"objective": key, "seed": seed},
-            lambda key=key, seed=seed: run(
-                {**settings, "objective": key, "seed": seed}, places
+            {"objective": key, "seed": seed, "steps": number},
+            lambda key=key, seed=seed, number=number: run(
+                {**settings, "objective": key, "seed": seed, "max_steps": number},
+                places,
             ),
         )
-        for seed in (args.seeds[:1] if args.quick else args.seeds)
-        for key in OBJECTIVES
+        for key, seed, number in [*asked, (OBJECTIVES[1], seeds[0], long)]
     ]
     run_all(
         "fim_for_free",
@@ -117,14 +122,14 @@ def main() -> None:
         jobs,
         {
             "model": settings["model"],
-            "steps": settings["max_steps"],
+            "steps": steps,
             "windows": len(places),
             "untrained": {
                 key: examined(settings["model"], key, settings, places)
                 for key in OBJECTIVES
             },
         },
-        keys=("objective",),
+        keys=("objective", "steps"),
         measures=("tokens_trained", *SCORES),
         save=not args.quick,
     )

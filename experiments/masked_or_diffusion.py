@@ -3,10 +3,10 @@
     python experiments/masked_or_diffusion.py
     python experiments/masked_or_diffusion.py --quick
 
-`starter:bert` 各读同样多的《资治通鉴》文言。各考三样：
+`starter:bert` 各读同样多的《资治通鉴》文言。各评三样：
 
-- 掩码的考卷：遮一成半时的每字比特数，领域与通用。
-- 扩散的考卷：似然上界的每字比特数与标准误，领域与通用。
+- 掩码的评估集：遮一成半时的每字比特数，领域与通用。
+- 扩散的评估集：似然上界的每字比特数与标准误，领域与通用。
 - 动手写：留出集里取互不重叠的几处，前后各给 40 字，中间 8 字全遮，一步步揭开；一步留
   1、2、4、8 个各写一遍，逐字比对，同位同字才算写中。一步留 8 个就是各空独立地猜。
 """
@@ -80,7 +80,7 @@ def accuracy(checkpoint: Any, places: list[str], tokens_per_step: int) -> float:
 
 
 def run(settings: Run, places: list[str]) -> Run:
-    """练一遍，考一遍。"""
+    """练一遍，评一遍。"""
     import torch
 
     from companion.config import TrainingConfig
@@ -101,10 +101,10 @@ def run(settings: Run, places: list[str]) -> Run:
 
 
 def main() -> None:
-    """两个目标、各个种子，写进 results/；没有训练的也考一遍，作底。"""
+    """两个目标、各个种子，写进 results/；没有训练的也评一遍，作底。"""
     parser = parser_of(__doc__)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--windows", type=int, default=200, help="动手写几处")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--windows", type=int, default=100, help="动手写几处")
     args = parser.parse_args()
     settings = settings_of("bert", args)
     settings |= {"max_steps": 4 if args.quick else args.steps}

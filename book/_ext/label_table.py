@@ -99,6 +99,7 @@ class LabelTable(SphinxDirective):
 
 
 def _line(title: str, cells: list[str], *, code: bool = True) -> str:
+    cells = [cell.replace("|", "\\|") for cell in cells]  # 竖线隔开格子
     shown = [
         f"`{cell}`" if code and cell[:1] in tuple("<[") else cell for cell in cells
     ]

@@ -121,7 +121,7 @@ def infill(
         typer.Argument(
             metavar="文字",
             help="缺处写成 [MASK] 的文字，一处缺几个字都行；GLM 另有 \\[sMASK] 缺一句、"
-            "\\[gMASK] 缺一大段",
+            "\\[gMASK] 缺一大段；掩码扩散一个 [MASK] 恰好一个词元",
         ),
     ],
     model: ModelName = "starter:bart",
@@ -136,7 +136,7 @@ def infill(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """写出每处缺去的文字，由编码器–解码器或 GLM 自己决定写多长。"""
+    """写出每处缺去的文字；编码器–解码器、GLM 与练过中间填补的自己决定写多长。"""
     from companion.checkpoints import load_checkpoint
     from companion.inference import infill as run
 

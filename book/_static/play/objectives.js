@@ -29,7 +29,7 @@ const playObjectives = (() => {
     fill_in_the_middle: {
       title: "中间填补（FIM）",
       about: "一半的文字切成前、中、后三段，中段挪到末尾；换几个种子，看 PSM 与 SPM 两种次序。",
-      chapter: "objectives.html",
+      chapter: "13_fill_and_diffusion.html",
       corrupt: plainText(middle),
     },
     masked_lm: {
@@ -50,7 +50,7 @@ const playObjectives = (() => {
     masked_diffusion: {
       title: "掩码扩散",
       about: "每行抽一个比例，照它逐个遮住，全换成 [MASK]；遮得越少，遮住的权重越大。",
-      chapter: "objectives.html",
+      chapter: "13_fill_and_diffusion.html",
       corrupt: plainText(diffusion),
     },
     span_corruption: {
