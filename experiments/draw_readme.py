@@ -1,7 +1,8 @@
-"""README 的两张图：一张由 results/ 画，一张是书的截图。
+"""README 与书的首页的图：一张由 results/ 画，两张是截图。
 
     python experiments/draw_readme.py                 # 只画结果
     python experiments/draw_readme.py --site _build/html   # 另拍书的一页
+    python experiments/draw_readme.py --report demo/report.html  # 另拍报告卡的上半
 
 结果的图说的是：每个训练目标读完《资治通鉴》之后，领域与通用的每字比特数各变了多少。
 """
@@ -74,8 +75,7 @@ def draw() -> style.Card:
 
 
 def photograph(site: Path, target: Path) -> None:
-    """书的互动页，宽屏；缩成一半的尺寸，文件小。"""
-    from PIL import Image
+    """书的互动页，宽屏。"""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -89,6 +89,26 @@ def photograph(site: Path, target: Path) -> None:
         )
         page.screenshot(path=target)
         browser.close()
+    shrink(target)
+
+
+def photograph_report(report: Path, target: Path) -> None:
+    """`companion demo` 写出的报告卡，上半页。"""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
+        page = browser.new_page(viewport={"width": 900, "height": 595}, locale="zh-CN")
+        page.goto(report.resolve().as_uri())
+        page.screenshot(path=target)
+        browser.close()
+    shrink(target)
+
+
+def shrink(target: Path) -> None:
+    """减到 64 色，文件小。"""
+    from PIL import Image
+
     picture = Image.open(target).convert("RGB")
     picture.quantize(64).save(target, optimize=True)
 
@@ -97,11 +117,16 @@ def main() -> None:
     """画，存。"""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--site", type=Path, help="构建好的书；给了才拍")
-    site = parser.parse_args().site
+    parser.add_argument("--report", type=Path, help="demo 的 report.html；给了才拍")
+    args = parser.parse_args()
+    site = args.site
     print(save_figure(draw(), OUT / "gain.png"))
     if site is not None:
         photograph(site, OUT / "site.png")
         print(OUT / "site.png")
+    if args.report is not None:
+        photograph_report(args.report, OUT / "report.png")
+        print(OUT / "report.png")
 
 
 if __name__ == "__main__":

@@ -57,6 +57,19 @@ TERMS = {
     "causal_labels": "book/03_causal_lm",
     "input_ids 标签": "book/03_causal_lm",
     "MaskedLMCollator": "book/api/objectives",
+    # 书里不这样叫的词，与数字
+    "多卡": "book/10_fast_and_large",
+    "OOM": "book/10_fast_and_large",
+    "量化": "book/14_from_base_to_use",
+    "部署": "book/14_from_base_to_use",
+    "RAG": "book/14_from_base_to_use",
+    "整词": "book/07_masked_family",
+    "缺字": "book/09_adapting_with_less",
+    "配比": "book/faq",
+    "断点续训": "book/faq",
+    "损失从 12 起": "book/faq",
+    "-100": "book/03_causal_lm",
+    "position_ids": "book/06_prefix_lm",
 }
 
 

@@ -7,12 +7,16 @@ Sphinx 自带的中文搜索在建索引时用 jieba 切词，浏览器里却不
     查询“因果语言”  →  因果 果语 语言        （几段都要出现在同一页）
     查询“曰”        →  曰
 
-西文整词入索引，不取词干：`input_ids`、`bits_per_char` 照原样搜。
+西文整词入索引，不取词干：`input_ids`、`bits_per_char` 照原样搜。纯数字浏览器从不去查，
+两侧都在前面添一条下划线，“−100”于是也搜得到。
+
+书里一个概念只用一个词，读者却会用别的词来搜：`SYNONYMS` 是这些词与讲它的页。
 """
 
 import re
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.search import SearchLanguage
 
@@ -28,13 +32,29 @@ var splitQuery = (query) => {
   const terms = [];
   for (const run of query.matchAll(new RegExp(`([${han}]+)|([${latin}]+)`, "gu"))) {
     const letters = Array.from(run[0]);
-    if (run[2] !== undefined || letters.length === 1) terms.push(run[0]);
+    if (/^\d+$/.test(run[0])) terms.push("_" + run[0]);
+    else if (run[2] !== undefined || letters.length === 1) terms.push(run[0]);
     else for (let i = 0; i + 1 < letters.length; i++)
       terms.push(letters[i] + letters[i + 1]);
   }
   return terms;
 };
 """
+
+SYNONYMS = {
+    "book/01_families": "选型 模型选择",
+    "book/02_corpus": "数据清洗 脏数据 预处理",
+    "book/04_masked_lm": "整词 完形填空",
+    "book/06_prefix_lm": "position_ids attention_mask",
+    "book/07_masked_family": "整词 知识蒸馏",
+    "book/08_gain_and_forgetting": "配比 过拟合 能力下降",
+    "book/09_adapting_with_less": "缺字 生僻字 扩词表 QLoRA PEFT",
+    "book/10_fast_and_large": "多卡 多机 OOM 爆显存 加速 DDP FSDP",
+    "book/12_your_corpus": "断点续训 恢复训练 费用",
+    "book/14_from_base_to_use": "量化 部署 Ollama RAG SFT 对齐 模型合并",
+    "book/faq": "配比 早停 断点续训 OOM 爆显存 过拟合 复读 调参 RAG",
+}
+"""页 → 读者会搜、而书里不这样叫的词。"""
 
 _STEMMER = "var Stemmer = function () { this.stemWord = (word) => word; };"
 
@@ -44,10 +64,14 @@ def split_query(text: str) -> list[str]:
 
     >>> split_query("继续预训练 BERT")
     ['继续', '续预', '预训', '训练', 'BERT']
+    >>> split_query("−100")
+    ['_100']
     """
     terms: list[str] = []
     for han, latin in _RUNS.findall(text):
-        if latin or len(han) == 1:
+        if re.fullmatch("[0-9]+", latin):
+            terms.append(f"_{latin}")
+        elif latin or len(han) == 1:
             terms.append(latin or han)
         else:
             terms.extend(han[i : i + 2] for i in range(len(han) - 1))
@@ -82,11 +106,20 @@ class BigramChinese(SearchLanguage):
         return word.lower()
 
     def word_filter(self, stemmed_word: str) -> bool:
-        """纯数字浏览器从不去查，不必入索引。"""
-        return not stemmed_word.isdigit()
+        """每一段都入索引。"""
+        return bool(stemmed_word)
+
+
+def add_synonyms(app: Sphinx, doctree: nodes.document) -> None:
+    """把这一页的别名写成 `<meta name="keywords">`，Sphinx 会把它们收进索引。"""
+    words = SYNONYMS.get(app.env.docname)
+    if words:
+        terms = ", ".join(dict.fromkeys(split_text(words)))
+        doctree.insert(0, nodes.meta(name="keywords", content=terms))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """替换 Sphinx 的中文搜索。"""
+    """替换 Sphinx 的中文搜索，收进别名。"""
     app.add_search_language(BigramChinese)
+    app.connect("doctree-read", add_synonyms)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -163,6 +163,7 @@ def test_causal_models_with_other_tokenizers_are_compared_with_a_note():
     found = compare_scores(_causal([300, 400], "甲"), _causal([200, 300, 199], "乙"))
     assert not found.difference.paired
     assert "只有每字比特数可比" in found.note
+    assert "被考的字之前 700 个、之后 699 个" in found.note
 
 
 def test_a_tokenizer_that_drops_characters_is_not_compared():
@@ -177,7 +178,9 @@ def test_masked_models_over_the_same_characters_are_compared_with_a_note(
     """词元编号不同而遮住的字相同（只是词表换了次序）：可比，附说明。"""
     result = evaluate(checkpoint("bert"), "masked_lm", documents)
     renumbered = dataclasses.replace(result, fingerprint="别的编号")
-    assert "无法配对" in compare_scores(result, renumbered).note
+    note = compare_scores(result, renumbered).note
+    assert "无法配对" in note
+    assert "被考的字相同" in note
 
 
 def test_a_real_change_of_causal_tokenizer_is_comparable(checkpoint):
