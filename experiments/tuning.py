@@ -35,7 +35,8 @@ STEPS = 1_720
 
 def settings_for(kind: str, args: argparse.Namespace) -> Run:
     """一种目标的设置；学习率由起步模型定，所以不写。"""
-    settings = {**settings_of(kind, args), "max_steps": args.steps, "seed": 0}
+    small = {"tokens_per_batch": 256, "block_size": 64}
+    settings = {**settings_of(kind, args), **small, "max_steps": args.steps, "seed": 0}
     del settings["learning_rate"]
     return settings
 
