@@ -14,11 +14,9 @@
 中间填补另练一次长的（一个种子）：右边有没有用，短的看不出来。
 """
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from runs import Run, parser_of, run_all, settings_of
+from runs import Run, parser_of, run_all, settings_of, train_and_examine
 from three_readings import LONGEST_GAP, READING, hits, windows
 
 OBJECTIVES = ("causal_lm", "fill_in_the_middle")
@@ -75,23 +73,9 @@ def accuracy(checkpoint: Any, key: str, places: list[str]) -> float:
 
 def run(settings: Run, places: list[str]) -> Run:
     """练一遍，评一遍。"""
-    import torch
-
-    from companion.config import TrainingConfig
-    from companion.training import train
-
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "run"
-        config = TrainingConfig(**settings, output=str(output), eval=False)
-        metrics = train(config, quiet=True).metrics
-        found = examined(str(output / "model"), settings["objective"], settings, places)
-    return {
-        "steps": metrics["steps"],
-        "tokens_trained": metrics["tokens_trained"],
-        "seconds": metrics["seconds"],
-        **found,
-    }
+    return train_and_examine(
+        settings, lambda model: examined(model, settings["objective"], settings, places)
+    )
 
 
 def main() -> None:

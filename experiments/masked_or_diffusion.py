@@ -11,11 +11,9 @@
   1、2、4、8 个各写一遍，逐字比对，同位同字才算写中。一步留 8 个就是各空独立地猜。
 """
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from runs import Run, parser_of, run_all, settings_of
+from runs import Run, parser_of, run_all, settings_of, train_and_examine
 from three_readings import CONTINUATION, READING, hits, windows
 
 OBJECTIVES = ("masked_lm", "masked_diffusion")
@@ -81,23 +79,7 @@ def accuracy(checkpoint: Any, places: list[str], tokens_per_step: int) -> float:
 
 def run(settings: Run, places: list[str]) -> Run:
     """练一遍，评一遍。"""
-    import torch
-
-    from companion.config import TrainingConfig
-    from companion.training import train
-
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "run"
-        config = TrainingConfig(**settings, output=str(output), eval=False)
-        metrics = train(config, quiet=True).metrics
-        found = examined(str(output / "model"), settings, places)
-    return {
-        "steps": metrics["steps"],
-        "tokens_trained": metrics["tokens_trained"],
-        "seconds": metrics["seconds"],
-        **found,
-    }
+    return train_and_examine(settings, lambda model: examined(model, settings, places))
 
 
 def main() -> None:

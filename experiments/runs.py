@@ -142,6 +142,27 @@ def train_once(settings: Run) -> Run:
     }
 
 
+def train_and_examine(settings: Run, examine: Callable[[str], Run]) -> Run:
+    """训练一次，单线程，把存下的模型交给 `examine`；输出文件夹不留。
+
+    Returns:
+        步数、词元、用时，与 `examine` 的各项。
+    """
+    import torch
+
+    from companion.config import TrainingConfig
+    from companion.training import train
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "run"
+        config = TrainingConfig(**settings, output=str(output), eval=False)
+        metrics = train(config, quiet=True).metrics
+        found = examine(str(output / "model"))
+    kept = ("steps", "tokens_trained", "seconds")
+    return {name: metrics[name] for name in kept} | found
+
+
 def bits_per_char(model: str, settings: Run) -> dict[str, float]:
     """领域与通用留出集的每字比特数；起步模型的只算一次。"""
     wanted = ("objective", "valid", "general", "eval_max_chars")

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from runs import bits_per_char, parser_of, run_all, settings_of
+from runs import bits_per_char, parser_of, run_all, settings_of, train_and_examine
 
 OBJECTIVES = ("causal_lm", "prefix_lm", "blank_infilling")
 READING = 40
@@ -97,24 +97,9 @@ def examined(model: str, objective: str, settings: Any, places: list[str]) -> An
 
 def run(settings: Any, places: list[str]) -> Any:
     """练一遍，考一遍。"""
-    import torch
-
-    from companion.config import TrainingConfig
-    from companion.training import train
-
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "run"
-        config = TrainingConfig(**settings, output=str(output), eval=False)
-        metrics = train(config, quiet=True).metrics
-        model = str(output / "model")
-        found = examined(model, settings["objective"], settings, places)
-    return {
-        "steps": metrics["steps"],
-        "tokens_trained": metrics["tokens_trained"],
-        "seconds": metrics["seconds"],
-        **found,
-    }
+    return train_and_examine(
+        settings, lambda model: examined(model, settings["objective"], settings, places)
+    )
 
 
 def main() -> None:

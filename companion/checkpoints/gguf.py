@@ -101,6 +101,10 @@ def write_gguf(model: Any, tokenizer: Any, output: Path, precision: Precision) -
     kind = model.config.model_type
     if kind not in ARCHITECTURES:
         raise _not_exportable(f"架构 {kind}", "、".join(ARCHITECTURES))
+    if (scaling := model.config.rope_parameters["rope_type"]) != "default":
+        raise _not_exportable(f"旋转位置的缩放 {scaling}", "没有缩放的（default）")
+    if kind == "llama" and (model.config.attention_bias or model.config.mlp_bias):
+        raise _not_exportable("Llama 带偏置，读回时会丢", "没有偏置的 Llama")
     table = _token_table(tokenizer, model.get_input_embeddings().weight.shape[0])
     staging = output.with_name(f".{output.name}.new")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -159,12 +163,15 @@ def _unpack(file: Path, folder: Path) -> None:
     text = json.dumps(written, ensure_ascii=False)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=folder.parent))
-    with quiet_transformers():
-        fresh.save_pretrained(staging)
-        tokenizer.save_pretrained(staging)
-    (staging / RECORD).write_text(text + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
+    try:
+        with quiet_transformers():
+            fresh.save_pretrained(staging)
+            tokenizer.save_pretrained(staging)
+        (staging / RECORD).write_text(text + "\n", encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _restore_split(tokenizer: Any, reader: Any) -> str:

@@ -11,6 +11,7 @@ Ilharco 等，2023）：语料学到的与对话学到的都是底座之外的�
 """
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from typing import Any
 
 from companion.checkpoints.locating import locate
 from companion.checkpoints.reading import read_tokenizer, weight_files
+from companion.checkpoints.saving import failures_explained
 from companion.errors import ConfigError, ModelError
 
 RECORD = "merge.json"
@@ -108,7 +110,7 @@ def merge_checkpoints(
 
     Raises:
         ConfigError: 比例不是有限的数，或插值时出了 [0, 1]；输出文件夹里有东西。
-        ModelError: 三份检查点的张量、形状或词表对不上，或打不开。
+        ModelError: 三份检查点的张量、形状或词表对不上，或打不开；磁盘已满，写不进。
     """
     target = Path(output)
     _check_settings(target, onto, ratio)
@@ -117,6 +119,7 @@ def merge_checkpoints(
         host = origin if onto is None else _Weights(onto, stack)
         _check_tensors(origin, learnt, host)
         _check_vocabularies(origin, learnt, host)
+        stack.enter_context(failures_explained(target))
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.new-"))
         stack.callback(shutil.rmtree, fresh, ignore_errors=True)
@@ -135,7 +138,7 @@ def merge_checkpoints(
 
 
 def _check_settings(target: Path, onto: str | None, ratio: float) -> None:
-    if ratio != ratio or abs(ratio) == float("inf"):
+    if not math.isfinite(ratio):
         raise ConfigError(
             found=f"ratio = {ratio}",
             expected="一个有限的数",
@@ -232,9 +235,7 @@ def _shards(host: _Weights) -> Iterator[list[str]]:
     names: list[str] = []
     size = 0
     for name in host.names:
-        count = 1
-        for each in host.shape(name):
-            count *= each
+        count = math.prod(host.shape(name))
         if names and size + 4 * count > SHARD_BYTES:
             yield names
             names, size = [], 0

@@ -44,7 +44,7 @@ def save_checkpoint(model: Any, tokenizer: Any, directory: str | Path) -> Path:
     """
     target = Path(directory)
     _refuse_foreign(target)
-    with _failures_explained(target):
+    with failures_explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.new-"))
         try:
@@ -172,7 +172,12 @@ def _ours(target: Path) -> set[str]:
 
 
 @contextlib.contextmanager
-def _failures_explained(target: Path) -> Generator[None]:
+def failures_explained(target: Path) -> Generator[None]:
+    """其间写不进 `target` 就变成一句说得清的话。
+
+    Raises:
+        ModelError: 磁盘已满，或不可写。
+    """
     from safetensors import SafetensorError
 
     try:

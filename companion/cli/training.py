@@ -204,8 +204,8 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """试训几次，定下学习率、回放的比例与要不要 LoRA；中途停下，再给一次就接着试。"""
-    from companion.evaluation.verdict import signed_percent
     from companion.training import tune as run
+    from companion.training.tuning import cells
 
     given = _given(
         objective, model, corpus, valid, general, replay, replay_ratio, output,
@@ -215,14 +215,7 @@ def tune(
     found = run(chosen, budget=budget, console=make_console(), quiet=quiet)
     table = make_table("学习率", "回放", "领域", "通用", "", title="试训")
     for probe in found.probes:
-        forgotten = "" if probe.general is None else signed_percent(probe.general)
-        table.add_row(
-            f"{probe.learning_rate:.3g}",
-            f"{probe.replay_ratio:.0%}",
-            signed_percent(probe.domain),
-            forgotten,
-            "选定" if probe == found.chosen else "",
-        )
+        table.add_row(*cells(probe), "选定" if probe == found.chosen else "")
     emit(
         found.as_dict(),
         table,

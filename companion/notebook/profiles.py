@@ -76,23 +76,27 @@ _BART: dict[str, dict[str, Any]] = {
     "full": {**_FULL_PAIR, "model": "fnlp/bart-large-chinese"},
 }
 
+_SIKU: dict[str, dict[str, Any]] = {
+    "t4": {
+        **_T4,
+        "model": "SIKU-BERT/sikubert",
+        "corpus": "tongjian:classical",
+        "num_train_epochs": 2.0,
+        "tokens_per_batch": 8192,
+    },
+    "full": {
+        **_FULL,
+        "model": "SIKU-BERT/sikuroberta",
+        "corpus": "tongjian:classical",
+        "num_train_epochs": 4.0,
+        "tokens_per_batch": 32_768,
+    },
+}
+
 PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     "masked_lm": {
         "tiny": {**_TINY, "model": "starter:bert", "corpus": "sample:classical"},
-        "t4": {
-            **_T4,
-            "model": "SIKU-BERT/sikubert",
-            "corpus": "tongjian:classical",
-            "num_train_epochs": 2.0,
-            "tokens_per_batch": 8192,
-        },
-        "full": {
-            **_FULL,
-            "model": "SIKU-BERT/sikuroberta",
-            "corpus": "tongjian:classical",
-            "num_train_epochs": 4.0,
-            "tokens_per_batch": 32_768,
-        },
+        **_SIKU,
     },
     "causal_lm": {
         "tiny": {
@@ -153,20 +157,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
             "corpus": "sample:classical",
             "max_steps": 40,
         },
-        "t4": {
-            **_T4,
-            "model": "SIKU-BERT/sikubert",
-            "corpus": "tongjian:classical",
-            "num_train_epochs": 2.0,
-            "tokens_per_batch": 8192,
-        },
-        "full": {
-            **_FULL,
-            "model": "SIKU-BERT/sikuroberta",
-            "corpus": "tongjian:classical",
-            "num_train_epochs": 4.0,
-            "tokens_per_batch": 32_768,
-        },
+        **_SIKU,
     },
     "text_infilling": _BART,
     "masked_seq2seq": _BART,

@@ -37,6 +37,7 @@ from companion.training.output import CONFIG_FILE, check_output, write_json, wri
 from companion.training.results import speaker
 from companion.training.run import rehearse_training, train
 from companion.training.team import join_team
+from companion.training.watching import RELATIVE_COST
 
 PLAN_FILE, PROBES_FILE = "plan.json", "probes.jsonl"
 TABLE_FILE, PLOT_FILE = "tuning.md", "tuning.png"
@@ -143,7 +144,7 @@ def tune(
     plan, remarks = _plan(config, budget, say)
     kept = _claim(output, plan)
     say(
-        f"试训：至多 {_most(plan)} 次，每次 {plan.steps:,} 步，"
+        f"试训：至多 {_most(plan.replay_ratios)} 次，每次 {plan.steps:,} 步，"
         f"合计约占正式训练（{plan.full_steps:,} 步）的 {budget:.0%}"
     )
     probes: list[Probe] = []
@@ -207,15 +208,21 @@ def choose(probes: Sequence[Probe], bound: float | None) -> Probe:
     return min(allowed, key=lambda probe: probe.domain)
 
 
+def cells(probe: Probe) -> tuple[str, str, str, str]:
+    """一次试训在表里的四格：学习率、回放、领域与通用的变化。"""
+    return (
+        f"{probe.learning_rate:.3g}",
+        f"{probe.replay_ratio:.0%}",
+        signed_percent(probe.domain),
+        "" if probe.general is None else signed_percent(probe.general),
+    )
+
+
 def describe(probe: Probe) -> str:
     """一次试训写成一句。"""
-    said = (
-        f"学习率 {probe.learning_rate:.3g}，回放 {probe.replay_ratio:.0%}："
-        f"领域 {signed_percent(probe.domain)}"
-    )
-    if probe.general is None:
-        return said
-    return f"{said}，通用 {signed_percent(probe.general)}"
+    rate, ratio, domain, general = cells(probe)
+    said = f"学习率 {rate}，回放 {ratio}：领域 {domain}"
+    return f"{said}，通用 {general}" if general else said
 
 
 def _plan(
@@ -250,9 +257,9 @@ def _plan(
     centre = choose_learning_rate(config, checkpoint.model)
     more = [ratio for ratio in RATIOS if ratio > config.replay_ratio]
     ratios = tuple(more) if config.replay and config.general else ()
-    most = len(RATES) + 1 + len(ratios)
+    most = _most(ratios)
     sets = 2 if config.general else 1
-    cost = 1 + 2 * sets * EVALUATED * 0.4
+    cost = 1 + 2 * sets * EVALUATED * RELATIVE_COST
     steps = math.floor(budget * rehearsal.steps / most / cost)
     if steps < LEAST_STEPS:
         least = math.ceil(LEAST_STEPS * most * cost / budget)
@@ -292,8 +299,9 @@ def _lora(config: TrainingConfig, model: Any) -> tuple[int, tuple[str, ...]]:
     )
 
 
-def _most(plan: Plan) -> int:
-    return len(plan.learning_rates) + 1 + len(plan.replay_ratios)
+def _most(replay_ratios: Sequence[float]) -> int:
+    """至多几次：各个学习率，边上的一个，各个回放的比例。"""
+    return len(RATES) + 1 + len(replay_ratios)
 
 
 def _claim(output: Path, plan: Plan) -> list[Probe]:
@@ -308,13 +316,8 @@ def _claim(output: Path, plan: Plan) -> list[Probe]:
         return []
     before = json.loads(path.read_text(encoding="utf-8"))
     if before != written:
-        changed = [
-            name
-            for name in {**before, **before["settings"]}
-            if {**written, **written["settings"]}.get(name)
-            != {**before, **before["settings"]}[name]
-            and name != "settings"
-        ]
+        old, new = ({**each, **each["settings"]} for each in (before, written))
+        changed = {name for name in old if old[name] != new.get(name)} - {"settings"}
         raise TrainingError(
             found=f"{output} 里的试训与这次的安排不同（{'、'.join(sorted(changed))}）",
             expected="同样的设置，才接得上",
@@ -424,17 +427,11 @@ def _write(tuning: Tuning, plan: Plan) -> None:
     from companion.plots.style import save_figure
     from companion.plots.tradeoff import plot_tradeoff
 
-    shown = [
-        (
-            f"{p.learning_rate:.3g}",
-            f"{p.replay_ratio:.0%}",
-            signed_percent(p.domain),
-            "" if p.general is None else signed_percent(p.general),
-            "←" if p == tuning.chosen else "",
-        )
-        for p in sorted(tuning.probes, key=lambda p: (p.learning_rate, p.replay_ratio))
+    ordered = sorted(tuning.probes, key=lambda p: (p.learning_rate, p.replay_ratio))
+    rows = [
+        f"| {' | '.join((*cells(p), '←' if p == tuning.chosen else ''))} |"
+        for p in ordered
     ]
-    rows = [f"| {' | '.join(cells)} |" for cells in shown]
     text = "\n".join(
         [
             "# 试训",

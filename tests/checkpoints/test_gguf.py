@@ -123,6 +123,24 @@ def test_what_is_not_known_exactly_is_not_written(tmp_path, kind, tokens, words)
     assert not list(tmp_path.glob("*gguf*"))
 
 
+SCALED = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rope_parameters": SCALED}, "缩放 linear"),
+        ({"attention_bias": True}, "带偏置"),
+    ],
+)
+def test_what_would_be_lost_is_not_written(tmp_path, changes, words):
+    """位置的缩放（长上文的 Llama 3）与 Llama 的偏置：写丢了就全错，所以不写。"""
+    tokenizer = tiny_tokenizer("gpt2")
+    model = tiny_model("llama", tokenizer, **changes)
+    with pytest.raises(ModelError, match=words):
+        write_gguf(model, tokenizer, tmp_path / "m.gguf", "f16")
+
+
 def test_an_unknown_split_is_not_written(tmp_path):
     """切词的规则没有名字：llama.cpp 会另切一样，所以不写。"""
     from tokenizers import Regex, pre_tokenizers
