@@ -52,6 +52,15 @@ def test_replay_forgets_less_and_learns_a_little_less(
     assert without["domain"]["mean"] < replayed["domain"]["mean"] < 0
 
 
+def test_what_is_read_many_times_is_recited(
+    run_quick: Callable[[str], Summary],
+) -> None:
+    """一小段读十六遍，给开头就背得出后文；没读过的文字一处也写不对。"""
+    [row] = run_quick("extraction.py")
+    assert row["read_whole"]["mean"] > 0.3
+    assert row["unread_whole"]["mean"] == 0
+
+
 def test_lora_trains_few_parameters_and_moves_less(
     run_quick: Callable[[str], Summary],
 ) -> None:
