@@ -324,6 +324,7 @@ def _refuse_idle(config: "TrainingConfig", given: dict[str, Any]) -> None:
 
 def _summary(result: Any) -> list[Any]:
     """前后两次评估的表，加上报告在哪里。"""
+    from companion.evaluation.report import ruler_sentence
     from companion.evaluation.verdict import SEEN_MUCH, void_headline
 
     metrics: dict[str, Any] = result.metrics
@@ -333,6 +334,9 @@ def _summary(result: Any) -> list[Any]:
         share = metrics["overlap"]["domain"]["shared_ratio"]
         if share >= SEEN_MUCH:
             shown.append(f"注意：{void_headline(share)}")
+    if "ruler" in metrics:
+        after = metrics["after"]["domain"]["bits_per_char"]
+        shown.append(f"尺子（数训练语料）：{ruler_sentence(metrics['ruler'], after)}")
     seconds = metrics.get("seconds")
     if seconds:
         shown.append(

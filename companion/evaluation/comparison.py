@@ -254,13 +254,16 @@ def compare(
         sizes = [exam_block_size(each.model, None) for each in (before, after)]
         options["block_size"] = min(sizes)
     exam = prepare_exam(before, objective, domain, general, **options)
-    scale = {} if ruler is None else measure(exam.domain, before.tokenizer, ruler)
+    counted = dict[str, Any]()
+    if ruler is not None:
+        counted["ruler"] = measure(exam.domain, before.tokenizer, ruler)
+        counted["ruler_text"] = "给定的文字"
     sittings = [sit_exam(before, exam, batch_tokens=batch_tokens, say=say)]
     # 分词器可能换了，评估目标要重定；样张的题面沿用，人才好对照
     options["texts"] = exam.texts
     exam = prepare_exam(after, objective, domain, general, **options)
     sittings.append(sit_exam(after, exam, batch_tokens=batch_tokens, say=say))
-    return assemble(*sittings, **{"ruler": scale, **(details or {})})
+    return assemble(*sittings, **counted, **(details or {}))
 
 
 def pick_texts(

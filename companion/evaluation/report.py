@@ -57,6 +57,8 @@ class ReportCard:
     """训练设置。"""
     ruler: Mapping[str, float] = field(default_factory=dict[str, float])
     """领域留出集上，只会数字频的办法的每字比特数（`companion.evaluation.ruler`）。"""
+    ruler_text: str = ""
+    """尺子数的是哪一份文字。"""
     seen: Mapping[str, float] = field(default_factory=dict[str, float])
     """留出集（"domain"、"general"）→ 其中也见于训练文字的字占的比例，[0, 1]。"""
     facts: Sequence[tuple[str, str]] = ()
@@ -105,7 +107,8 @@ class ReportCard:
 
     def __str__(self) -> str:
         verdict = self.verdict
-        ruled = [ruler_sentence(self)] if self.ruler else []
+        after = self.domain.after.bits_per_char
+        ruled = [ruler_sentence(self.ruler, after)] if self.ruler else []
         return "\n".join(
             [verdict.headline, *verdict.sentences, *ruled, *verdict.advice]
         )
@@ -348,15 +351,14 @@ def ruler_bars(card: ReportCard) -> dict[str, Any]:
     return {
         "height": 8 + len(rows) * 22,
         "rows": rows,
-        "sentence": ruler_sentence(card),
+        "sentence": ruler_sentence(card.ruler, card.domain.after.bits_per_char),
         "alt": f"每字比特数与尺子：{spoken}",
     }
 
 
-def ruler_sentence(card: ReportCard) -> str:
-    """模型在尺子上的位置，一句话。"""
-    after = card.domain.after.bits_per_char
-    name, best = min(card.ruler.items(), key=lambda item: item[1])
+def ruler_sentence(ruler: Mapping[str, float], after: float) -> str:
+    """之后的每字比特数在尺子上的位置，一句话。"""
+    name, best = min(ruler.items(), key=lambda item: item[1])
     mark = f"数出来的{NAMES[name]}（{best:.3f}）"
     if after < best:
         return f"之后比{mark}每字省 {best - after:.3f} 比特。"

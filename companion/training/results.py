@@ -7,8 +7,9 @@ from rich.console import Console
 
 from companion.corpus.document import readable
 from companion.corpus.packing import TokenLedger
-from companion.evaluation.comparison import Sitting, assemble
+from companion.evaluation.comparison import Exam, Sitting, assemble
 from companion.evaluation.report import HTML_FILE, write_report
+from companion.evaluation.ruler import RULER_CHARS, measure
 from companion.evaluation.verdict import SEEN_A_LITTLE, SETS
 from companion.training.loop import LoopResult
 from companion.training.output import write_json, writing
@@ -86,7 +87,11 @@ def amounts_by_source(run: Run) -> dict[str, dict[str, float]]:
 
 
 def summarise(
-    run: Run, ran: LoopResult, before: Sitting | None, after: Sitting | None
+    run: Run,
+    ran: LoopResult,
+    exam: Exam | None,
+    before: Sitting | None,
+    after: Sitting | None,
 ) -> dict[str, Any]:
     """`metrics.json` 的内容。"""
     config, data, rows = run.config, run.data, ran.rows
@@ -114,7 +119,15 @@ def summarise(
         metrics["overlap"] = {
             name: found.as_dict() for name, found in run.inputs.overlap.items()
         }
+    if exam and not run.objective.discriminator:  # 判真假的没有词元可数
+        metrics["ruler"] = _ruler(run, exam)
     return metrics
+
+
+def _ruler(run: Run, exam: Exam) -> dict[str, float]:
+    """数训练语料得来的尺子（`companion.evaluation.ruler`）；语料太长就匀着取几篇。"""
+    step = 1 + run.data.ledger.characters // RULER_CHARS
+    return measure(exam.domain, run.checkpoint.tokenizer, run.corpora.train[::step])
 
 
 def write_results(
@@ -171,6 +184,8 @@ def write_card(
         after,
         curve=curve.read_bytes() if curve.exists() else None,
         ledger=ledger.rows(),
+        ruler=metrics.get("ruler", {}),
+        ruler_text="训练语料",
         seen=run.inputs.shared(),
         # 文件名可以不是 UTF-8，报告里写成认得出的字
         config={

@@ -309,7 +309,7 @@ def _finish(
     save_checkpoint(model, run.checkpoint.tokenizer, run.output / "model")
     run.extra.farewell(run.output, say)
     after = _sit(trained, exam, run.device, "训练后", say)
-    metrics = summarise(run, ran, before, after)
+    metrics = summarise(run, ran, exam, before, after)
     write_results(run, ran, ledger, metrics)
     if before and after:
         write_card(run, ledger, metrics, before, after)

@@ -68,6 +68,25 @@ def test_the_metrics_are_what_is_returned(full):
     assert written["before"]["domain"] != written["after"]["domain"]
 
 
+def test_the_model_stands_beside_what_counting_the_training_text_gives(full):
+    """尺子数的是训练语料，答的是同一份领域留出集，与 `evaluate` 的相同。"""
+    result, _ = full
+    texts = read_corpora(result.config)
+    scores = evaluate(
+        load_checkpoint(str(result.output / "model"), "masked_lm"),
+        "masked_lm",
+        texts.held_out,
+        block_size=result.config.block_size,
+        max_chars=300,
+        ruler=texts.train,
+    ).scores
+    found = result.metrics["ruler"]
+    assert found == pytest.approx(scores.ruler)
+    page = (result.output / "report.md").read_text(encoding="utf-8")
+    assert "数过训练语料之后" in page
+    assert f"| 三元 | {found['trigram']:.3f} |" in page
+
+
 def test_the_ledger_is_shown_before_the_first_step(full):
     """屏幕上先有设备与账本，然后才是第 1 步。"""
     _, said = full
