@@ -2,11 +2,13 @@
 
 import importlib.util
 import re
+import sys
 import zipfile
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 from built_book import ROOT
 from PIL import Image
 
@@ -14,7 +16,8 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 
 def load(path: Path) -> ModuleType:
-    """按路径载入一个脚本。"""
+    """按路径载入一个脚本；它导入的邻居也找得到。"""
+    sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -63,3 +66,17 @@ def test_the_plot_of_the_readme_is_drawn_from_the_present_results() -> None:
     script = load(ROOT / "experiments" / "draw_readme.py")
     saved = Image.open(script.OUT / "gain.png").text["Title"]
     assert saved == script.draw().alt, "运行 python experiments/draw_readme.py 重画"
+
+
+def test_the_chapter_table_lists_every_chapter_and_every_notebook() -> None:
+    """章节表一章一行，有笔记本的带 Colab 按钮，指向 _config.yml 写的那个分支。"""
+    repository = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["repository"]
+    place = repository["url"].removeprefix("https://github.com/")
+    colab = "https://colab.research.google.com/github"
+    rows = re.findall(r"^\| \[.*?\]\(book/(\d\d_\w+)\.md\).*\|$", README, re.M)
+    assert rows == sorted(path.stem for path in ROOT.glob("book/[0-9][0-9]_*.md"))
+    links = re.findall(r"https://colab[^)]+", README)
+    assert links == [
+        f"{colab}/{place}/blob/{repository['branch']}/notebooks/{path.name}"
+        for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+    ]

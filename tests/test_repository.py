@@ -228,14 +228,20 @@ def test_one_concept_has_one_name_outside_the_book_too() -> None:
     assert not found, found
 
 
-def test_the_button_and_the_first_cell_name_the_tag_of_this_version() -> None:
-    """Colab 的按钮打开的、第一格安装的、书上写的，都是 v 加上包的版本。"""
-    tag = f"v{PYPROJECT['project']['version']}"
-    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
-    assert config["repository"]["branch"] == tag
-    assert f"v{config['sphinx']['config']['release']}" == tag
+def test_every_link_into_the_repository_names_one_branch() -> None:
+    """Colab 的按钮、笔记本的第一格、文中的链接，都是 _config.yml 写的那个分支。"""
+    branch = CONFIG["repository"]["branch"]
+    assert branch == "main", "标签推上之后才能写标签：之前的链接全打不开"
+    release = CONFIG["sphinx"]["config"]["release"]
+    assert release == PYPROJECT["project"]["version"]
     for path in (ROOT / "notebooks").glob("*.ipynb"):
-        assert path.read_text("utf-8").count(f'@{tag}\\"') == 1, path.name
+        text = path.read_text("utf-8")
+        assert text.count(f'git+{REPOSITORY}@{branch}\\"') == 1, path.name
+    for path in own_files():
+        text = path.read_text("utf-8", errors="replace")
+        name = re.escape(REPOSITORY.removeprefix("https://github.com/"))
+        for found in re.findall(rf"{name}/blob/([^/\s]+)/|{name}@([\w.]+)", text):
+            assert "".join(found) == branch, f"{path.name} 写的是 {found}"
 
 
 def test_the_workflows_and_the_hooks_are_valid_yaml() -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import checkpoint_costs
+import practice_figures
 from recorded import recorded
 
 WIDTH = 5.0
@@ -156,6 +157,15 @@ def _example(
     known = load_model_options(name, goal)
     tokenizer = load_tokenizer(name)
     return show_example(goal, text, tokenizer, seed, model_options=known, **options)
+
+
+def fill_in_the_middle() -> Any:
+    """中间填补的一行：中段挪到末尾，照旧只看左边。"""
+    from companion.plots import plot_attention
+
+    row = _example("fill_in_the_middle", "bloom", SENTENCE, seed=3)
+    title = "中段挪到了末尾，仍是只看左边"
+    return plot_attention(row.visible, row.rows.tokens, title=title)
 
 
 def granularity() -> Any:
@@ -481,6 +491,7 @@ def _curve(value: Any) -> Any:
 
 TABLES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "memory": memory,
+    "mixture": practice_figures.mixture,
     "checkpoints_t4": partial(checkpoint_costs.rows, "t4"),
     "checkpoints_full": partial(checkpoint_costs.rows, "full"),
 }
@@ -495,11 +506,13 @@ FIGURES: dict[str, Callable[[], Any]] = {
     "whole_word": whole_word,
     "packed_seq2seq": packed_seq2seq,
     "prefixes": prefixes,
+    "fill_in_the_middle": fill_in_the_middle,
     "granularity": granularity,
     "ruler": ruler,
     "lora": lora,
     "decision": decision,
     "merging": merging,
+    **practice_figures.FIGURES,
     **{
         f"failures_{key}": partial(failure, key)
         for key in recorded("failures")["cases"]

@@ -63,10 +63,17 @@ class LabelTable(SphinxDirective):
                     rows.decoder_inputs, rows.decoder_visible, strict=True
                 )
             ]
+            # 两条行装在同一个张量里的（GLM 的 A、B 两部分），列号接着数
+            one_row = rows.decoder_columns is not None
+            first, second = (f"`input_ids`，{side}" for side in rows.sides)
+            if not one_row:
+                first, second = "`input_ids`", "`decoder_input_ids`"
             lines = [
-                *self._table([("`input_ids`", rows.inputs)], named=True),
+                *self._table([(first, rows.inputs)], rows.input_columns, named=True),
                 "",
-                *self._table([("`decoder_input_ids`", shown), ("`labels`", labels)]),
+                *self._table(
+                    [(second, shown), ("`labels`", labels)], rows.decoder_columns
+                ),
             ]
         else:
             lines = self._table(
@@ -77,7 +84,11 @@ class LabelTable(SphinxDirective):
         return box.children
 
     def _table(
-        self, rows: list[tuple[str, list[str]]], *, named: bool = False
+        self,
+        rows: list[tuple[str, list[str]]],
+        columns: list[int] | None = None,
+        *,
+        named: bool = False,
     ) -> list[str]:
         """几行等长的格子写成一张 Markdown 的表；有名字的那张带标题。"""
         width = len(rows[0][1])
@@ -91,7 +102,7 @@ class LabelTable(SphinxDirective):
             ),
             ":class: label-table",
             "",
-            _line("列", [str(i) for i in range(width)], code=False),
+            _line("列", [str(i) for i in columns or range(width)], code=False),
             "|".join(["", *[":-:"] * (width + 1), ""]),
             *(_line(title, cells) for title, cells in rows),
             "```",

@@ -23,11 +23,19 @@ Python 的格式，不写就是原样。路径里的 `[键=值,…]` 在列表�
     :caption: 学到的与忘掉的
     :name: tradeoff-figure
     ```
+
+同一张图的小样，放在首页的卡片里；另存一个小文件，滚到跟前才载入：
+
+    ```{measured-picture} replay_tradeoff
+    :alt: 得失图
+    ```
 """
 
 import base64
+import html
 import io
 import re
+from pathlib import Path
 from typing import Any
 
 from book_figures import FIGURES, TABLES
@@ -192,9 +200,47 @@ class MeasuredFigure(SphinxDirective):
         return [figure]
 
 
+class MeasuredPicture(SphinxDirective):
+    """卡片上的小样：四百来点宽的 PNG。"""
+
+    required_arguments = 1
+    option_spec = {"alt": directives.unchanged_required}  # noqa: RUF012 - 上游如此声明
+
+    def run(self) -> list[nodes.Node]:
+        """画出来，缩小，存进 `_images/`；只有网页要。"""
+        from PIL import Image
+
+        from companion.plots.style import drawing
+
+        builder = self.env.app.builder
+        if builder.format != "html" or builder.name == "epub":
+            return []
+        [name] = self.arguments
+        try:
+            card = FIGURES[name]()
+        except (KeyError, ResultError) as error:
+            raise self.error(f"画不出 {name}：{error}") from error
+        buffer = io.BytesIO()
+        with drawing():
+            card.savefig(buffer, format="png", dpi=96)
+        folder = Path(builder.outdir, "_images")
+        folder.mkdir(exist_ok=True)
+        picture = Image.open(buffer).convert("RGB")
+        picture.quantize(32).save(folder / f"card-{name}.png", optimize=True)
+        back = "../" * self.env.docname.count("/")
+        size = f'width="{picture.width}" height="{picture.height}"'
+        text = (
+            f'<img class="card-picture white" loading="lazy" {size} '
+            f'src="{back}_images/card-{name}.png" '
+            f'alt="{html.escape(self.options["alt"])}">'
+        )
+        return [nodes.raw("", text, format="html")]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """登记。"""
     app.add_role("measured", Measured())
     app.add_directive("measured-table", MeasuredTable)
     app.add_directive("measured-figure", MeasuredFigure)
+    app.add_directive("measured-picture", MeasuredPicture)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
