@@ -352,7 +352,8 @@ def _planned_head(
 
     linear: Any = model.get_output_embeddings() if plan.fused else None
     fused = (
-        type(linear) is nn.Linear
+        # FSDP2 把它换成自己的子类，forward 仍是原来的
+        getattr(type(linear), "forward", None) is nn.Linear.forward
         and "forward" not in vars(linear)  # 别人已换过 forward（如 accelerate 的卸载）
     )
     kept: list[T] = []
@@ -366,7 +367,7 @@ def _planned_head(
             bias = after[0] if bias is None else bias + after[0]
         found, shown = score(LastLayer(input, linear.weight, bias))
         kept.append(found)
-        return shown.view(1, 1)
+        return shown.view(1, 1).clone()  # FSDP2 不要视图
 
     def read(outputs: Any) -> T:
         if fused:

@@ -22,6 +22,7 @@ import torch
 from companion.config import TrainingConfig
 from companion.errors import ConfigError
 from companion.training.output import list_checkpoints, step_of
+from companion.training.sharding import local
 
 
 def check_enough_checkpoints(config: TrainingConfig, num_steps: int) -> None:
@@ -67,8 +68,8 @@ def load_average(trainer: Any, folders: Sequence[Path]) -> None:
     for folder in folders:
         trainer.load_weights(folder)
         for name, weight in trained.items():
-            value = weight.detach().to("cpu", torch.float64)
+            value = local(weight.detach()).to("cpu", torch.float64)
             sums[name] = sums[name] + value if name in sums else value
     with torch.no_grad():
         for name, weight in trained.items():
-            weight.copy_(sums[name] / len(folders))
+            local(weight).copy_(sums[name] / len(folders))

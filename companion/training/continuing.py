@@ -12,7 +12,7 @@ WSD 平台上的检查点，学习率已在峰值，预热就没有了，可以�
 与噪声是新的一次自己的，所以整次训练只在次序恰好相同时才相等。
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,10 +190,12 @@ def carry_moments(mine: Any, theirs: Any, checkpoint: Path) -> None:
     """
     import torch
 
-    saved: Mapping[str, Any] = torch.load(
+    from companion.training.sharding import cut_state
+
+    saved: dict[str, Any] = torch.load(
         checkpoint / "optimizer.pt", weights_only=True, map_location="cpu"
     )
-    theirs.load_state_dict(saved)
+    theirs.load_state_dict(cut_state(theirs, saved))
     ours, others = (getattr(each, "parts", (each,)) for each in (mine, theirs))
     for part, other in zip(ours, others, strict=True):
         part.state.update(other.state)

@@ -46,6 +46,8 @@ class Inputs:
     """"domain" 与 "general" → 留出集与训练文字（含回放）的重合；不评估则为空。"""
     start: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """接着前一次训练的：哪个检查点、第几步、停下时的学习率、动量带没带来；否则为空。"""
+    processes: int = 1
+    """运行开头有几个进程：`config.yaml` 里的梯度累积照它写，续训可以换。"""
 
     def as_dict(self) -> dict[str, Any]:
         """`inputs.json` 的内容。"""

@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from companion.checkpoints.reading import quiet_transformers
-from companion.errors import TrainingError
+from companion.errors import TrainingError, raised
 from companion.evaluation.verdict import SETS, signed_percent
 from companion.training.arguments import (
     add_lora,
@@ -33,9 +33,16 @@ from companion.training.arguments import (
     training_arguments,
 )
 from companion.training.averaging import load_average, window
-from companion.training.output import latest_checkpoint, step_of, write_text, writing
+from companion.training.output import (
+    latest_checkpoint,
+    list_checkpoints,
+    step_of,
+    write_text,
+    writing,
+)
 from companion.training.preparing import EmbeddingsFirst, Run, num_embedding_steps
-from companion.training.team import ALONE, Team, train_command
+from companion.training.sharding import Shards
+from companion.training.team import ALONE, Team
 from companion.training.watching import Watch, WatchCallback, evaluations
 
 if TYPE_CHECKING:
@@ -329,6 +336,7 @@ def run_loop(
     if config.gradient_checkpointing:
         recompute_activations(model)
     keep_cache = getattr(checkpoint.model.config, "use_cache", None)
+    shards = Shards(model, team, config.precision) if team.sharded else None
     log_file = run.output / LOG_FILE if team.is_main else None
     logging, stopping = LogCallback(log_file, console), StopCallback(team)
     trainer = CompanionTrainer(
@@ -347,6 +355,7 @@ def run_loop(
         callbacks=[logging, stopping],
         team=team,
         start=run.start,
+        shards=shards,
     )
     if run.start is not None and run.start.keeps_adapter and not resume:
         with quiet_transformers():
@@ -366,7 +375,8 @@ def run_loop(
             config,
             record=logging.record,
             rows=lambda: logging.rows,
-            ask_main=team.ask_main,
+            team=team,
+            release=shards.release if shards else None,
         )
         trainer.add_callback(watching)
         if config.load_best_model_at_end:
@@ -383,6 +393,10 @@ def run_loop(
             trainer.train(
                 resume_from_checkpoint=str(resume_from) if resume_from else None
             )
+    except RuntimeError as error:
+        if team.size == 1 or not _is_lost_peer(error):
+            raise
+        raise _lost_peer(error, trainer.state.global_step, run) from error
     finally:
         logging.close()
         embeddings.close()
@@ -394,7 +408,7 @@ def run_loop(
             found=f"收到信号，停在第 {trainer.state.global_step} 步"
             f"（共 {num_steps} 步）",
             expected="训练走完",
-            remedy=f"检查点已存好，{train_command(team.size)} --resume "
+            remedy=f"检查点已存好，{team.command} --resume "
             f"--output {run.output} 接着训练",
         )
     tally = trainer.tally.combined(team)
@@ -407,10 +421,34 @@ def run_loop(
             load_average(trainer, averaged)
         elif best not in (None, steps):
             trainer.load_weights(run.output / f"checkpoint-{best}")
+        if shards is not None:
+            model = shards.taken()
     return LoopResult(
         model, logging.rows, tally.total_targets, tally.other_totals, steps, best,
         tuple(map(step_of, averaged)),
     )  # fmt: skip
+
+
+def _is_lost_peer(error: RuntimeError) -> bool:
+    """别的进程没了，这里等不到它：NCCL 有自己的异常，gloo 只在文字里说。"""
+    signs = ("closed by peer", "reset by peer", "Broken pipe")
+    said = any(sign in str(error) for sign in signs)
+    return isinstance(error, torch.distributed.DistError) or said
+
+
+def _lost_peer(error: RuntimeError, step: int, run: Run) -> TrainingError:
+    found = list_checkpoints(run.output)
+    remedy = "看启动器说哪个进程、为什么退出（多半是内存不够，被系统结束）；"
+    if found:
+        remedy += f"然后用 {run.team.command} --resume --output {run.output}，从完好的 "
+        remedy += f"{found[-1].name} 接着训练"
+    else:
+        remedy += "还没有检查点，换一个 --output 从头训练"
+    return TrainingError(
+        found=f"第 {step} 步之后，有一个进程没了（{raised(error)}）",
+        expected=f"{run.team.size} 个进程都走到最后",
+        remedy=remedy,
+    )
 
 
 def _open_swanlab() -> None:

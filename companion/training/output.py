@@ -234,9 +234,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def num_processes_of(checkpoint: Path) -> int:
-    """存下它的那次训练用了几个进程：每个进程各存一份随机数状态。"""
-    return max(1, len(list(checkpoint.glob("rng_state*.pth"))))
+def processes_of(output: Path) -> int:
+    """这次运行开头用了几个进程；`config.yaml` 里的梯度累积是照它写的。
+
+    早先的版本没有记：照最近的检查点里的随机数状态数，每个进程各存一份。
+    """
+    noted = read_json(output / INPUTS_FILE).get("processes")
+    return noted or max(1, len(list(latest_checkpoint(output).glob("rng_state*.pth"))))
 
 
 @contextmanager

@@ -125,6 +125,13 @@ class Run:
         return Path(self.config.output)
 
     @property
+    def lasting_config(self) -> TrainingConfig:
+        """`config.yaml` 里的：梯度累积照运行开头的进程数写，换几个进程续训都不变。"""
+        batches = self.config.gradient_accumulation_steps * self.team.size
+        each = batches // self.inputs.processes
+        return replace(self.config, gradient_accumulation_steps=each)
+
+    @property
     def base(self) -> Path | None:
         """扩充了词表（或取了几层）又用 LoRA 的，改过的底座存在这里；别的为 None。"""
         config = self.config

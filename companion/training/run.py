@@ -50,7 +50,7 @@ from companion.training.output import (
     METRICS_FILE,
     check_output,
     latest_checkpoint,
-    num_processes_of,
+    processes_of,
     resumed_config,
     step_of,
     verify_checkpoint,
@@ -72,7 +72,8 @@ from companion.training.results import (
     write_card,
     write_results,
 )
-from companion.training.team import ALONE, Team, join_team, train_command
+from companion.training.sharding import check_shardable
+from companion.training.team import ALONE, Team, join_team
 from companion.training.watching import Watch, plan_watch
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def train(
     ledger = replace(run.data.ledger, targets=ran.targets)
     ledger.check()
     metrics, rows = team.ask_main(lambda: _finish(run, ran, ledger, examined, say))
-    return TrainingResult(run.output, metrics, ledger, rows, run.config)
+    return TrainingResult(run.output, metrics, ledger, rows, run.lasting_config)
 
 
 def rehearse_training(
@@ -204,6 +205,8 @@ def _prepare(
     objective = fitted_objective(checkpoint.model, objective)
     device = best_device(checkpoint.model.config.model_type)
     check_means(config, checkpoint.model, device.kind, team.size)
+    if team.sharded:
+        check_shardable(config, device.at(config.precision).precision)
     if "languages" in objective.training_options and (
         said := choose_languages(config, checkpoint.model)
     ):
@@ -217,8 +220,9 @@ def _prepare(
     extension = extend_for_corpus(checkpoint, config, corpora.train)
     checkpoint = extension.checkpoint if extension else checkpoint
     extra = prepare_extra_losses(config, checkpoint)
+    processes = processes_of(Path(config.output)) if resume else team.size
     inputs = team.ask_main(
-        lambda: _take_inputs(config, checkpoint, corpora, extra, start)
+        lambda: _take_inputs(config, checkpoint, corpora, extra, start, processes)
     )
     if resume:
         team.main_only(lambda: check_unchanged(Path(config.output), inputs))
@@ -256,7 +260,7 @@ def _begin(run: Run, clozes: Sequence[Any], say: Callable[[str], None]) -> _Exam
     exam, watch = _plan_exams(run, clozes, say)
     with writing(run.output / CONFIG_FILE):
         run.output.mkdir(parents=True, exist_ok=True)
-        run.config.save(run.output / CONFIG_FILE)
+        run.lasting_config.save(run.output / CONFIG_FILE)
     write_json(run.output / INPUTS_FILE, run.inputs.as_dict())
     before = _sit(_beginning(run), exam, run.device, "训练前", say)
     if run.base is not None:
@@ -285,9 +289,11 @@ def _plan_exams(
 
 
 def _everyones(team: Team, watch: Watch | None) -> Watch | None:
-    """途中的评估，人人有一份：别的进程只知道什么时候评。"""
-    light = team.ask_main(lambda: watch and replace(watch, sets={}))
-    return watch or light
+    """途中的评估，人人有一份：模型没有切开，别的进程就只知道什么时候评。"""
+    sent = team.ask_main(
+        lambda: watch and (watch if team.sharded else replace(watch, sets={}))
+    )
+    return watch or sent
 
 
 def _finish(
@@ -323,16 +329,29 @@ def _claim(config: TrainingConfig, team: Team, *, resume: bool) -> TrainingConfi
     check_output(output, resume=resume)
     if not resume:
         return config
-    latest = latest_checkpoint(output)
-    verify_checkpoint(latest)
-    before = num_processes_of(latest)
-    if before != team.size:  # 各进程分到的批次随之而变
+    verify_checkpoint(latest_checkpoint(output))
+    return _shared_out(resumed_config(config), team)
+
+
+def _shared_out(config: TrainingConfig, team: Team) -> TrainingConfig:
+    """续训的进程数可以换：一步还是那么多个微批量，各进程多累积或少累积几个。
+
+    Raises:
+        TrainingError: 一步的微批量分不匀。
+    """
+    output = Path(config.output)
+    processes = processes_of(output)
+    batches = config.gradient_accumulation_steps * processes
+    if batches % team.size:
+        able = [n for n in range(1, batches + 1) if batches % n == 0]
+        nearest = max((n for n in able if n < team.size), default=1)
         raise TrainingError(
-            found=f"上一次用 {before} 个进程训练，这次是 {team.size} 个",
-            expected="进程数与上一次相同，续训才接得上",
-            remedy=f"用 {train_command(before)} --resume --output {output}",
+            found=f"一步有 {batches} 个微批量（上一次 {processes} 个进程，各累积 "
+            f"{config.gradient_accumulation_steps} 个），{team.size} 个进程分不匀",
+            expected=f"{'、'.join(map(str, able))} 个进程，一步的词元才与上一次相同",
+            remedy=f"用 {team.resized(nearest).command} --resume --output {output}",
         )
-    return resumed_config(config)
+    return replace(config, gradient_accumulation_steps=batches // team.size)
 
 
 def _take_inputs(
@@ -341,15 +360,17 @@ def _take_inputs(
     corpora: Corpora,
     extra: ExtraLosses,
     start: Start | None,
+    processes: int,
 ) -> Inputs:
-    """读进去的东西的指纹与重合；接着前一次训练的，记下从哪里出发。"""
+    """读进去的东西的指纹与重合，几个进程；接着前一次训练的，记下从哪里出发。"""
     inputs = take_inputs(
         checkpoint,
         corpora,
         extra.teacher and extra.teacher.model,
         config.eval_max_chars if config.eval else None,
     )
-    return replace(inputs, start=start.as_dict()) if start else inputs
+    began = start.as_dict() if start else {}
+    return replace(inputs, start=began, processes=processes)
 
 
 def _choose(
@@ -479,7 +500,7 @@ def _merged(
     base: Checkpoint, trained: Any, output: Path, say: Callable[[str], None]
 ) -> Any:
     """LoRA 并回底座，另存一份适配器；全参数训练时原样返回。"""
-    if trained is base.model:
+    if not hasattr(trained, "merge_and_unload"):
         return inner_model(trained)
     save_checkpoint(trained, base.tokenizer, output / "adapter")
     say(f"LoRA 适配器在 {output / 'adapter'}，并好的模型在 {output / 'model'}")

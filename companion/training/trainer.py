@@ -9,7 +9,9 @@
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,17 @@ from companion.training.continuing import Start, carry_moments
 from companion.training.data import TrainingData
 from companion.training.optimizing import has_own_groups, make_optimizer
 from companion.training.output import STAGING, staged
+from companion.training.sharding import (
+    Shards,
+    cut_state,
+    gathered,
+    is_shard,
+    read_state,
+)
 from companion.training.tally import Tally
 from companion.training.team import ALONE, Team
 
+OPTIMIZER_NAME, SCHEDULER_NAME = "optimizer.pt", "scheduler.pt"
 _NEVER = 2**62
 """还没有哪一步坏掉。"""
 
@@ -56,6 +66,7 @@ class CompanionTrainer(Trainer):
         callbacks: Trainer 的回调。
         team: 一同训练的进程。
         start: 接着前一次训练的，从哪里出发。
+        shards: 切开的模型；没有切开的为 None。
     """
 
     def __init__(
@@ -70,9 +81,11 @@ class CompanionTrainer(Trainer):
         callbacks: list[TrainerCallback],
         team: Team = ALONE,
         start: Start | None = None,
+        shards: Shards | None = None,
     ) -> None:
         self.settings = config
         self.start = start
+        self.shards = shards
         self.team = team
         self.data = data
         self.loss = loss
@@ -90,6 +103,15 @@ class CompanionTrainer(Trainer):
         )
         # 损失已除以整步的目标数，Trainer 不必再按累积步数缩放
         self.model_accepts_loss_kwargs = True
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """切开的模型，梯度由 FSDP2 自己合，不再套 DDP；自动混合精度照旧。"""
+        super().create_accelerator_and_postprocess()
+        if self.shards is not None:
+            accelerator: Any = self.accelerator
+            accelerator.prepare_model = partial(
+                accelerator.prepare_model, evaluation_mode=True
+            )
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """整次训练一个加载器；每个进程自取一份，不经 accelerate 再分。"""
@@ -140,7 +162,7 @@ class CompanionTrainer(Trainer):
                 number = max(1, len(part.losses.nats))
             loss = loss + part.weight * part.losses.total_nats / number
         if self.args.world_size > 1:
-            # DDP 对各进程的梯度取平均，而除数已是全部进程的目标数
+            # DDP 与 FSDP2 对各进程的梯度取平均，而除数已是全部进程的目标数
             loss = loss * self.args.world_size
         self.tally.add(first, *others)
         # GPU 上每步同步太贵，等到记日志时再查；几个进程则一起查梯度，停在同一步
@@ -154,6 +176,7 @@ class CompanionTrainer(Trainer):
         fp16 不记：梯度溢出时损失缩放会跳过这一步，权重不受伤。
         """
         norm: Any = super()._clip_grad_norm(model)
+        norm = norm.full_tensor() if is_shard(norm) else norm
         if not self.args.fp16:
             step = self.state.global_step + 1
             broken = torch.where(torch.isfinite(norm), _NEVER, step)
@@ -247,10 +270,60 @@ class CompanionTrainer(Trainer):
         elif self.args.should_save:
             write_checkpoint(model, self.data.collator.tokenizer, folder)
 
+    def save_model(
+        self, output_dir: str | None = None, _internal_call: bool = False
+    ) -> None:
+        """检查点里的权重；切开的由第 0 个进程收齐了存，与没有切开的一样。"""
+        if self.shards is None:
+            super().save_model(output_dir, _internal_call)
+            return
+        with self.shards.whole() as whole:
+            if self.team.is_main:
+                with self._standing_in(whole):
+                    self._save(output_dir)
+
+    @contextmanager
+    def _standing_in(self, whole: Any) -> Generator[None]:
+        """期间要读写的是整个的模型，不是切开的。"""
+        kept, self.model = self.model, whole
+        try:
+            yield
+        finally:
+            self.model = kept
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """优化器与学习率的状态；切开的收齐了存，编号与没有切开的相同。"""
+        if self.shards is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = gathered(self.optimizer.state_dict(), self.team.is_main)
+        if self.team.is_main:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            curve: Any = self.lr_scheduler
+            torch.save(curve.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """读回 `_save_optimizer_and_scheduler` 存下的；几个进程存的都读得。"""
+        if self.shards is None or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        made: Any = self.optimizer
+        saved = read_state(Path(checkpoint) / OPTIMIZER_NAME)
+        made.load_state_dict(cut_state(made.optimizer, saved))
+        curve: Any = self.lr_scheduler
+        curve.load_state_dict(read_state(Path(checkpoint) / SCHEDULER_NAME))
+
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: Any = None
     ) -> None:
         """读回 `_save` 存下的权重。"""
+        if self.shards is None:
+            self._load_whole(resume_from_checkpoint, model)
+            return
+        with self.shards.loading() as whole, self._standing_in(whole):
+            self._load_whole(resume_from_checkpoint)
+
+    def _load_whole(self, resume_from_checkpoint: str, model: Any = None) -> None:
         parts = getattr(self.model, "parts", None)
         if parts is None:
             with stock(self.model):

@@ -24,6 +24,7 @@ from companion.evaluation.comparison import Exam
 from companion.evaluation.scoring import score_targets
 from companion.evaluation.targets import FrozenTargets
 from companion.training.batching import BatchPlan
+from companion.training.team import Team
 
 EVENT = "evaluation"
 TIMES = 10
@@ -166,7 +167,8 @@ class WatchCallback(TrainerCallback):
         config: 训练设置。
         record: 写一行日志，第 0 个进程用；参数是这一行与评估用去的秒数。
         rows: 至今的日志，第 0 个进程用。
-        ask_main: 由第 0 个进程做、人人得到结果（`Team.ask_main`）。
+        team: 一同训练的进程；模型切开了就一起评。
+        release: 评完之后，切开的模型要做的事。
     """
 
     def __init__(
@@ -176,19 +178,24 @@ class WatchCallback(TrainerCallback):
         *,
         record: Callable[[dict[str, Any], float], None],
         rows: Callable[[], list[dict[str, Any]]],
-        ask_main: Callable[[Callable[[], Any]], Any],
+        team: Team,
+        release: Callable[[], None] | None = None,
     ) -> None:
         self.watch = watch
         self.config = config
         self.best: int | None = None
         """至今最好的一步；它的检查点不删。"""
-        self._record, self._rows, self._ask_main = record, rows, ask_main
+        self._record, self._rows, self._team = record, rows, team
+        self._release = release
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
     ) -> None:
         """开头评一次；续训时日志里已有。"""
-        self.best = self._ask_main(lambda: self._begin(model))
+        ask = self._team.ask_main
+        if ask(lambda: not evaluations(self._rows())):
+            self._score(model, 0)
+        self.best = ask(lambda: self._judge()[0])
 
     def on_step_end(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
@@ -198,31 +205,32 @@ class WatchCallback(TrainerCallback):
         if step % self.watch.every and step < state.max_steps:
             return
         before = self.best
-        self.best, stop = self._ask_main(lambda: self._look(model, step))
+        self._score(model, step)
+        self.best, stop = self._team.ask_main(self._judge)
         if self.config.load_best_model_at_end and self.best not in (None, before):
             control.should_save = True
         if stop and step < state.max_steps:
             control.should_training_stop = True
             control.should_save = False  # 续训从更早的检查点走到这里，照样停下
 
-    def _begin(self, model: Any) -> int | None:
-        rows = evaluations(self._rows())
-        if not rows:
-            self._score(model, 0)
-        return best_step(rows, self.config.max_forgetting)
-
-    def _look(self, model: Any, step: int) -> tuple[int | None, bool]:
-        self._score(model, step)
+    def _judge(self) -> tuple[int | None, bool]:
+        """至今最好的一步；该不该停。"""
         rows, bound = evaluations(self._rows()), self.config.max_forgetting
         patience = self.config.early_stopping_patience
         stop = patience is not None and should_stop(rows, bound, patience)
         return best_step(rows, bound), stop
 
     def _score(self, model: Any, step: int) -> None:
+        """评一次，由第 0 个进程记下。"""
         began = time.monotonic()
-        bits = {
-            name: round(score_targets(model, each).scores.bits_per_char, 6)
-            for name, each in self.watch.sets.items()
-        }
-        spent = time.monotonic() - began
-        self._record({"event": EVENT, "step": step, **bits}, spent)
+        bits = self._team.with_model(
+            lambda: {
+                name: round(score_targets(model, each).scores.bits_per_char, 6)
+                for name, each in self.watch.sets.items()
+            }
+        )
+        if self._release is not None:
+            self._release()
+        if bits and self._team.is_main:
+            spent = time.monotonic() - began
+            self._record({"event": EVENT, "step": step, **bits}, spent)

@@ -7,8 +7,10 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,13 @@ def interrupt(team: Team, config: TrainingConfig) -> list[str]:
         return caught(lambda: train(config, quiet=True))
     finally:
         LogCallback.on_step_end = real
+
+
+def pretend_alone(output: Path, target: Path) -> None:
+    """同一次训练，像是由一个进程起头的。"""
+    shutil.copytree(output, target)
+    inputs = json.loads((target / "inputs.json").read_text())
+    (target / "inputs.json").write_text(json.dumps({**inputs, "processes": 1}))
 
 
 def command(words: list[str]) -> None:
@@ -92,6 +101,11 @@ def observe(model: str, corpus: str, folder: Path) -> None:
         "interrupted": interrupt(team, config),
     }  # fmt: skip
     assert seen["interrupted"][0] == TrainingInterrupted.__name__
+    single = Path(config.output).with_name("一个")
+    team.main_only(lambda: pretend_alone(Path(config.output), single))
+    seen["unshared"] = caught(
+        lambda: train(replace(config, output=str(single)), resume=True, quiet=True)
+    )
     result = train(config, resume=True, quiet=True)
     seen["log"], seen["targets"] = result.log, result.ledger.targets
     (folder / f"看见-{team.rank}.json").write_text(json.dumps(seen), encoding="utf-8")
