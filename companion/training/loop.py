@@ -336,7 +336,7 @@ def run_loop(
     if config.gradient_checkpointing:
         recompute_activations(model)
     keep_cache = getattr(checkpoint.model.config, "use_cache", None)
-    shards = Shards(model, team, config.precision) if team.sharded else None
+    shards = Shards(model, team) if team.sharded else None
     log_file = run.output / LOG_FILE if team.is_main else None
     logging, stopping = LogCallback(log_file, console), StopCallback(team)
     trainer = CompanionTrainer(

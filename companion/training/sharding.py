@@ -2,7 +2,8 @@
 
 DDP 的每个进程各有整个模型、梯度与动量，一个参数 16 字节；切成 W 片，每个进程只存 W 分之
 一，用到一层时才把它收齐，用完就放（ZeRO 第三级，Rajbhandari 等，2020）。梯度取平均之后
-也只留自己的一片，所以算的与 DDP、与一个进程都相同，只差浮点加法的次序。
+也只留自己的一片，所以算的与 DDP、与一个进程都相同，只差浮点加法的次序。收齐的是
+float32，半精度只在计算时用（autocast），这一点也与不切开时相同；代价是传的字节多一倍。
 
     一层一层   各层自成一组：收齐、计算、放掉
     其余       词嵌入、输出头、末尾的归一化同在最外一组，共用的权重因此只有一份
@@ -22,7 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from companion.checkpoints.running import inner_model, layer_stacks
@@ -67,13 +68,12 @@ class Shards:
     Args:
         model: 要训练的模型，可以套着 LoRA；就地切开。
         team: 一同训练的进程。
-        precision: 训练的精度；bf16 时各层以 bf16 收齐，梯度仍以 float32 相加。
 
     Raises:
         TrainingError: 认不出一层一层，或切完一看并没有切开。
     """
 
-    def __init__(self, model: Any, team: Team, precision: str = "fp32") -> None:
+    def __init__(self, model: Any, team: Team) -> None:
         self.model = model
         self.team = team
         head_plan(inner_model(model))  # 要跑几次模型：趁人人都有整个的，各自试好
@@ -86,15 +86,9 @@ class Shards:
                 expected="各层依次排在一个 ModuleList 里，才能一层一层地切",
                 remedy=f"不切开：用 {Team(size=team.size).command} …",
             )
-        low = torch.bfloat16 if precision == "bf16" else None
-        policy = MixedPrecisionPolicy(
-            param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False
-        )
         whole = sum(weight.numel() for weight in model.parameters())
         for layer in layers:
-            fully_shard(
-                layer, mp_policy=policy, reshard_after_forward=team.releases_layers
-            )
+            fully_shard(layer, reshard_after_forward=team.releases_layers)
         fully_shard(model)
         self._require_sharded(whole)
 

@@ -108,7 +108,11 @@ class CompanionTrainer(Trainer):
         """切开的模型，梯度由 FSDP2 自己合，不再套 DDP；自动混合精度照旧。"""
         super().create_accelerator_and_postprocess()
         if self.shards is not None:
+            from accelerate.utils import AutocastKwargs
+
             accelerator: Any = self.accelerator
+            # 记着每层的半精度权重，就等于各进程又存了一份整个的模型
+            accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
             accelerator.prepare_model = partial(
                 accelerator.prepare_model, evaluation_mode=True
             )
