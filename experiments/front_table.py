@@ -83,7 +83,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
     config = demo_config("masked_lm", "unused")
-    other = str(Path(quick_settings("bert")["general"]).with_name("general.train.txt"))
+    samples = Path(quick_settings("bert")["general"]).parent
+    other = str(samples / "general.train.txt")
     demo: dict[str, Any] = {
         "ruler": ruler_of(
             {"model": config.model, "objective": config.objective},
@@ -110,9 +111,16 @@ def main() -> None:
     for seed in args.seeds:
         runs["continued"].append(demo_run(seed))
         steps = runs["continued"][-1]["steps"]
-        control = {"corpus": other, "replay": None, "replay_ratio": 0.05}
+        # 留出集写明是演示的那一份；不写，就从自己读的文字里划
+        control = {
+            "corpus": other,
+            "valid": str(samples / "valid.classical.txt"),
+            "replay": None,
+            "replay_ratio": 0.05,
+        }
         runs["control"].append(demo_run(seed, max_steps=steps, **control))
-        same_targets(demo["ruler"], runs["continued"][-1])
+        for found in runs.values():
+            same_targets(demo["ruler"], found[-1])
         print(seed, runs["continued"][-1], runs["control"][-1], flush=True)
         content = {
             "claim": "没有训练的、训练过的、对照组与尺子，答同样的目标",
