@@ -37,7 +37,8 @@ def make_epub(out: Path) -> Path:
     config["html"] = {}
     # EPUB 自己管样式与封面；网页的补丁与脚本用不上
     extensions = config["sphinx"]["local_extensions"]
-    for name in ("zh_theme", "page_repairs", "local_mathjax", "play_vocabulary"):
+    for name in ("zh_theme", "page_repairs", "local_mathjax", "play_vocabulary",
+                 "readers_ways"):  # fmt: skip
         extensions.pop(name)
     for name, folder in extensions.items():
         extensions[name] = str(ROOT / folder)  # 相对的路径从设置文件所在处算起

@@ -382,7 +382,9 @@ def test_every_chapter_follows_the_template(path: Path) -> None:
     solutions = re.findall(r"^```\{solution\} (\S+)\n:class: dropdown$", text, re.M)
     assert exercises == solutions
     assert len(exercises) >= 4
-    assert "动手" in "".join(re.findall(r"^```\{exercise\} (.*)$", text, re.M))
+    [hands_on] = re.findall(r"^```\{exercise\} 动手(.*?)^```$", text, re.M | re.S)[-1:]
+    points = [int(n) for n in re.findall(r"（(\d+) 分）", hands_on)]
+    assert sum(points) == 10, "动手的一题要有评分，合计十分"
 
 
 def test_the_family_tree_names_objectives_that_exist() -> None:

@@ -5,6 +5,7 @@ import json
 import re
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from built_book import ROOT
@@ -158,3 +159,25 @@ def test_every_objective_of_the_registry_is_shown_once() -> None:
     )
     assert [key for key, _ in tables] == [key for key, _ in sections]
     assert dict(tables) == {key: goal.starter for key, goal in OBJECTIVES.items()}
+
+
+def test_the_feed_has_one_item_for_every_change() -> None:
+    """更新日志一条改动一项，编号各不相同；是合乎语法的 RSS。"""
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    ways = extension("readers_ways")
+    root = ElementTree.fromstring(ways.feed(changelog, "https://x.github.io/y/"))
+    items = root.findall("channel/item")
+    assert len(items) == len(re.findall(r"^- ", changelog, re.MULTILINE))
+    assert len({item.findtext("guid") for item in items}) == len(items)
+    first = items[0]
+    assert first.findtext("title", "").startswith("Unreleased ")
+    assert "`" not in first.findtext("description", "")
+
+
+def test_every_page_says_where_to_report_and_when_it_was_checked() -> None:
+    """页末的链接带着这一页的名字；没有 git 就不写日子。"""
+    ways = extension("readers_ways")
+    shown = ways.footer("book/03", "因果", "2026-01-02", "https://h/o/r")
+    assert "https://h/o/r/issues/new?title=book/03" in shown
+    assert "上次核对于 <time>2026-01-02</time>" in shown
+    assert "核对" not in ways.footer("book/03", "因果", None, "https://h/o/r")

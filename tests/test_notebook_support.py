@@ -296,6 +296,14 @@ def test_answers_may_be_tensors_tuples_or_nearly_right() -> None:
     assert not judge("quickstart-compare", 0).startswith("通过")
 
 
+def test_several_things_may_be_named_in_any_order() -> None:
+    """问的是哪几样的，先写哪一样都对；次序就是答案的仍要照次序。"""
+    assert judge("gain-front", ["丁", "甲", "乙"]).startswith("通过")
+    assert judge("corpus-rows", [[3, 2], [4, 1], [0]]).startswith("通过")
+    assert not judge("corpus-rows", [[3, 1], [4, 2], [0]]).startswith("通过")
+    assert not judge("corpus-tokenizer", ["A", "B", "C"]).startswith("通过")
+
+
 def test_an_unknown_exercise_is_refused_with_a_guess(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

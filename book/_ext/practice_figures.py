@@ -31,7 +31,7 @@ def repetition() -> Any:
             fmt="o-", color=style.BLUE, capsize=3,
         )  # fmt: skip
         axes.axhline(start, color=style.GREY, lw=1, ls="--")
-        axes.text(epochs[-1], start, "没有训练", ha="right", va="bottom")
+        axes.text(epochs[0], start, "没有训练", ha="left", va="bottom")
         _doubling(axes, epochs)
         axes.set_ylabel("没读过的文字：每字比特数")
         said = "；".join(

@@ -18,7 +18,7 @@ _TRANSLATIONS = {
     "Launch": "运行",
     "Light": "亮色",
     "On this page": "本页目录",
-    "Open an issue": "提问或报错",
+    "Open an issue": "报告本页问题",
     "Print to PDF": "打印成 PDF",
     "Search": "搜索",
     "Search the docs ...": "搜索全书……",
@@ -61,7 +61,7 @@ _FIXED = {
     f">{english}<": f">{chinese}<"
     for english, chinese in (
         ("Repository", "源码仓库"),
-        ("Open issue", "提问或报错"),
+        ("Open issue", "报告本页问题"),
         ("Table of contents", "目录"),
     )
 }

@@ -17,3 +17,11 @@ document.addEventListener("DOMContentLoaded", () => {
     return parsed;
   };
 });
+
+// 左右方向键翻页；正在打字、选东西，或停在能左右滑动的表与代码上时不翻
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.altKey || event.metaKey || event.shiftKey) return;
+  const side = { ArrowLeft: "left-prev", ArrowRight: "right-next" }[event.key];
+  if (!side || document.activeElement !== document.body) return;
+  document.querySelector(`.prev-next-area a.${side}`)?.click();
+});

@@ -24,7 +24,7 @@ EXERCISES: dict[str, dict[str, Any]] = yaml.safe_load(
     (resources.files(__package__ or "") / "exercises.yaml").read_text("utf-8")
 )
 """编号 → `right` 正确答案、`because` 答对之后的一句话、`hint` 别的错误得到的提示、
-`wrong` 常见的错误答案与它错在哪里。"""
+`wrong` 常见的错误答案与它错在哪里、`any_order` 先写哪一样都对。"""
 
 
 def check(
@@ -58,11 +58,12 @@ def judge(name: str, answer: Any, metrics: Mapping[str, Any] | None = None) -> s
         )
     if answer is ... or answer is None:
         return UNANSWERED
-    said = _plain(answer)
-    if _same(said, value_of(exercise["right"], metrics)):
+    arranged = _sorted if exercise.get("any_order") else _plain
+    said = arranged(_plain(answer))
+    if _same(said, arranged(value_of(exercise["right"], metrics))):
         return f"通过：{exercise['because']}"
     for wrong, reason in exercise["wrong"]:
-        if _same(said, value_of(wrong, metrics)):
+        if _same(said, arranged(value_of(wrong, metrics))):
             return f"再想想：{reason}。"
     return f"再想想：{exercise['hint']}。"
 
@@ -85,6 +86,14 @@ def _plain(answer: Any) -> Any:
     if hasattr(answer, "tolist"):
         return answer.tolist()
     return list(answer) if isinstance(answer, tuple) else answer
+
+
+def _sorted(value: Any) -> Any:
+    """列表排成一定的次序，里面的列表也是：先写哪一样都一样。"""
+    if not isinstance(value, list):
+        return value
+    parts: list[Any] = [_sorted(each) for each in value]
+    return sorted(parts, key=repr)
 
 
 def _same(said: Any, wanted: Any) -> bool:

@@ -43,6 +43,20 @@ def test_searching_starts_with_the_keyboard(visit: Any) -> None:
     assert "困惑度" in page.locator("#search-results .highlighted").first.text_content()
 
 
+def test_the_arrow_keys_turn_the_page_but_not_while_typing(visit: Any) -> None:
+    """右方向键到下一章，左方向键回来；正在打字时不翻。"""
+    page = visit.open("book/04_masked_lm")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url("**/notebooks/03_causal_lm.html")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**/book/04_masked_lm.html")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("掩码")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_timeout(300)
+    assert page.url.endswith("04_masked_lm.html")
+
+
 def test_the_theme_switches_and_stays(visit: Any) -> None:
     """按明暗钮换色，跟随系统、亮、暗轮着来；换一页还是选定的那个。"""
     page = visit.open("book/intro")
