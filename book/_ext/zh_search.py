@@ -51,7 +51,7 @@ SYNONYMS = {
     "book/09_adapting_with_less": "缺字 生僻字 扩词表 QLoRA PEFT",
     "book/15_mixture": "混合 采样比例 数据混合 epoch 轮数 重复几遍",
     "book/16_tuning": "调参 超参数 超参 学习率搜索 早停 early stopping 收敛",
-    "book/17_beyond_bits": "记忆 memorization 隐私 泄露 版权 benchmark 基准测试 lm-eval",
+    "book/17_beyond_bits": "记忆 memorization 隐私 版权 benchmark 基准测试 lm-eval",
     "book/10_fast_and_large": "多卡 多机 OOM 爆显存 加速 DDP FSDP",
     "book/12_your_corpus": "断点续训 恢复训练 费用",
     "book/14_from_base_to_use": "量化 部署 Ollama RAG SFT 对齐 模型合并",
