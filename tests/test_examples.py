@@ -41,6 +41,21 @@ def test_every_example_names_its_command(examples):
         assert "--output" in words
 
 
+def test_every_distributed_example_cuts_the_model_and_is_read_by_accelerate(root):
+    """`examples/distributed/`：accelerate 读得进，切开用第二版，第二行是命令。"""
+    config = pytest.importorskip("accelerate.commands.config.config_args")
+    files = sorted((root / "examples" / "distributed").glob("*.yaml"))
+    assert len(files) == 3
+    for path in files:
+        read = config.load_config_from_file(str(path))
+        assert read.distributed_type == "FSDP"
+        assert read.fsdp_config["fsdp_version"] == 2
+        assert not read.use_cpu
+        command = path.read_text(encoding="utf-8").splitlines()[1]
+        assert f"--config_file examples/distributed/{path.name}" in command
+        assert "-m companion train" in command
+
+
 def test_the_overview_holds_every_setting_once():
     """一览里每项设置恰好一次，都有说明。"""
     listed = [row for rows in settings_by_group().values() for row in rows]

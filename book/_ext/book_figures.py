@@ -470,6 +470,48 @@ def memory() -> list[dict[str, Any]]:
     return rows
 
 
+def sharded_memory() -> list[dict[str, Any]]:
+    """切成几片，每块卡要多少：一个微批量 4096 个词元，bf16 计算，重算激活。
+
+    参数、梯度、动量每个参数 16 字节，按片分。切不开的：最外一组（词嵌入、输出头）收齐的
+    float32 与它的梯度；收齐着的两层与一层的梯度；各层的输入与正在重算的一层。
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    shapes = {  # 宽、层数、头数、键值的头数、前馈的宽、词表、共不共用
+        "Qwen2.5-0.5B": (896, 24, 14, 2, 4864, 151_936, True),
+        "Qwen2.5-1.5B": (1536, 28, 12, 2, 8960, 151_936, True),
+        "Qwen2.5-7B": (3584, 28, 28, 4, 18_944, 152_064, False),
+        "Qwen2.5-14B": (5120, 48, 40, 8, 13_824, 152_064, False),
+    }
+    tokens, rows = 4096, list[dict[str, Any]]()
+    for name, (width, depth, heads, keys, inner, words, tied) in shapes.items():
+        config = Qwen2Config(
+            hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads,
+            num_key_value_heads=keys, intermediate_size=inner, vocab_size=words,
+            tie_word_embeddings=tied,
+        )  # fmt: skip
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config)
+        whole = sum(weight.numel() for weight in model.parameters())
+        layer = sum(weight.numel() for weight in model.model.layers[0].parameters())
+        activations = tokens * width * (4 * depth + 34)
+        gathered = 8 * (whole - depth * layer) + 12 * layer
+        fixed = gathered + activations
+        rows.append(
+            {
+                "model": name,
+                "billions": whole / 1e9,
+                "one": (16 * whole + activations) / 2**30,
+                "eight": (16 * whole / 8 + fixed) / 2**30,
+                "many": (16 * whole / 32 + fixed) / 2**30,
+                "fixed": fixed / 2**30,
+            }
+        )
+    return rows
+
+
 def failure(key: str) -> Any:
     """失败目录的一条：第一个种子，做错与做对的第一条曲线。"""
     from companion.notebook.contrast import Contrast
@@ -491,6 +533,7 @@ def _curve(value: Any) -> Any:
 
 TABLES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "memory": memory,
+    "sharded_memory": sharded_memory,
     "mixture": practice_figures.mixture,
     "checkpoints_t4": partial(checkpoint_costs.rows, "t4"),
     "checkpoints_full": partial(checkpoint_costs.rows, "full"),

@@ -55,6 +55,7 @@ SYNONYMS = {
     "book/10_fast_and_large": "多卡 多机 OOM 爆显存 加速 DDP FSDP",
     "book/12_your_corpus": "断点续训 恢复训练 费用",
     "book/14_from_base_to_use": "量化 部署 Ollama RAG SFT 对齐 模型合并",
+    "book/many_cards": "多卡 多机 集群 分布式 DDP FSDP DeepSpeed ZeRO accelerate",
     "book/faq": "配比 早停 断点续训 OOM 爆显存 过拟合 复读 调参 RAG",
 }
 """页 → 读者会搜、而书里不这样叫的词。"""

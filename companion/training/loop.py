@@ -337,6 +337,8 @@ def run_loop(
         recompute_activations(model)
     keep_cache = getattr(checkpoint.model.config, "use_cache", None)
     shards = Shards(model, team) if team.sharded else None
+    if shards and console:
+        console.print(str(shards), highlight=False)
     log_file = run.output / LOG_FILE if team.is_main else None
     logging, stopping = LogCallback(log_file, console), StopCallback(team)
     trainer = CompanionTrainer(

@@ -86,16 +86,23 @@ class Shards:
                 expected="各层依次排在一个 ModuleList 里，才能一层一层地切",
                 remedy=f"不切开：用 {Team(size=team.size).command} …",
             )
-        whole = sum(weight.numel() for weight in model.parameters())
+        self.num_whole = sum(weight.numel() for weight in model.parameters())
+        """整个模型的参数个数。"""
         for layer in layers:
             fully_shard(layer, reshard_after_forward=team.releases_layers)
         fully_shard(model)
-        self._require_sharded(whole)
+        self.num_mine = sum(local(weight).numel() for weight in model.parameters())
+        """这个进程存着的参数个数。"""
+        self._require_sharded(self.num_whole, self.num_mine)
 
-    def _require_sharded(self, whole: int) -> None:
+    def __str__(self) -> str:
+        return (
+            f"切开：整个模型 {self.num_whole:,} 个参数，"
+            f"这个进程存 {self.num_mine:,} 个（共 {self.team.size} 个进程）"
+        )
+
+    def _require_sharded(self, whole: int, mine: int) -> None:
         """参数真成了各存一片，不是悄悄各存一份。"""
-        weights = list(self.model.parameters())
-        mine = sum(map(torch.numel, map(local, weights)))
         kept = [name for name, w in self.model.named_parameters() if not is_shard(w)]
         if kept or (self.team.size > 1 and mine > 0.9 * whole):
             raise TrainingError(

@@ -132,6 +132,9 @@ def join_team() -> Team:
     Raises:
         TrainingError: 启动器要的切法这里不会，或要切开却只有一个进程。
     """
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:
+        # 精度由 precision 定；不然 precision=fp32 也会悄悄照启动器的设置文件用 bf16
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
     size = int(os.environ.get("WORLD_SIZE", "1"))
     sharded = _asked("ACCELERATE_USE_FSDP") or _asked(_SHARDED)
     _refuse_other_ways(size, sharded)

@@ -104,6 +104,11 @@ class CompanionTrainer(Trainer):
         # 损失已除以整步的目标数，Trainer 不必再按累积步数缩放
         self.model_accepts_loss_kwargs = True
 
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        """切开的已经在设备上了。"""
+        if self.shards is None:
+            super()._move_model_to_device(model, device)
+
     def create_accelerator_and_postprocess(self) -> None:
         """切开的模型，梯度由 FSDP2 自己合，不再套 DDP；自动混合精度照旧。"""
         super().create_accelerator_and_postprocess()

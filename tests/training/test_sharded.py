@@ -39,7 +39,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "适配器": ("bert", {"lora_rank": 4}),
     "优化器": (
         "bert", {"optimizer": "muon", "layer_learning_rate_decay": 0.8,
-                 "span_boundary": True, "preset": "spanbert"},
+                 "span_boundary": True, "preset": "spanbert",
+                 "gradient_accumulation_steps": 2},
     ),
 }  # fmt: skip
 
@@ -66,17 +67,19 @@ def steady(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def alone(steady: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """同样的几次，一个进程累积两批。"""
+    """同样的几次，一个进程，累积的批数加倍。"""
     folder = tmp_path_factory.mktemp("一个")
-    return {
-        name: train(
-            TrainingConfig(
-                **steady(kind, folder / name, gradient_accumulation_steps=2, **changes)
-            ),
-            quiet=True,
-        )
-        for name, (kind, changes) in CASES.items()
-    }
+
+    def run(name: str, kind: str, changes: dict[str, Any]) -> Any:
+        batches = 2 * changes.get("gradient_accumulation_steps", 1)
+        more = {**changes, "gradient_accumulation_steps": batches}
+        config = TrainingConfig(**steady(kind, folder / name, **more))
+        return train(config, quiet=True)
+
+    with pytest.MonkeyPatch.context() as patch:  # 画一张图要一秒，这里不看
+        for name in ("write_results", "write_card"):
+            patch.setattr(f"companion.training.run.{name}", lambda *_args: None)
+        return {name: run(name, *case) for name, case in CASES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +109,7 @@ def pair(
         env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=560,
         check=False,
     )  # fmt: skip
     assert (folder / "看见-1.json").exists(), done.stderr
@@ -203,6 +206,8 @@ def test_one_process_goes_on_where_two_stopped_and_two_where_one(
         for each in (folder / f"续{name}", whole.output)
     ]
     assert kept[0] == kept[1]
+    for each in ("write_results", "write_card"):
+        monkeypatch.setattr(f"companion.training.run.{each}", lambda *_args: None)
     output = stopped(folder / name, tmp_path / "二变一")
     for each in ("write_results", "write_card"):
         monkeypatch.setattr(f"companion.training.run.{each}", lambda *_args: None)

@@ -20,7 +20,7 @@ from companion.config import TrainingConfig
 from companion.errors import CompanionError
 from companion.training import train
 from companion.training.loop import LogCallback
-from companion.training.sharding import Shards, is_shard, local
+from companion.training.sharding import Shards, is_shard
 from companion.training.team import join_team
 
 
@@ -33,9 +33,8 @@ def observe(folder: Path) -> None:
         note: dict[str, Any] = {}
 
         def cut(model: Any, *args: Any, note: dict[str, Any] = note) -> Shards:
-            note["whole"] = sum(weight.numel() for weight in model.parameters())
             shards = Shards(model, *args)
-            note["mine"] = sum(local(w).numel() for w in model.parameters())
+            note["whole"], note["mine"] = shards.num_whole, shards.num_mine
             note["all_cut"] = all(map(is_shard, model.parameters()))
             return shards
 
