@@ -1,6 +1,6 @@
-"""README 与书的首页的图：一张由 results/ 画，两张是截图。
+"""README 与书的首页的图与表：表与一张图由 results/ 来，两张图是截图。
 
-    python experiments/draw_readme.py                 # 只画结果
+    python experiments/draw_readme.py                 # 只画结果，写表
     python experiments/draw_readme.py --site _build/html   # 另拍书的一页
     python experiments/draw_readme.py --report demo/report.html  # 另拍报告卡的上半
 
@@ -9,8 +9,12 @@
 
 import argparse
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
+
+from recording import spread
 
 from companion.objectives import OBJECTIVES
 from companion.plots import save_figure, style
@@ -18,6 +22,9 @@ from companion.plots import save_figure, style
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "book" / "_static" / "readme"
 SPLITS = {"tongjian_domain": "学到：领域", "tongjian_general": "忘掉：通用"}
+HEAD = """| 读什么 | 没有训练 | 对照组 | 继续预训练 | 尺子 | 通用 |
+|---|---:|---:|---:|---:|---:|"""
+TABLE = re.compile(r"(<!-- 结果表：由 .*? 写 -->\n)(.*?)(\n<!-- 结果表完 -->)", re.S)
 
 
 def read_changes() -> list[tuple[str, dict[str, dict[str, float]]]]:
@@ -36,6 +43,80 @@ def read_steps() -> tuple[int, int]:
     paths = (ROOT / "results").glob("continue_tongjian_*.json")
     steps = [json.loads(p.read_text("utf-8"))["runs"][0]["steps"] for p in paths]
     return min(steps), max(steps)
+
+
+def table() -> str:
+    """README 的结果表：没有训练的、对照组、训练过的、尺子，同样的目标。"""
+    front = json.loads((ROOT / "results" / "front_table.json").read_text("utf-8"))
+    demo = front["demo"]
+    rows = [
+        row_of(
+            "《四境纪》文言，掩码，掺两成回放",
+            demo["continued"]["before"]["domain"]["mean"],
+            demo["control"]["after"]["domain"],
+            demo["continued"]["after"]["domain"],
+            demo["ruler"]["trigram"],
+            change_of(demo["continued"], "general"),
+        )
+    ]
+    for kind, text in (("bloom", "白话，因果"),):
+        path = ROOT / "results" / f"continue_tongjian_{kind}.json"
+        content = json.loads(path.read_text("utf-8"))
+        after = {
+            name: spread(
+                [
+                    run["after"]["domain"]["bits_per_char"]
+                    for run in content["runs"]
+                    if run["corpus"] == name
+                ]
+            )
+            for name in ("control", "tongjian")
+        }
+        rows.append(
+            row_of(
+                f"《资治通鉴》{text}，没有回放",
+                content["runs"][0]["before"]["domain"]["bits_per_char"],
+                after["control"],
+                after["tongjian"],
+                front["tongjian"][kind]["trigram"],
+                content["relative_change_of_bits_per_char"]["tongjian_general"]["mean"],
+            )
+        )
+    return "\n".join([HEAD, *rows])
+
+
+def change_of(found: dict[str, Any], where: str) -> float:
+    """均值的相对变化。"""
+    return found["after"][where]["mean"] / found["before"][where]["mean"] - 1
+
+
+def row_of(
+    name: str,
+    untrained: float,
+    control: dict[str, float],
+    continued: dict[str, float],
+    ruler: float,
+    general: float,
+) -> str:
+    """表的一行；对照组与训练过的带三个种子的标准差。"""
+    cells = [
+        name,
+        f"{untrained:.2f}",
+        *(
+            f"{found['mean']:.2f} ± {found['std']:.2f}"
+            for found in (control, continued)
+        ),
+        f"{ruler:.2f}",
+        f"{general:+.1%}".replace("-", "−"),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def write_table() -> None:
+    """把表写进 README 的两行记号之间。"""
+    path = ROOT / "README.md"
+    text = path.read_text("utf-8")
+    path.write_text(TABLE.sub(lambda m: m[1] + table() + m[3], text), "utf-8")
 
 
 def draw() -> style.Card:
@@ -121,6 +202,7 @@ def main() -> None:
     args = parser.parse_args()
     site = args.site
     print(save_figure(draw(), OUT / "gain.png"))
+    write_table()
     if site is not None:
         photograph(site, OUT / "site.png")
         print(OUT / "site.png")

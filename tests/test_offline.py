@@ -80,3 +80,11 @@ def test_the_chapter_table_lists_every_chapter_and_every_notebook() -> None:
         f"{colab}/{place}/blob/{repository['branch']}/notebooks/{path.name}"
         for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
     ]
+
+
+def test_the_table_of_the_readme_is_written_from_the_present_results() -> None:
+    """README 的结果表与由 results/ 现写的逐字相同。"""
+    script = load(ROOT / "experiments" / "draw_readme.py")
+    found = script.TABLE.search(README)
+    assert found is not None
+    assert found[2] == script.table(), "运行 python experiments/draw_readme.py 重写"
