@@ -24,9 +24,11 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
-_RESOLVE = re.compile(r"/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+_RESOLVE = re.compile(
+    r"/(?:datasets/)?(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"
+)
 _API = re.compile(
-    r"/api/models/(?P<id>[^/]+/[^/]+)"
+    r"/api/(?:models|datasets)/(?P<id>[^/]+/[^/]+)"
     r"(?:/(?P<kind>revision|tree)/(?P<revision>[^/]+))?/?"
 )
 

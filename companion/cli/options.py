@@ -16,7 +16,7 @@ def objective_names(incomplete: str) -> list[str]:
 
 
 MODEL_HELP = "starter:名字、文件夹、GGUF 文件，或 组织/模型@版本"
-CORPUS_HELP = "文件、文件夹，或 corpus list 里的名字"
+CORPUS_HELP = "文件、文件夹，或 corpus list 里的名字，或 hf:组织/名字"
 
 AsJson = Annotated[bool, typer.Option("--json", help="结果打印成一个 JSON 对象")]
 ObjectiveName = Annotated[

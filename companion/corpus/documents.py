@@ -31,9 +31,9 @@ from companion.corpus.document import (
     content_key,
     join_lines,
     letters_key,
-    tidy_lines,
 )
 from companion.corpus.sources import cache_folder, read_corpus, resolve
+from companion.corpus.tables import table_documents
 from companion.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -250,7 +250,9 @@ def open_corpus(spec: str | Path, split: str | None = "train") -> Documents:
     resolved = resolve(spec)
     split = resolved.held_out if split is None else split
     files = resolved.files.get(split, ())
-    state = [_state(path) for paths in files for path in paths]
+    state: list[Any] = [_state(path) for paths in files for path in paths]
+    if split in resolved.tables:
+        state = [resolved.tables[split]._fingerprint]
     return store_documents(
         lambda: read_corpus(spec, split),
         cache_folder() / "documents",
@@ -264,32 +266,11 @@ def open_dataset(table: "datasets.Dataset") -> Documents:
     Raises:
         CorpusError: 列名不对，或某行不是文字。
     """
-    names = set(table.column_names)
-    pairs = {"source", "target"} <= names
-    if not pairs and "text" not in names:
-        raise CorpusError(
-            found=f"datasets 的表有这些列：{'、'.join(table.column_names) or '没有'}",
-            expected="text 一列，或 source 与 target 两列",
-            remedy="用 rename_column 把正文那一列改名为 text",
-        )
-    wanted = ["source", "target"] if pairs else ["text"]
-
-    def read() -> Iterator[Document]:
-        rows: Any = table.select_columns(wanted)
-        for number, row in enumerate(rows, 1):
-            for name in wanted:
-                if not isinstance(row[name], str):
-                    raise CorpusError(
-                        found=f"第 {number} 行的 {name} 是 {row[name]!r}",
-                        expected="一段文字",
-                        remedy="用 filter 去掉这样的行",
-                    )
-            if row[wanted[0]]:
-                text = row[wanted[0]] if pairs else tidy_lines(row[wanted[0]])
-                yield Document(text, f"dataset#{number}", "dataset", row.get("target"))
-
+    table_documents(table, "dataset")  # 列名不对的，现在就说
     documents = store_documents(
-        read, cache_folder() / "documents", repr((table._fingerprint, wanted))
+        lambda: table_documents(table, "dataset"),
+        cache_folder() / "documents",
+        repr((table._fingerprint, "dataset")),
     )
     if not documents:
         raise CorpusError(

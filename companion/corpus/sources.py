@@ -3,6 +3,8 @@
 - `sample`：随包附带的编年体小史，我们自己写的，CC0；没有网络也能用。
 - `tongjian`：《资治通鉴》文言—白话句对，用 `companion corpus fetch tongjian` 取得。
 
+- `hf:组织/名字`：模型仓库里的数据集（`tables`）。
+
 名字后面可以加侧：`tongjian:classical`（文言）、`tongjian:modern`（白话）、
 `tongjian:pairs`（句对）；不加则两侧的单语文本都读。名字优先于路径，与名字同名的本地文件
 写作 `./sample`。
@@ -16,18 +18,22 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import resources
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from companion.corpus.document import FORMATS, LOCK, Document, read_lines, readable
 from companion.corpus.encoding import Errors
 from companion.corpus.reading import corpus_files, read_documents, read_pairs
+from companion.corpus.tables import HUB, HubCorpus, table_documents
 from companion.errors import CorpusError
+
+if TYPE_CHECKING:
+    import datasets
 
 SIDES = {"classical": "文言", "modern": "白话", "pairs": "句对"}
 SPLITS = ("train", "valid", "test")
@@ -102,22 +108,31 @@ class Resolved:
         spec: 用户写的名字或路径。
         files: 切分 → 文件；一项有两个路径时是按行对齐的句对。路径只有 `train`。
         source: 有名字的语料；是路径则为 None。
+        tables: 切分 → 表，来自模型仓库（见 `companion.corpus.tables`）；那时没有文件。
     """
 
     spec: str
     files: dict[str, tuple[tuple[Path, ...], ...]]
     source: NamedSource | None = None
+    tables: Mapping[str, "datasets.Dataset"] = field(default_factory=dict[str, Any])
+
+    @property
+    def splits(self) -> list[str]:
+        """有哪几个切分。"""
+        return [*self.files, *self.tables]
 
     @property
     def has_valid(self) -> bool:
         """是否自带留出集。"""
-        return "valid" in self.files
+        return "valid" in self.splits
 
     @property
     def skipped(self) -> list[Path]:
         """文件夹里不认识、因而没有读的文件。"""
+        if self.source is not None or self.tables:
+            return []
         root = self.files["train"][0][0]
-        return corpus_files(root)[1] if self.source is None and root.is_dir() else []
+        return corpus_files(root)[1] if root.is_dir() else []
 
     @property
     def notices(self) -> list[str]:
@@ -156,12 +171,14 @@ class Resolved:
         Raises:
             CorpusError: 没有这个切分，或读不了。
         """
-        if split not in self.files:
+        if split not in self.splits:
             raise CorpusError(
                 found=f"{self.spec} 没有 {split} 切分",
-                expected="、".join(self.files),
+                expected="、".join(self.splits),
                 remedy="另行指定留出集，或先用 `companion corpus split` 切分",
             )
+        if split in self.tables:
+            return table_documents(self.tables[split], f"{self.spec} {split}")
         return chain.from_iterable(
             [
                 read_pairs(*paths)
@@ -220,7 +237,8 @@ def resolve(name_or_path: str | Path) -> Resolved:
     """名字或路径 → 文件。
 
     Args:
-        name_or_path: `corpus list` 列出的名字，或文件、文件夹的路径。
+        name_or_path: `corpus list` 列出的名字，文件、文件夹的路径，或 `hf:` 起头的
+            数据集（`companion.corpus.tables`）。
 
     Returns:
         各切分的文件。
@@ -235,6 +253,8 @@ def resolve(name_or_path: str | Path) -> Resolved:
             expected="文件、文件夹，或 `companion corpus list` 列出的名字",
             remedy="写出名字；多半是脚本里的变量没有赋值。当前文件夹写作 .",
         )
+    if isinstance(name_or_path, str) and spec.startswith(HUB):
+        return Resolved(spec, {}, tables=HubCorpus.of(spec).splits())
     name, _, side = spec.partition(":")
     if isinstance(name_or_path, str) and name in NAMED and side in ("", *SIDES):
         return _resolve_named(spec, NAMED[name], side)
