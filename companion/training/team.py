@@ -182,7 +182,7 @@ def _refuse_other_ways(size: int, sharded: bool) -> None:
         remedy = "改成 false，用 --set gradient_checkpointing=true"
     elif sharded and size == 1:
         found = "启动器要把模型切开（FSDP），而只拉起了一个进程"
-        expected = "两个以上的进程；CPU 上的设置文件里不写 use_cpu: true"
+        expected = "两个以上的进程；CPU 上不给 accelerate launch 加 --cpu"
         remedy = "改 num_processes，或直接用 companion train"
     if found:
         raise TrainingError(found=found, expected=expected, remedy=remedy)
