@@ -22,6 +22,7 @@ from companion.evaluation.scoring import evaluate
 
 MODELS = {
     "bloom": "causal_lm",
+    "qwen3": "causal_lm",
     "bert": "masked_lm",
     "t5": "span_corruption",
     "bart": "text_infilling",

@@ -282,6 +282,9 @@ def train(kind: str, data: Path, work: Path, tokens: int | None, stop: float) ->
     store()
     if seen >= recipe.tokens:
         facts = {"steps": step, "tokens_seen": seen, "seed": recipe.seed}
+        model.config.companion_peak_learning_rate = recipe.other_rate
+        for name in ("is_local", "local_files_only"):  # 打开文件夹时记下的
+            tokenizer.init_kwargs.pop(name, None)
         write_checkpoint(model.half(), tokenizer, work / kind)
         (work / kind / "training.json").write_text(json.dumps(facts))
 

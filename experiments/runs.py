@@ -21,6 +21,7 @@ from recording import RESULTS, record, spread
 SETUPS: dict[str, tuple[str, str, str]] = {
     "bert": ("bert", "masked_lm", "classical"),
     "bloom": ("bloom", "causal_lm", "modern"),
+    "qwen3": ("qwen3", "causal_lm", "modern"),
     "t5": ("t5", "span_corruption", "classical"),
     "bart": ("bart", "text_infilling", "classical"),
     "prefix": ("glm", "prefix_lm", "modern"),

@@ -1,9 +1,11 @@
 """给训练好的起步模型打分、写模型卡、登记散列，放进包里。
 
-    python experiments/score_starters.py bert --work build/starters
+    python experiments/score_starters.py bert --work build/small
 
-在 `pretrain_starters.py` 之后运行。分数在三个留出集上：`base/valid` 的文言与白话（史
-籍，训练时见过同书的别的篇）、`general/valid`（现代汉语）。
+在 `pretrain_small.py`（bert、qwen3）或 `pretrain_starters.py` 之后运行。分数在五个留出
+集上：`base/valid` 的文言与白话（史籍，训练时见过同书的别的篇）、`general/valid`（现
+代汉语）、`tongjian/valid` 的文言与白话（从没读过的书）。最后两个旁边有尺子：数
+`base/train` 同一侧的三元（`companion.evaluation.ruler`）。
 """
 
 import argparse
@@ -16,7 +18,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from pretrain_starters import RECIPES
+import pretrain_small
+import pretrain_starters
 
 from companion.checkpoints.electra_pair import ElectraPair
 from companion.checkpoints.loading import load_checkpoint
@@ -25,6 +28,7 @@ from companion.corpus.document import Document
 from companion.corpus.reading import read_documents
 from companion.evaluation.scoring import evaluate
 
+RECIPES: dict[str, Any] = pretrain_starters.RECIPES | pretrain_small.RECIPES
 STARTERS = Path(__file__).parents[1] / "companion/checkpoints/starters"
 
 DATA_NOTE = (
@@ -47,7 +51,7 @@ README = """# starter:{kind}
 | 数据 | {data} |
 | 见过的词元 | {tokens:,} |
 | 步数、种子 | {steps:,}、{seed} |
-| 学习率 | WSD，峰值 {rate:g}，末 {decay:.0%} 衰减到 0 |
+| 学习率 | {rate} |
 | 词表 | 8,000，单字，各起步模型共用 |
 {scores}
 | 权利 | {licence} |
@@ -55,7 +59,7 @@ README = """# starter:{kind}
 怎样训练：
 
 ```console
-$ python experiments/pretrain_starters.py {kind}
+$ python experiments/{script}.py {kind}
 $ python experiments/score_starters.py {kind}
 ```
 
@@ -63,7 +67,11 @@ $ python experiments/score_starters.py {kind}
 """
 HOW = {
     "bert": "小型 post-LN BERT 会长久停在只会猜标点的平台上；这里前两层的注意力头在"
-    "初始化时就对准左右邻（见脚本），架构仍是原样的 `BertForMaskedLM`。",
+    "初始化时就对准左右邻（见 `starters/aim_bert.py`）。矩阵用 Muon，行由短到长，掩码由"
+    "四成降到一成半，后一半学习率线性降到零。架构仍是原样的 `BertForMaskedLM`。",
+    "qwen3": "今天的解码器：旋转位置、分组的键值、查询与键各自归一化、门控的前馈层；架"
+    "构是原样的 `Qwen3ForCausalLM`，可以打包。矩阵用 Muon，行由短到长，后一半学习率线性"
+    "降到零。",
     "bloom": "ALiBi 天生偏爱近邻，没有平台期的问题。",
     "t5": "T5 没有偏置，又共用输入与输出的词嵌入，从随机的参数开始，小模型会塌成只猜字"
     "频，解码器也从不看编码器。这里各处的起点都安排过，词嵌入抄自 starter:bert；头四分"
@@ -87,6 +95,7 @@ HOW = {
 def score(kind: str, data: Path, work: Path, max_chars: int) -> None:
     """打分、写卡、登记。"""
     recipe = RECIPES[kind]
+    small = kind in pretrain_small.RECIPES
     source = work / kind
     checkpoint = load_checkpoint(str(source), recipe.objective)
     general = [
@@ -99,10 +108,24 @@ def score(kind: str, data: Path, work: Path, max_chars: int) -> None:
         "base/valid 文言": list(read_documents(data / "base/valid.classical.txt")),
         "base/valid 白话": list(read_documents(data / "base/valid.modern.txt")),
         "general/valid": general,
+        "tongjian/valid 文言": list(
+            read_documents(data / "tongjian/valid.classical.txt")
+        ),
+        "tongjian/valid 白话": list(read_documents(data / "tongjian/valid.modern.txt")),
+    }
+    counted = {
+        "tongjian/valid 文言": data / "base/train.classical.txt.gz",
+        "tongjian/valid 白话": data / "base/train.modern.txt.gz",
     }
     results = {
         name: evaluate(
-            checkpoint, recipe.objective, documents, max_chars=max_chars
+            checkpoint,
+            recipe.objective,
+            documents,
+            max_chars=max_chars,
+            ruler=list(read_documents(counted[name]))
+            if name in counted and recipe.objective != "replaced_token"
+            else None,
         ).scores
         for name, documents in sets.items()
     }
@@ -121,11 +144,12 @@ def score(kind: str, data: Path, work: Path, max_chars: int) -> None:
             tokens=facts["tokens_seen"],
             steps=facts["steps"],
             seed=facts["seed"],
-            rate=recipe.peak_learning_rate,
-            decay=recipe.decay_share,
+            rate=schedule(recipe, small),
+            script="pretrain_small" if small else "pretrain_starters",
             scores="\n".join(
                 f"| {name} | 每字 {s.bits_per_char:.3f} 比特，命中 {s.accuracy:.1%}"
-                + (f"（总答“原文”是 {1 - s.replaced_rate:.1%}） |" if pair else " |")
+                + (f"（总答“原文”是 {1 - s.replaced_rate:.1%}）" if pair else "")
+                + (f"；尺子（三元）{s.ruler['trigram']:.3f} |" if s.ruler else " |")
                 for name, s in results.items()
             ),
             licence=LICENCE_NOTE,
@@ -145,7 +169,9 @@ def score(kind: str, data: Path, work: Path, max_chars: int) -> None:
             sha256={},
             details={
                 "objective": recipe.objective,
-                "peak_learning_rate": recipe.peak_learning_rate,
+                "peak_learning_rate": recipe.other_rate
+                if small
+                else recipe.peak_learning_rate,
                 "shares": recipe.shares,
                 "held_out": {
                     name: {
@@ -156,6 +182,9 @@ def score(kind: str, data: Path, work: Path, max_chars: int) -> None:
                         **(
                             {"replaced_rate": round(s.replaced_rate, 4)} if pair else {}
                         ),
+                        **(
+                            {"trigram": round(s.ruler["trigram"], 4)} if s.ruler else {}
+                        ),
                     }
                     for name, s in results.items()
                 },
@@ -164,6 +193,18 @@ def score(kind: str, data: Path, work: Path, max_chars: int) -> None:
         ),
     )
     print((target / "README.md").read_text("utf-8"))
+
+
+def schedule(recipe: Any, small: bool) -> str:
+    """学习率怎样走，一句话。"""
+    if small:
+        return (
+            f"Muon（矩阵）{recipe.matrix_rate:g}、AdamW（其余）{recipe.other_rate:g}，"
+            f"末 {recipe.decay:.0%} 线性降到 0"
+        )
+    return (
+        f"WSD，峰值 {recipe.peak_learning_rate:g}，末 {recipe.decay_share:.0%} 衰减到 0"
+    )
 
 
 def describe(model: Any) -> str:
