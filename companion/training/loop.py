@@ -359,6 +359,8 @@ def run_loop(
         start=run.start,
         shards=shards,
     )
+    if keep_cache is not None:  # Trainer 关了它；每个检查点存的应是模型自己的
+        checkpoint.model.config.use_cache = keep_cache
     if run.start is not None and run.start.keeps_adapter and not resume:
         with quiet_transformers():
             trainer.load_weights(run.start.folder)
@@ -403,8 +405,6 @@ def run_loop(
         logging.close()
         embeddings.close()
         _drop_autocast(model)
-        if keep_cache is not None:  # Trainer 关了它；存盘的检查点应与原来一样
-            checkpoint.model.config.use_cache = keep_cache
     if stopping.stopped:
         raise TrainingInterrupted(
             found=f"收到信号，停在第 {trainer.state.global_step} 步"
