@@ -4,8 +4,8 @@
 
 两样。一样就是 `companion demo`：`starter:bert` 读随包的《四境纪》，掺两成回放；对照组
 只读回放的那份，步数与学习率相同，各三个种子。另一样是尺子：
-`continue_tongjian_bloom.json`的留出集、同样的目标，由数出来的三元来答，数的是训练用的
-《资治通鉴》。表由`draw_readme.py` 写进 README。
+`continue_tongjian_bloom.json` 的留出集、同样的目标，由数出来的三元来答，数的是训练用的
+《资治通鉴》。表由 `draw_readme.py` 写进 README。
 """
 
 import argparse

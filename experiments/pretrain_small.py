@@ -35,10 +35,9 @@ from starters.fast import Muon, Rows, batch_loss
 from starters.models import build_model
 from starters.vocabulary import POSITIONS
 from torch import nn
-from transformers import PreTrainedTokenizerFast
 
 from companion.batch import IGNORE_INDEX
-from companion.checkpoints.locating import starter_path
+from companion.checkpoints.loading import load_tokenizer
 from companion.checkpoints.running import special_edges
 from companion.checkpoints.saving import write_checkpoint
 from companion.corpus import read_documents
@@ -174,7 +173,7 @@ def train(kind: str, data: Path, work: Path, tokens: int | None, stop: float) ->
     recipe = RECIPES[kind] if tokens is None else replace(RECIPES[kind], tokens=tokens)
     goal = get_objective(recipe.objective)
     causal = goal.left_to_right
-    tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(starter_path(recipe.like))
+    tokenizer = load_tokenizer(f"starter:{recipe.like}")
     edges = special_edges(tokenizer)
     end = tokenizer.sep_token_id or tokenizer.eos_token_id
     streams = read_streams(data, tokenizer, end, work)
@@ -283,8 +282,6 @@ def train(kind: str, data: Path, work: Path, tokens: int | None, stop: float) ->
     if seen >= recipe.tokens:
         facts = {"steps": step, "tokens_seen": seen, "seed": recipe.seed}
         model.config.companion_peak_learning_rate = recipe.other_rate
-        for name in ("is_local", "local_files_only"):  # 打开文件夹时记下的
-            tokenizer.init_kwargs.pop(name, None)
         write_checkpoint(model.half(), tokenizer, work / kind)
         (work / kind / "training.json").write_text(json.dumps(facts))
 

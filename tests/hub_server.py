@@ -15,7 +15,10 @@
 
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +27,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
+ROOT = Path(__file__).resolve().parents[1]
+
 _RESOLVE = re.compile(
     r"/(?:datasets/)?(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"
 )
@@ -31,6 +36,24 @@ _API = re.compile(
     r"/api/(?:models|datasets)/(?P<id>[^/]+/[^/]+)"
     r"(?:/(?P<kind>revision|tree)/(?P<revision>[^/]+))?/?"
 )
+
+
+def answers_of(program: str, asked: Any, environment: dict[str, str]) -> list[Any]:
+    """在新进程里运行一段程序：问题是它的参数，它逐行打印 JSON，一行一个答案。
+
+    huggingface_hub 装入时就读 HF_*，所以要新的进程；这里的 HF_* 一概不带过去。
+    """
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(asked)],
+        env={**inherited, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 class HubServer:

@@ -112,17 +112,24 @@ def read_tokenizer(folder: Path, name: str) -> tuple[Any, list[str]]:
                 f"{name} 只有 vocab.txt（{entries} 行）：按 model_type 自动选的分词器"
                 "读不了它，已改用 BertTokenizer"
             )
-            return BertTokenizer.from_pretrained(folder), [notice]
+            return placeless(BertTokenizer.from_pretrained(folder)), [notice]
     if tokenizer is None:
         raise ModelError(
             found=f"{name} 的分词器打不开：{str(failure).splitlines()[0]}",
             expected="tokenizer.json，或与架构相符的词表文件",
             remedy=_tokenizer_remedy(folder),
         ) from failure
-    return tokenizer, [
+    return placeless(tokenizer), [
         *_disagreements(folder, tokenizer),
         *_language(folder, tokenizer),
     ]
+
+
+def placeless(tokenizer: Any) -> Any:
+    """不再记着自己是由文件夹打开的：transformers 会把这写进存下的分词器设置。"""
+    for name in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(name, None)
+    return tokenizer
 
 
 _CHINESE = ("zh_CN", "zho_Hans", "zh")

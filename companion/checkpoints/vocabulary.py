@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from companion.checkpoints.reading import quiet_transformers
+from companion.checkpoints.reading import placeless, quiet_transformers
 from companion.corpus.tokenization import text_ids, unknown_id
 from companion.errors import ModelError
 from companion.objectives import Objective
@@ -313,7 +313,8 @@ def _reopened(tokenizer: Any, config: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder, quiet_transformers():
         config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        opened = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return placeless(opened)
 
 
 def _check_found(tokenizer: Any, tokens: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ from companion.corpus.document import (
     join_lines,
     letters_key,
 )
-from companion.corpus.sources import cache_folder, read_corpus, resolve
+from companion.corpus.sources import cache_folder, resolve
 from companion.corpus.tables import table_documents
 from companion.errors import CorpusError
 
@@ -254,7 +254,7 @@ def open_corpus(spec: str | Path, split: str | None = "train") -> Documents:
     if split in resolved.tables:
         state = [resolved.tables[split]._fingerprint]
     return store_documents(
-        lambda: read_corpus(spec, split),
+        lambda: resolved.read(split),
         cache_folder() / "documents",
         repr((str(spec), split, state)),
     )
@@ -264,21 +264,13 @@ def open_dataset(table: "datasets.Dataset") -> Documents:
     """Datasets 的一张表 → 语料：要有 `text` 一列，或 `source` 与 `target` 两列。
 
     Raises:
-        CorpusError: 列名不对，或某行不是文字。
+        CorpusError: 列名不对，某行不是文字，或一篇也没有。
     """
-    table_documents(table, "dataset")  # 列名不对的，现在就说
-    documents = store_documents(
+    return store_documents(
         lambda: table_documents(table, "dataset"),
         cache_folder() / "documents",
         repr((table._fingerprint, "dataset")),
     )
-    if not documents:
-        raise CorpusError(
-            found="语料里一篇文档也没有",
-            expected="至少一篇",
-            remedy="打开语料看看是否为空",
-        )
-    return documents
 
 
 def store_documents(

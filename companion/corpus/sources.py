@@ -2,7 +2,6 @@
 
 - `sample`：随包附带的编年体小史，我们自己写的，CC0；没有网络也能用。
 - `tongjian`：《资治通鉴》文言—白话句对，用 `companion corpus fetch tongjian` 取得。
-
 - `hf:组织/名字`：模型仓库里的数据集（`tables`）。
 
 名字后面可以加侧：`tongjian:classical`（文言）、`tongjian:modern`（白话）、

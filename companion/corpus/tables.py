@@ -100,7 +100,7 @@ def table_documents(table: "datasets.Dataset", origin: str) -> Iterator[Document
         origin: 来处，写进各篇的编号。
 
     Raises:
-        CorpusError: 列名不对（立刻），或某行不是文字（读到时）。
+        CorpusError: 列名不对，某行不是文字，或一篇也没有。
     """
     names = set(table.column_names)
     pairs = {"source", "target"} <= names
@@ -111,22 +111,26 @@ def table_documents(table: "datasets.Dataset", origin: str) -> Iterator[Document
             remedy="用 rename_column 把正文那一列改名为 text；hf: 的语料在末尾写 #列名",
         )
     wanted = ["source", "target"] if pairs else ["text"]
-
-    def read() -> Iterator[Document]:
-        rows: Any = table.select_columns(wanted)
-        for number, row in enumerate(rows, 1):
-            for name in wanted:
-                if not isinstance(row[name], str):
-                    raise CorpusError(
-                        found=f"{origin} 第 {number} 行的 {name} 是 {row[name]!r}",
-                        expected="一段文字",
-                        remedy="用 filter 去掉这样的行",
-                    )
-            if row[wanted[0]]:
-                text = row[wanted[0]] if pairs else tidy_lines(row[wanted[0]])
-                yield Document(text, f"{origin}#{number}", origin, row.get("target"))
-
-    return read()
+    rows: Any = table.select_columns(wanted)
+    empty = True
+    for number, row in enumerate(rows, 1):
+        for name in wanted:
+            if not isinstance(row[name], str):
+                raise CorpusError(
+                    found=f"{origin} 第 {number} 行的 {name} 是 {row[name]!r}",
+                    expected="一段文字",
+                    remedy="用 filter 去掉这样的行",
+                )
+        if row[wanted[0]]:
+            empty = False
+            text = row[wanted[0]] if pairs else tidy_lines(row[wanted[0]])
+            yield Document(text, f"{origin}#{number}", origin, row.get("target"))
+    if empty:
+        raise CorpusError(
+            found="语料里一篇文档也没有",
+            expected="至少一篇",
+            remedy="打开语料看看是否为空",
+        )
 
 
 @cache

@@ -1,13 +1,9 @@
 """从模型仓库打开：在子进程里，HF_ENDPOINT 指向本机上的仓库，HF_HOME 是全新的。"""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer
+from hub_server import HubServer, answers_of
 from model_folders import write_checkpoint, write_old_checkpoint
 
 _SIKU, _BLOOM = "SIKU-BERT/sikubert", "bigscience/bloom-560m"
@@ -56,17 +52,7 @@ def load_in_new_processes(
 
     环境变量在装入 huggingface_hub 之前给；几个进程从装好 torch 的一个分出。
     """
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, json.dumps(wanted)],
-        env=inherited | {"HF_HOME": str(home)},
-        cwd=Path(__file__).resolve().parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return answers_of(_PROGRAM, wanted, {"HF_HOME": str(home)})
 
 
 def test_checkpoints_load_through_a_hub_and_then_without_it(hub, tmp_path):

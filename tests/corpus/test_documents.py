@@ -22,7 +22,7 @@ from companion.corpus.documents import (
     split_corpus,
     store_documents,
 )
-from companion.corpus.sources import read_corpus
+from companion.corpus.sources import Resolved, read_corpus
 from companion.errors import CorpusError
 
 TEXTS = ["天子曰", "礼。", "天子，曰", "大于", "", "礼"]
@@ -111,15 +111,17 @@ def test_an_unchanged_file_is_read_once(
     monkeypatch.setattr(module, "cache_folder", lambda: tmp_path / "缓存")
     path = tmp_path / "语料.txt"
     path.write_text("天子曰。\n\n礼莫大于分。", encoding="utf-8")
+    expected = list(read_corpus(str(path)))
     reads: list[object] = []
+    read = Resolved.read
 
-    def counted(spec: str, split: str) -> Iterator[Document]:
-        reads.append(spec)
-        return read_corpus(spec, split)
+    def counted(self: Resolved, split: str) -> Iterator[Document]:
+        reads.append(self.spec)
+        return read(self, split)
 
-    monkeypatch.setattr(module, "read_corpus", counted)
+    monkeypatch.setattr(Resolved, "read", counted)
     for _ in range(2):
-        assert list(open_corpus(str(path))) == list(read_corpus(str(path)))
+        assert list(open_corpus(str(path))) == expected
     assert len(reads) == 1
     path.write_text("天子曰。\n\n礼莫大于分！", encoding="utf-8")
     assert open_corpus(str(path))[1].text == "礼莫大于分！"

@@ -1,14 +1,11 @@
 """模型仓库里的数据集作语料：在子进程里，HF_ENDPOINT 指向本机上的仓库。"""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import HubServer
+from hub_server import HubServer, answers_of
 
 from companion.corpus.tables import HubCorpus
 from companion.errors import CorpusError
@@ -46,20 +43,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory):
 def opened(
     home: Path, environment: dict[str, str], *asked: tuple[str, str | None]
 ) -> list[list[Any]]:
-    """在一个新进程里逐份打开：[切分, [[正文, 编号], …]]，或 [错误消息]。"""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, json.dumps(asked)],
-        env=inherited
-        | {"HF_HOME": str(home / "hf"), "XDG_CACHE_HOME": str(home / "cache")}
-        | environment,
-        cwd=Path(__file__).resolve().parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    """逐份打开：[切分, [[正文, 编号], …]]，或 [错误消息]。"""
+    caches = {"HF_HOME": str(home / "hf"), "XDG_CACHE_HOME": str(home / "cache")}
+    return answers_of(_PROGRAM, asked, caches | environment)
 
 
 def test_a_dataset_of_the_hub_is_a_corpus_and_stays_one_offline(hub, tmp_path):

@@ -155,6 +155,8 @@ def test_the_ledger_counts_the_labels_and_the_model_opens_anywhere(
         saved = json.loads((result.output / folder / "config.json").read_text("utf-8"))
         start = json.loads((checkpoints / kind / "config.json").read_text("utf-8"))
         assert saved.get("use_cache") == start.get("use_cache")
+        text = (result.output / folder / "tokenizer_config.json").read_text("utf-8")
+        assert not {"is_local", "local_files_only"} & json.loads(text).keys()
     assert model.dtype == torch.float32
     assert weights(result.output / "model") != weights(checkpoints / kind)
     tokenizer = transformers.AutoTokenizer.from_pretrained(result.output / "model")
