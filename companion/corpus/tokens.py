@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,9 +44,6 @@ from companion.corpus.tokenization import (
 )
 from companion.corpus.words import Segmenter, segmenter_fingerprint
 from companion.errors import CorpusError
-
-if TYPE_CHECKING:
-    import datasets
 
 FORMAT_VERSION = 4
 """分词或存储的做法一变就加一，旧库随之作废。"""
@@ -144,7 +141,7 @@ class TokenStore:
         from companion.corpus.arrow import BROKEN, open_table
 
         try:
-            return cls._of(open_table(path), Path(path))
+            return cls._of(open_table(path).data.to_batches(), Path(path))
         except BROKEN as error:
             raise CorpusError(
                 found=f"{path} 不是完好的词元库（{error}）",
@@ -153,16 +150,16 @@ class TokenStore:
             ) from error
 
     @classmethod
-    def _of(cls, table: "datasets.Dataset", path: Path) -> "TokenStore":
-        batches = table.data.to_batches()
-
+    def _of(cls, batches: list[Any], path: Path | None) -> "TokenStore":
         def column(name: str) -> list[Array]:
             columns = [batch.column(name) for batch in batches]
             lists = name in ("ids", "num_chars", "word_start")
             return [(c.flatten() if lists else c).to_numpy() for c in columns]
 
         lengths = [b.column("ids").value_lengths().to_numpy() for b in batches]
-        words = Column(column("word_start")) if "word_start" in table.features else None
+        words = None
+        if "word_start" in batches[0].schema.names:
+            words = Column(column("word_start"))
         total, placed, unknown = (
             sum(int(part.sum(dtype=np.int64)) for part in column(name))
             for name in ("characters", "placed", "unknown")
@@ -292,7 +289,7 @@ def tokenize_documents(
     documents: Sequence[Document] | Callable[[], Iterable[Document]],
     tokenizer: Any,
     *,
-    cache_dir: str | Path,
+    cache_dir: str | Path | None = None,
     segmenter: Segmenter | None = None,
     num_proc: int | None = None,
 ) -> TokenStore:
@@ -301,15 +298,13 @@ def tokenize_documents(
     Args:
         documents: 文档的列表；大语料给 `Documents`，或一个产出文档的无参数函数。
         tokenizer: transformers 的分词器。
-        cache_dir: 放库的文件夹，不在就新建。
+        cache_dir: 放库的文件夹，不在就新建；None 时文字不多，留在内存里，不存。
         segmenter: 切词器，全词掩码才要。
         num_proc: 几个进程，结果都相同；缺省时字数不多用一个，多则用全部的核。
 
     Raises:
         CorpusError: 没有一个词元；分词器没有偏移却要词界；文件夹写不进去或磁盘已满。
     """
-    from companion.corpus.arrow import build_table
-
     require_offsets(tokenizer, segmenter)
     if callable(documents):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -322,6 +317,13 @@ def tokenize_documents(
                 num_proc=num_proc,
             )
     read, parts = _readable(documents)
+    if cache_dir is None:
+        tables = _tables(read, tokenizer, segmenter, parts)
+        return _stored([b for table in tables for b in table.to_batches()])
+    from datasets import Features
+
+    from companion.corpus.arrow import build_table
+
     digest, characters = _content(read(parts))
     if num_proc is None:
         num_proc = _num_cores() if characters >= WORTH_PROCESSES else 1
@@ -333,17 +335,20 @@ def tokenize_documents(
             hashlib.sha256(
                 "\n".join((*key, segmenter_fingerprint(segmenter))).encode()
             ).hexdigest()[:32],
-            _features(tokenizer, segmenter),
+            Features.from_arrow_schema(_schema(tokenizer, segmenter)),
             partial(_tables, read, tokenizer, segmenter),
             parts,
             num_proc,
         )
     path = Path(table.cache_files[0]["filename"]).parent if len(table) else None
-    if path is None:
-        raise _no_tokens(0)
-    store = TokenStore._of(table, path)
-    if not store.num_tokens:
-        raise _no_tokens(len(store))
+    return _stored(table.data.to_batches() if len(table) else [], path)
+
+
+def _stored(batches: list[Any], path: Path | None = None) -> TokenStore:
+    """一批批的词元 → 库；里面至少有一个词元。"""
+    store = TokenStore._of(batches, path) if batches else None
+    if store is None or not store.num_tokens:
+        raise _no_tokens(len(store or ()))
     return store
 
 
@@ -415,14 +420,17 @@ def _content(arrays: Iterable[Any]) -> tuple[str, int]:
     return data.hexdigest() + lengths.hexdigest(), characters
 
 
-def _features(tokenizer: Any, segmenter: Segmenter | None) -> "datasets.Features":
-    from datasets import Features, List, Value
+def _schema(tokenizer: Any, segmenter: Segmenter | None) -> Any:
+    """词元库各列的类型，pyarrow.Schema。"""
+    import pyarrow as pa
 
     size = max(tokenizer.get_vocab().values()) + 1
-    words = {} if segmenter is None else {"word_start": List(Value("uint8"))}
-    counts = {name: Value("int32") for name in ("characters", "placed", "unknown")}
-    ids, chars = List(Value(_dtype(size))), List(Value("uint8"))
-    return Features({"ids": ids, "num_chars": chars, **words, **counts})
+    ids = pa.uint16() if _dtype(size) == "uint16" else pa.uint32()
+    words = {} if segmenter is None else {"word_start": pa.list_(pa.uint8())}
+    counts = {name: pa.int32() for name in ("characters", "placed", "unknown")}
+    return pa.schema(
+        {"ids": pa.list_(ids), "num_chars": pa.list_(pa.uint8()), **words, **counts}
+    )
 
 
 def _tables(
@@ -434,7 +442,7 @@ def _tables(
     """各部分的文字 → 各部分的词元，一行一篇。"""
     import pyarrow as pa
 
-    schema = _features(tokenizer, segmenter).arrow_schema
+    schema = _schema(tokenizer, segmenter)
     unknown = unknown_id(tokenizer)
     keeps = keeps_line_breaks(tokenizer)
     for array in read(parts):

@@ -15,7 +15,6 @@ T 个词元要前向 T 次，所以只用于少量句子；整份语料用 `eval
 """
 
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,35 +83,32 @@ def pseudo_log_likelihood(
     nats = np.zeros(len(documents), np.float64)
     chars = np.zeros(len(documents), np.int64)
     num_targets = 0
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        store = tokenize_documents(
-            documents, tokenizer, cache_dir=folder, segmenter=words
+    store = tokenize_documents(documents, tokenizer, segmenter=words)
+    plan = plan_packing(
+        store.lengths,
+        exam_block_size(checkpoint.model, None),
+        pack=False,
+        overhead_per_piece=len(edges.prefix) + len(edges.suffix),
+    )
+    dataset = BlockDataset(
+        store, plan, prefix_ids=edges.prefix, suffix_ids=edges.suffix
+    )
+    collate = get_objective("masked_lm").make_collator(tokenizer).collate
+    for number, feature in enumerate(dataset):
+        document = plan[number][0].document
+        rows = one_mask_rows(feature, tokenizer, document)
+        losses, _ = row_losses(
+            word_model(checkpoint.model),
+            rows,
+            collate,
+            WordLoss(),
+            batch_tokens=batch_tokens,
         )
-        plan = plan_packing(
-            store.lengths,
-            exam_block_size(checkpoint.model, None),
-            pack=False,
-            overhead_per_piece=len(edges.prefix) + len(edges.suffix),
+        nats[document] += losses.sum()
+        chars[document] += sum(
+            int(row.num_chars[row.labels != IGNORE_INDEX].sum()) for row in rows
         )
-        dataset = BlockDataset(
-            store, plan, prefix_ids=edges.prefix, suffix_ids=edges.suffix
-        )
-        collate = get_objective("masked_lm").make_collator(tokenizer).collate
-        for number, feature in enumerate(dataset):
-            document = plan[number][0].document
-            rows = one_mask_rows(feature, tokenizer, document)
-            losses, _ = row_losses(
-                word_model(checkpoint.model),
-                rows,
-                collate,
-                WordLoss(),
-                batch_tokens=batch_tokens,
-            )
-            nats[document] += losses.sum()
-            chars[document] += sum(
-                int(row.num_chars[row.labels != IGNORE_INDEX].sum()) for row in rows
-            )
-            num_targets += len(rows)
+        num_targets += len(rows)
     if chars.sum() == 0:
         raise EvaluationError(
             found="这些句子里没有一个可考的词元",

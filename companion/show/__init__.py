@@ -4,7 +4,6 @@
 表与图画的就是模型真正收到的张量，不是另画的示意。
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -152,17 +151,14 @@ def _feature(
     from companion.corpus.tokens import Piece, tokenize_documents
 
     documents = [Document(each, f"例#{n}", "例") for n, each in enumerate(texts, 1)]
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        store = tokenize_documents(
-            documents, tokenizer, cache_dir=folder, segmenter=segmenter
-        )
-        row = [Piece(n, 0, int(length)) for n, length in enumerate(store.lengths)]
-        prefix, suffix = special_edges(tokenizer)
-        end = tokenizer.eos_token_id if goal.causal else None
-        return BlockDataset(
-            store,
-            [row],
-            prefix_ids=prefix,
-            suffix_ids=suffix,
-            document_end_ids=() if end is None or end in suffix else (end,),
-        )[0]
+    store = tokenize_documents(documents, tokenizer, segmenter=segmenter)
+    row = [Piece(n, 0, int(length)) for n, length in enumerate(store.lengths)]
+    prefix, suffix = special_edges(tokenizer)
+    end = tokenizer.eos_token_id if goal.causal else None
+    return BlockDataset(
+        store,
+        [row],
+        prefix_ids=prefix,
+        suffix_ids=suffix,
+        document_end_ids=() if end is None or end in suffix else (end,),
+    )[0]

@@ -411,3 +411,21 @@ def test_line_breaks_are_kept_where_the_tokenizer_can_write_them(
     )
     same = np.asarray(store.ids).tolist() == np.asarray(joined.ids).tolist()
     assert same != kept
+
+
+def test_without_a_folder_the_same_store_stays_in_memory(tmp_path: Path) -> None:
+    """不给文件夹：各列与存下的相同，不写文件；没有一个词元照样拒绝。"""
+    tokenizer = TOKENIZERS["wordpiece"]
+    words = dictionary_segmenter(("狡兔",))
+    given = documents(TEXTS)
+    stored = tokenize_documents(given, tokenizer, cache_dir=tmp_path, segmenter=words)
+    kept = tokenize_documents(given, tokenizer, segmenter=words)
+    assert (stored.path is None, kept.path is None) == (False, True)
+    for name in ("ids", "num_chars", "word_start", "lengths"):
+        mine, theirs = (np.asarray(getattr(each, name)) for each in (kept, stored))
+        assert mine.dtype == theirs.dtype
+        np.testing.assert_array_equal(mine, theirs)
+    assert kept.meta == stored.meta
+    for empty in ([], documents([""])):
+        with pytest.raises(CorpusError, match="没有一个词元"):
+            tokenize_documents(empty, tokenizer)
