@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import checkpoint_costs
@@ -143,20 +143,25 @@ def prefixes() -> Any:
 def _example(
     key: str, starter: str, text: str | list[str], seed: int = 42, **options: Any
 ) -> Any:
-    """真正的整理器给出的一行；整理器要问模型的，照检查点的设置问。"""
+    """真正的整理器给出的一行。"""
+    from companion.show import show_example
+
+    goal, tokenizer, known = _opened(key, f"starter:{starter}")
+    return show_example(goal, text, tokenizer, seed, model_options=known, **options)
+
+
+@cache
+def _opened(key: str, name: str) -> tuple[Any, Any, Any]:
+    """目标、分词器，与整理器要问模型的几项；一个检查点只打开一次。"""
     from companion.checkpoints.loading import (
         load_model_options,
         load_objective,
         load_tokenizer,
     )
     from companion.objectives import get_objective
-    from companion.show import show_example
 
-    name = f"starter:{starter}"
     goal = load_objective(name, get_objective(key))
-    known = load_model_options(name, goal)
-    tokenizer = load_tokenizer(name)
-    return show_example(goal, text, tokenizer, seed, model_options=known, **options)
+    return goal, load_tokenizer(name), load_model_options(name, goal)
 
 
 def fill_in_the_middle() -> Any:

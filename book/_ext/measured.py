@@ -35,6 +35,7 @@ import base64
 import html
 import io
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,12 @@ def _line(cells: list[str]) -> str:
     return "|".join(["", *cells, ""])
 
 
+@cache
+def drawn(name: str) -> Any:
+    """一张图；章里一次，首页的卡片上一次，只画一遍。"""
+    return FIGURES[name]()
+
+
 class MeasuredFigure(SphinxDirective):
     """一张图：SVG 直接写在页里，不另存文件。"""
 
@@ -182,7 +189,7 @@ class MeasuredFigure(SphinxDirective):
         from companion.plots.style import drawing
 
         try:
-            card = FIGURES[self.arguments[0]]()
+            card = drawn(self.arguments[0])
         except (KeyError, ResultError) as error:
             raise self.error(f"画不出 {self.arguments[0]}：{error}") from error
         buffer = io.BytesIO()
@@ -217,7 +224,7 @@ class MeasuredPicture(SphinxDirective):
             return []
         [name] = self.arguments
         try:
-            card = FIGURES[name]()
+            card = drawn(name)
         except (KeyError, ResultError) as error:
             raise self.error(f"画不出 {name}：{error}") from error
         buffer = io.BytesIO()
