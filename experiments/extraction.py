@@ -62,14 +62,14 @@ def main() -> None:
     parser.add_argument("--chars", type=int, default=3_000, help="读多少字")
     parser.add_argument("--places", type=int, default=40, help="每份文字问几处")
     args = parser.parse_args()
-    chars, number = (1_200, 6) if args.quick else (args.chars, args.places)
+    chars, number = (600, 6) if args.quick else (args.chars, args.places)
     epochs, seeds = ((16,), args.seeds[:1]) if args.quick else (EPOCHS, args.seeds)
     general = str(resources.files("companion.corpus") / "samples/general.train.txt")
     settings = quick_settings("bloom") | {
         "tokens_per_batch": 256,
         "warmup_steps": 0.1,
         "precision": "fp32",
-        "eval_max_chars": 4_000,
+        "eval_max_chars": 1_000 if args.quick else 4_000,
     }
     with tempfile.TemporaryDirectory() as folder:
         corpora: dict[str, str] = {}

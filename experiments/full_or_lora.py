@@ -31,7 +31,7 @@ METHODS: dict[str, tuple[int, tuple[float, ...]]] = {
     "embeddings": (0, (3e-4, 1e-3, 3e-3)),
 }
 """做法 → LoRA 的秩，要试的学习率峰值。"""
-QUICK = {"full": (0, (1e-3,)), "lora-4": (4, (1e-3,))}
+QUICK = {"full": (0, (3e-4,)), "lora-4": (4, (3e-4,))}
 """同一个学习率：训练的参数少得多，学到的、忘掉的也少。"""
 
 

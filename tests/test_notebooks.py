@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "experiments"))
 
 from execute_notebooks import NOTEBOOKS, OFFLINE, ROOT
 
-BUDGET_SECONDS = 90
+BUDGET_SECONDS = 150
+"""一台慢一倍的机器也够；寻常的不到一分钟，见 results/notebook_runs.json。"""
 TIMEOUT_SECONDS = 600
 MAX_BYTES = 500_000
 
@@ -154,7 +155,8 @@ def test_every_training_notebook_takes_a_corpus(path: Path) -> None:
 
 def run(path: Path, home: Path, *parameters: str) -> tuple[dict[str, Any], float]:
     """只拿到这一个文件、没有网络，注入参数从头跑到尾；返回跑完的与 CPU 秒数。"""
-    shutil.copy(path, home)
+    if path.parent != home:
+        shutil.copy(path, home)
     before = children_seconds()
     done = subprocess.run(
         [
@@ -240,13 +242,16 @@ def test_what_a_cell_shows_is_compared_to_three_decimals() -> None:
 
 
 def test_a_notebook_reads_the_corpus_of_its_reader(tmp_path: Path) -> None:
-    """CORPUS 一栏填上自己的文件，从头跑到尾。"""
+    """CORPUS 一栏填上自己的文件，读的就是它；训练照旧，不必再跑一遍。"""
     own = [
         f"第{number}章，院里的水缸满了，他把书放在窗前。" * 5 for number in range(60)
     ]
     (tmp_path / "own.txt").write_text("\n\n".join(own), encoding="utf-8")
-    path = ROOT / "notebooks" / "00_quickstart.ipynb"
-    done, _ = run(path, tmp_path, "CORPUS", "own.txt")
+    notebook = nbformat.read(ROOT / "notebooks/00_quickstart.ipynb", as_version=4)
+    reads = next(n for n, c in enumerate(notebook.cells) if "get_corpus" in c.source)
+    notebook.cells = notebook.cells[: reads + 1]
+    nbformat.write(notebook, tmp_path / "opening.ipynb")
+    done, _ = run(tmp_path / "opening.ipynb", tmp_path, "CORPUS", "own.txt")
     assert "own.txt：本机的文件" in "".join(map(shown, (
         cell for cell in done["cells"] if cell["cell_type"] == "code"
     )))  # fmt: skip

@@ -82,8 +82,10 @@ class Visit:
 
     def assert_quiet(self) -> None:
         """控制台没有错误，也没有要过外站的东西。"""
-        assert not self.errors, self.errors[:5]
-        assert not self.outside, self.outside[:5]
+        errors, self.errors = self.errors, []
+        outside, self.outside = self.outside, []
+        assert not errors, errors[:5]
+        assert not outside, outside[:5]
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,14 @@ def context(browser: Any) -> Iterator[Any]:
     context.set_default_timeout(60_000)  # 机器忙的时候也等得起
     yield context
     context.close()
+
+
+@pytest.fixture(scope="module")
+def tab(context: Any, site: str) -> Iterator[Visit]:
+    """一个标签页，同一文件的测试共用。"""
+    tab = Visit(context.new_page(), site)
+    yield tab
+    tab.page.close()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """每一页：没有错误，不出站，手机上不横滑，读屏软件读得懂，明暗两色都看得清。"""
 
+from collections.abc import Iterator
 from importlib import resources
 from typing import Any
 
@@ -23,7 +24,7 @@ KINDS = [
     "book/api/index",
     "search",
 ]
-PHONE = {"width": 360, "height": 740}
+DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 AXE = (resources.files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
 
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
@@ -59,6 +60,14 @@ def serious(page: Any, **options: Any) -> list[str]:
         if each["impact"] in ("serious", "critical")
         for node in each["nodes"][:3]
     ]
+
+
+@pytest.fixture
+def visit(tab: Any) -> Iterator[Any]:
+    """同一个标签页走遍全书；回到桌面的宽度，走的时候查这一页有没有出错。"""
+    tab.page.set_viewport_size(DESK)
+    yield tab
+    tab.assert_quiet()
 
 
 @pytest.mark.parametrize("name", PAGES)
