@@ -392,6 +392,27 @@ def test_every_chapter_follows_the_template(path: Path) -> None:
     assert sum(points) == 10, "动手的一题要有评分，合计十分"
 
 
+def model_solutions(path: Path) -> list[str]:
+    """一章的解答里的代码。"""
+    text = path.read_text("utf-8")
+    solutions = re.findall(r"^```\{solution\}(.*?)^```$", text, re.M | re.S)
+    return re.findall(r"^~~~python\n(.*?)^~~~$", "\n".join(solutions), re.M | re.S)
+
+
+# 00 要先有演示的输出，08 要笔记本里训练好的几次
+STANDALONE = [p for p in CHAPTERS if p.name[:2] not in ("00", "08")]
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in STANDALONE if model_solutions(p)], ids=lambda p: p.stem
+)
+def test_the_model_solutions_run(path: Path, capsys: Any) -> None:
+    """动手的一题，解答里的代码照抄就能运行，而且印得出东西。"""
+    for code in model_solutions(path):
+        exec(compile(code, path.name, "exec"), {})
+        assert capsys.readouterr().out.strip()
+
+
 def test_the_family_tree_names_objectives_that_exist() -> None:
     """模型家谱里写的每个训练目标都在名册里。"""
     from companion.objectives import OBJECTIVES
