@@ -32,7 +32,7 @@ preview: book  ## 构建之后在 http://localhost:8000 看；Ctrl-C 停下
 chapter:  ## 照模板开一章：make chapter STEM=13_topic TITLE=章名
 	$(PYTHON) book/new_chapter.py "$(STEM)" "$(TITLE)"
 
-offline: book  ## 离线版：网页的 zip 与 EPUB，放进 _build/offline/
+offline: book  ## 离线版：网页的 zip、EPUB 与 PDF，放进 _build/offline/
 	$(PYTHON) book/make_offline.py
 
 notebooks:  ## 笔记本：检查、单独重跑、核对输出

@@ -1,7 +1,9 @@
 """离线版与 README 的图：装得成，打得开，数字是现在的。"""
 
 import importlib.util
+import os
 import re
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -41,6 +43,59 @@ def test_the_zip_unpacks_into_one_folder(tmp_path: Path) -> None:
         f"{offline.NAME}/index.html",
         f"{offline.NAME}/book/play.html",
     }
+
+
+def a_small_book(folder: Path) -> Path:
+    """两页的书，目录与真的一样：正文里有编号、站内与站外的链接、图。"""
+    html = folder / "html"
+    (html / "book").mkdir(parents=True)
+    for name, other in (("intro", "01_families"), ("01_families", "intro")):
+        (html / "book" / f"{name}.html").write_text(
+            f"<html><head><title>{name}</title></head><body>"
+            '<article class="bd-article">'
+            f'<h1 id="start">标题 {name}</h1><img src="../_static/a.png">'
+            f'<a href="{other}.html#start">去</a><a href="#start">本页</a>'
+            '<a href="https://example.org/x">外</a></article><footer>脚</footer></body></html>',
+            encoding="utf-8",
+        )
+    return html
+
+
+def test_the_printed_book_is_one_page_whose_links_stay_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """各页的编号加上页名，互不相撞；站内的链接指到同一页里，站外的照旧。"""
+    offline = load(ROOT / "book" / "make_offline.py")
+    pages = ["book/intro", "book/01_families"]
+    monkeypatch.setattr(offline, "toc_pages", lambda: pages)
+    whole = offline.one_page(a_small_book(tmp_path))
+    ids = re.findall(r'id="([^"]+)"', whole)
+    assert len(set(ids)) == len(ids) == 4
+    targets = re.findall(r'href="([^"]+)"', whole)
+    assert {each[1:] for each in targets if each.startswith("#")} <= set(ids)
+    assert targets.count("https://example.org/x") == 2
+    assert whole.count('src="_static/a.png"') == 2
+    assert "脚" not in whole
+
+
+def test_the_book_is_printed_by_chromium(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """两章两页，有书签；没有 Chromium 就不做。"""
+    offline = load(ROOT / "book" / "make_offline.py")
+    monkeypatch.setattr(
+        offline, "toc_pages", lambda: ["book/intro", "book/01_families"]
+    )
+    html = a_small_book(tmp_path)
+    if "CHROMIUM" in os.environ or any(map(shutil.which, offline.BROWSERS)):
+        made = offline.make_pdf(html, tmp_path).read_bytes()
+        assert made.startswith(b"%PDF-")
+        assert len(re.findall(rb"/Type\s*/Page\b", made)) == 2
+        assert b"/Outlines" in made
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    monkeypatch.setenv("PATH", "")
+    assert offline.make_pdf(html, tmp_path) is None
+    assert not list(html.glob("*.html"))
 
 
 def test_without_a_built_book_it_says_what_to_run(
