@@ -96,7 +96,7 @@ class TrainingConfig:
     deduplicate: bool = _setting("训练前删去完全相同的文档，并计入账本", True)
 
     learning_rate: float | None = _setting(
-        "学习率峰值；缺省取预训练峰值的一半（起步模型）或 5e-5，LoRA 乘十，至多 3e-3",
+        "学习率峰值；缺省是预训练峰值 × 0.15（起步模型）或 5e-5，LoRA 乘十，至多 3e-3",
         None,
     )
     optimizer: OptimizerName = _setting(

@@ -11,23 +11,24 @@
 """
 
 import argparse
-import json
-import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 from typing import Any
 
-from recording import RESULTS, record, spread
+from recording import spread
 from runs import (
     SETUPS,
     Run,
     bits_per_char,
+    conclude_study,
+    paired_p,
     parser_of,
     run_all,
     settings_of,
     train_once,
     unfinished_study,
+    verdict,
 )
 
 NAME = "optimizers"
@@ -39,7 +40,6 @@ START = (1e-4, 3e-4, 1e-3)
 SEARCH_SEED = 100
 """选学习率的种子；比较时不用它。"""
 DOMAIN, CONTROL = "tongjian", "control"
-SIGNIFICANT = 0.05
 
 
 def jobs(
@@ -115,19 +115,6 @@ def compared(runs: list[Run]) -> list[Run]:
     return rows
 
 
-def paired_p(differences: list[float]) -> float:
-    """三个成对的差，双侧 t 检验的 p；自由度 2 时 t 分布有闭式。
-
-    >>> round(paired_p([1.0, 2.0, 3.0]), 4)
-    0.0742
-    """
-    found = spread(differences)
-    if found["std"] == 0:
-        return 1.0 if found["mean"] == 0 else 0.0
-    t = abs(found["mean"]) / (found["std"] / math.sqrt(len(differences)))
-    return 1 - t / math.sqrt(2 + t * t)
-
-
 def conclude(runs: list[Run]) -> tuple[str, list[dict[str, Any]]]:
     """裁断的一句，与每个模型的差（Muon 减 AdamW，占训练前的比例）和 p。"""
     tests: list[dict[str, Any]] = []
@@ -147,14 +134,17 @@ def conclude(runs: list[Run]) -> tuple[str, list[dict[str, Any]]]:
             apart = [of["muon"][seed] - of["adamw"][seed] for seed in seeds]
             p = paired_p(apart)
             test[measure] = {"difference": spread(apart), "p": round(p, 4)}
-            mean = test[measure]["difference"]["mean"]
-            word = f"{more if mean > 0 else less}（差 {mean:+.2%}，p = {p:.2f}）"
-            if p >= SIGNIFICANT:
-                word = f"分不出高下（差 {mean:+.2%}，p = {p:.2f}）"
-            words.append(f"{subject}{word}".replace("-", "−"))
+            word = verdict(apart, p, more=more, less=less)
+            words.append(f"{subject}{word}")
         tests.append(test)
         said.append(f"{kind}：Muon 比 AdamW，{'，'.join(words)}")
     return "；".join(said), tests
+
+
+def written(runs: list[Run]) -> Run:
+    """裁断、检验与各组的一行。"""
+    said, tests = conclude(runs)
+    return {"conclusion": said, "tests": tests, "compared": compared(runs)}
 
 
 def main() -> None:
@@ -187,16 +177,7 @@ def main() -> None:
     )
     if args.quick:
         return
-    path = RESULTS / f"{NAME}.json"
-    written = json.loads(path.read_text(encoding="utf-8"))
-    written.pop("provenance")
-    said, tests = conclude(written["runs"])
-    content = {
-        "conclusion": said,
-        "tests": tests,
-        "compared": compared(written["runs"]),
-    }
-    record(NAME, {"claim": written["claim"], **content, **written})
+    said = conclude_study(NAME, written)["conclusion"]
     print(said)
 
 

@@ -7,6 +7,7 @@
 import argparse
 import functools
 import json
+import math
 import os
 import sys
 import tempfile
@@ -236,6 +237,39 @@ def run_all(
             content = {"claim": claim, **facts, "summary": summary, "runs": runs}
             record(name, content)
     print(json.dumps(summary, ensure_ascii=False, indent=2))
+
+
+SIGNIFICANT = 0.05
+
+
+def paired_p(differences: list[float]) -> float:
+    """三个成对的差，双侧 t 检验的 p；自由度 2 时 t 分布有闭式。
+
+    >>> round(paired_p([1.0, 2.0, 3.0]), 4)
+    0.0742
+    """
+    found = spread(differences)
+    if found["std"] == 0:
+        return 1.0 if found["mean"] == 0 else 0.0
+    t = abs(found["mean"]) / (found["std"] / math.sqrt(len(differences)))
+    return 1 - t / math.sqrt(2 + t * t)
+
+
+def verdict(differences: list[float], p: float, *, more: str, less: str) -> str:
+    """成对的差与它的检验，写成一句：“学得多（差 −0.80%，p = 0.01）”。"""
+    mean = spread(differences)["mean"]
+    word = (more if mean > 0 else less) if p < SIGNIFICANT else "分不出高下"
+    sure = "p < 0.01" if p < 0.01 else f"p = {p:.2f}"
+    return f"{word}（差 {mean:+.2%}，{sure}）".replace("-", "−")
+
+
+def conclude_study(name: str, conclude: Callable[[list[Run]], Run]) -> Run:
+    """跑完之后，由各次运行写出裁断，补进结果文件；返回补的几项。"""
+    written = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    written.pop("provenance")
+    claim, found = written.pop("claim"), conclude(written["runs"])
+    record(name, {"claim": claim, **found, **written})
+    return found
 
 
 def unfinished_study(name: str, facts: Run) -> list[Run]:

@@ -177,6 +177,29 @@ def test_the_conclusion_follows_the_test(
     assert test["domain"]["difference"]["mean"] == pytest.approx(mean)
 
 
+def test_replay_is_judged_by_pairs_of_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.0003 总比 0.001 学得多才说学得多；对照不分高下就说不分；没有比的不写。"""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    tradeoff = importlib.import_module("replay_tradeoff")
+    gains = {
+        ("tongjian", 3e-4): (-0.030, -0.031, -0.029),
+        ("tongjian", 1e-3): (-0.020, -0.0205, -0.0195),
+        ("control", 3e-4): (-0.04, -0.02, -0.031),
+    }
+    runs = [
+        {
+            "kind": "qwen3", "corpus": corpus, "learning_rate": rate,
+            "replay_ratio": 0.05, "seed": seed, "domain": gain, "general": 0.01,
+        }
+        for (corpus, rate), each in gains.items()
+        for seed, gain in enumerate(each)
+    ]  # fmt: skip
+    said = tradeoff.conclude(runs)["conclusions"]["qwen3"]
+    assert set(said) == {"rate", "corpus"}
+    assert "领域上学得多（差 −1.00%" in said["rate"]
+    assert "领域上分不出高下" in said["corpus"]
+
+
 def test_a_second_round_is_measured_from_both_starts(
     run_quick: Callable[[str], Summary],
 ) -> None:

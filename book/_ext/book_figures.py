@@ -15,12 +15,15 @@ WIDTH = 5.0
 
 
 def replay_tradeoff() -> Any:
-    """回放与学习率：学到的对忘掉的。"""
+    """回放与学习率：学到的对忘掉的，起步模型 bert。"""
     from companion.plots import plot_tradeoff
 
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for run in recorded("replay_tradeoff")["runs"]:
         rate, ratio = run["learning_rate"], run["replay_ratio"]
+        # 峰值 0.003 比不训练还差，画进来别的就挤成一团
+        if (run["kind"], run["corpus"]) != ("bert", "tongjian") or rate > 1e-3:
+            continue
         point = groups.setdefault(
             (rate, ratio),
             {

@@ -112,43 +112,47 @@ def second_round() -> Any:
 
 
 def rates() -> Any:
-    """学习率的峰值：学到的与忘掉的，起步模型 bloom。"""
+    """学习率的峰值：学到的与忘掉的，掩码与因果各一格。"""
     from companion.plots import style
     from companion.plots.style import Card, drawing, finish
 
-    wanted = {"kind": "bloom", "optimizer": "adamw", "corpus": "tongjian"}
-    rows = sorted(
-        (
-            row
-            for row in recorded("optimizers")["summary"]
-            if wanted.items() <= row.items()
-        ),
-        key=lambda row: row["learning_rate"],
-    )
+    runs = recorded("replay_tradeoff")["summary"]
+    kinds = {"bert": "bert，文言", "qwen3": "qwen3，白话"}
+    said: list[str] = []
     with drawing():
         card = Card(WIDTH, 3.0, constrained=True)
-        axes = card.subplots()
-        places = range(len(rows))
-        for key, label, color, mark in (
-            ("domain", "领域", style.BLUE, "o-"),
-            ("general", "通用", style.VERMILION, "s--"),
-        ):
-            axes.plot(
-                places, [100 * row[key]["mean"] for row in rows],
-                mark, color=color, label=label,
-            )  # fmt: skip
-        axes.axhline(0, color=style.GREY, lw=0.8)
-        axes.set_xticks(places, [f"{row['learning_rate']:g}" for row in rows])
-        axes.set_xlabel("学习率的峰值")
-        axes.set_ylabel("每字比特数的变化，%")
-        axes.legend(frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
-        said = "；".join(
-            f"{row['learning_rate']:g}：领域 {100 * row['domain']['mean']:+.1f}%，"
-            f"通用 {100 * row['general']['mean']:+.1f}%"
-            for row in rows
-        )
-        return finish(card, f"学习率的峰值与变化。{said}。")
+        panels = card.subplots(1, 2, sharey=True)
+        for axes, (kind, title) in zip(panels, kinds.items(), strict=True):
+            wanted = {"kind": kind, "corpus": "tongjian", "replay_ratio": 0.05}
+            rows = [row for row in runs if wanted.items() <= row.items()]
+            rows.sort(key=lambda row: row["learning_rate"])
+            for key, label, color, mark in (
+                ("domain", "领域", style.BLUE, "o-"),
+                ("general", "通用", style.VERMILION, "s--"),
+            ):
+                axes.errorbar(
+                    range(len(rows)), [100 * row[key]["mean"] for row in rows],
+                    yerr=[100 * row[key]["std"] for row in rows],
+                    fmt=mark, color=color, label=label, capsize=2,
+                )  # fmt: skip
+            axes.axhline(0, color=style.GREY, lw=0.8)
+            axes.set_xticks(
+                range(len(rows)), [f"{r['learning_rate']:f}".rstrip("0") for r in rows]
+            )
+            axes.tick_params(axis="x", rotation=45)
+            axes.set_ylim(-10, 12)
+            axes.set_title(title)
+            axes.set_xlabel("学习率的峰值")
+            axes.spines[["top", "right"]].set_visible(False)
+            said += [
+                f"{kind} {row['learning_rate']:g}："
+                f"领域 {100 * row['domain']['mean']:+.1f}%，"
+                f"通用 {100 * row['general']['mean']:+.1f}%"
+                for row in rows
+            ]
+        panels[0].set_ylabel("每字比特数的变化，%")
+        panels[0].legend(frameon=False)
+        return finish(card, f"学习率的峰值与变化，掺 5% 回放。{'；'.join(said)}。")
 
 
 def mixture() -> list[dict[str, Any]]:

@@ -537,6 +537,7 @@ def demo_config(objective: str, output: str | Path) -> TrainingConfig:
         tokens_per_batch=1024,
         # 因果模型每个词元都是目标，学得快，一步也慢一倍
         num_train_epochs=5.0 if goal.causal else 8.0,
+        # 几千字、离起步模型远：缺省的 0.0003 学不完（experiments/front_table.py）
         learning_rate=1e-3,
         warmup_steps=0.1,
         logging_steps=5,

@@ -344,16 +344,16 @@ def test_a_held_out_set_without_targets_leaves_no_folder_behind(
     ("changes", "peak", "rate"),
     [
         ({}, None, 5e-5),
-        ({}, 4e-4, 2e-4),
-        ({"lora_rank": 4}, 4e-4, 2e-3),
-        ({"lora_rank": 4}, 2e-3, 3e-3),
+        ({}, 4e-4, 6e-5),
+        ({"lora_rank": 4}, 4e-4, 6e-4),
+        ({"lora_rank": 4}, 4e-3, 3e-3),
         ({"learning_rate": 3e-4, "lora_rank": 4}, 4e-4, 3e-4),
     ],
 )
 def test_the_learning_rate_follows_the_pretraining_peak(
     changes, peak, rate, tmp_path, configure
 ):
-    """没有给：取预训练峰值的一半，或 5e-5；LoRA 乘十，至多 3e-3；给了就用给的。"""
+    """没有给：取预训练峰值的 0.15 倍，或 5e-5；LoRA 乘十，至多 3e-3；给了就用给的。"""
     model = torch.nn.Module()
     model.config = transformers.PretrainedConfig()
     if peak:
