@@ -74,20 +74,19 @@ HOW = {
     "降到零。",
     "bloom": "ALiBi 天生偏爱近邻，没有平台期的问题。",
     "t5": "T5 没有偏置，又共用输入与输出的词嵌入，从随机的参数开始，小模型会塌成只猜字"
-    "频，解码器也从不看编码器。这里各处的起点都安排过，词嵌入抄自 starter:bert；头四分"
-    "之一只练编码器，让它在哨兵处猜字（见 `starters/aim_t5.py`）。"
+    "频，解码器也从不看编码器。这里各处的起点都安排过，词嵌入抄自换新之前的 "
+    "starter:bert；头四分之一只练编码器，让它在哨兵处猜字（见 `starters/aim_t5.py`）。"
     "架构仍是原样的 `T5ForConditionalGeneration`。",
-    "bart": "编码器的三层与词嵌入、位置嵌入抄自 starter:bert（同一份词表），解码器从零"
-    "开始；此后全部参数照文本填补的目标训练。",
-    "electra": "判别器三层，生成器一层，各抄自 starter:bert 的前几层；嵌入压到 96 维，"
-    "两者共用（见 `starters/aim_electra.py`）；两个头从零开始，此后全部参数照替换词元检"
-    "测训练。打的分是判别器的：假的从同一行别处抽来，每字比特数是判断每个字真假的代价，命"
-    "中率要与总答“原文”的比。"
-    "架构仍是原样的 `ElectraForPreTraining` 与 `ElectraForMaskedLM`，"
-    "各在一个文件夹里。",
+    "bart": "编码器的三层与词嵌入、位置嵌入抄自换新之前的 starter:bert（同一份词"
+    "表），解码器从零开始；此后全部参数照文本填补的目标训练。",
+    "electra": "判别器三层，生成器一层，各抄自换新之前的 starter:bert 的前几层；嵌入压"
+    "到 96 维，两者共用（见 `starters/aim_electra.py`）；两个头从零开始，此后全部参数照"
+    "替换词元检测训练。打的分是判别器的：假的从同一行别处抽来，每字比特数是判断每个字真假的"
+    "代价，命中率要与总答“原文”的比。架构仍是原样的 `ElectraForPreTraining` 与 "
+    "`ElectraForMaskedLM`，各在一个文件夹里。",
     "glm": "两行位置都取随机频率的正弦，前两层的头对准空的左右邻与片段里刚写的字；层归"
     "一化在前，对准的两层输出要小，位置才不被淹没；字频写进词嵌入专给的一维；词嵌入的"
-    "其余各维抄自 starter:bert（见 `starters/aim_glm.py`）。架构是本包的 "
+    "其余各维抄自换新之前的 starter:bert（见 `starters/aim_glm.py`）。架构是本包的 "
     "`TwoRowGlmForCausalLM`，`import companion` 之后 transformers 也打得开。",
 }
 

