@@ -43,20 +43,20 @@ var splitQuery = (query) => {
 
 SYNONYMS = {
     "book/01_families": "选型 模型选择",
-    "book/02_corpus": "数据清洗 脏数据 预处理",
+    "book/02_corpus": "数据清洗 脏数据 预处理 长文档 截断",
     "book/04_masked_lm": "整词 完形填空",
     "book/06_prefix_lm": "position_ids attention_mask",
     "book/07_masked_family": "整词 知识蒸馏",
     "book/08_gain_and_forgetting": "配比 过拟合 能力下降",
     "book/09_adapting_with_less": "缺字 生僻字 扩词表 QLoRA PEFT",
-    "book/15_mixture": "混合 采样比例 数据混合 epoch 轮数 重复几遍",
-    "book/16_tuning": "调参 超参数 超参 学习率搜索 早停 early stopping 收敛",
+    "book/15_mixture": "混合语料 多少词元 采样比例 数据混合 epoch 轮数 重复几遍",
+    "book/16_tuning": "学习率取多少 调参 超参数 学习率搜索 早停 early stopping 收敛",
     "book/17_beyond_bits": "记忆 memorization 隐私 版权 benchmark 基准测试 lm-eval",
     "book/10_fast_and_large": "多卡 多机 OOM 爆显存 加速 DDP FSDP",
     "book/12_your_corpus": "断点续训 恢复训练 费用",
     "book/14_from_base_to_use": "量化 部署 Ollama RAG SFT 对齐 模型合并",
     "book/many_cards": "多卡 多机 集群 分布式 DDP FSDP DeepSpeed ZeRO accelerate",
-    "book/faq": "配比 早停 断点续训 OOM 爆显存 过拟合 复读 调参 RAG",
+    "book/faq": "早停 断点续训 OOM 爆显存 过拟合 复读 调参 RAG 长文档 截断 混合语料",
 }
 """页 → 读者会搜、而书里不这样叫的词。"""
 
