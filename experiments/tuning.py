@@ -1,7 +1,7 @@
 """试训选得对不对：六种目标，十二格的网格与 `tune` 选定的一格相差多少。
 
     python experiments/tuning.py
-    python experiments/tuning.py --kinds bert bloom
+    python experiments/tuning.py --kinds bert qwen3
 
 网格：学习率（默认值的 1/9、1/3、1、3 倍）× 回放（0、5%、25%），每格训练到底；`tune`
 只用一成的步数来选。相差的是训练到底之后领域的每字比特数，与守得住 2% 的几格里最好的比。
@@ -25,7 +25,7 @@ from runs import (
     unfinished_study,
 )
 
-KINDS = ("bert", "bloom", "t5", "bart", "glm", "unilm")
+KINDS = ("bert", "qwen3", "t5", "bart", "glm", "unilm")
 RATIOS = (0.0, 0.05, 0.25)
 BOUND = 0.02
 NAME = "tuning"
