@@ -1,7 +1,9 @@
 """互动页：显示的每一格与 `companion show` 相同；键盘用得了，错误说得清。"""
 
 import re
+import runpy
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,6 +124,43 @@ def test_the_vectors_reach_every_level_of_blank_infilling() -> None:
         for token in shown_by_companion("blank_infilling", text, seed)["inputs"]
     }
     assert {"[MASK]", "[sMASK]", "[gMASK]"} <= said
+
+
+def test_the_python_of_the_page_gives_the_same_row(
+    visit: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """按一下换成 Python：那几行跑得通，给出页上的同一行；GLM 的两行位置也相同。"""
+    page = visit.open("book/play")
+    page.locator("#play-seed").fill("7")
+    page.locator("#play-language").click()
+    for key in ("masked_lm", "text_infilling", "whole_word", "blank_infilling"):
+        page.locator("#play-objective").select_option(key)
+        script = tmp_path / f"{key}.py"
+        script.write_text(page.locator("#play-command code").text_content(), "utf-8")
+        row = runpy.run_path(str(script))["row"]
+        cells = page.locator('#play-result [data-line="输入"] .play-token')
+        assert cells.all_text_contents() == row.rows.inputs, key
+    assert "[MASK]" in capsys.readouterr().out
+    shown = page.locator('#play-result [data-line="位置编号"] .play-token')
+    pairs = [list(map(int, each.split("，"))) for each in shown.all_text_contents()]
+    assert pairs == row.batch["position_ids"][0].T.tolist()
+
+
+def test_whole_words_open_with_a_sentence_that_is_cut(visit: Any) -> None:
+    """例句换成切好了词的；没有切的一句是一个词，整句遮住，页上说出来。"""
+    page = visit.open("book/play")
+    page.locator("#play-objective").select_option("whole_word")
+    text = page.locator("#play-text").input_value()
+    assert len(split_words(text)) > 5
+    inputs = page.locator('#play-result [data-line="输入"] .play-token')
+    assert "臣" in inputs.all_text_contents()
+    note = page.locator("#play-result .play-note")
+    assert "没有隔开" not in note.text_content()
+    page.locator("#play-text").fill("司马光曰")
+    assert inputs.all_text_contents().count("[MASK]") >= 2
+    assert "没有隔开" in note.text_content()
+    page.locator("#play-objective").select_option("masked_lm")
+    assert page.locator("#play-text").input_value() == "司马光曰"
 
 
 def test_the_form_works_with_the_keyboard_alone(visit: Any) -> None:

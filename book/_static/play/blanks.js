@@ -27,19 +27,26 @@ const playBlanks = (() => {
     }
     const decoder = [];
     const labels = [];
-    for (const { start, size } of order.map((s) => spans[s])) {
+    const seen = [CLS, ...inputs.filter((id) => id !== null), EOS];
+    // 位置两行：第一行是空在 A 部分的哪里，第二行是片段里的第几个
+    const positions = { given: seen.map((_, at) => [at, 0]), written: [] };
+    const places = seen.flatMap((id, at) => (id === ids.get(mask) ? [at] : []));
+    for (const s of order) {
+      const { start, size } = spans[s];
       const span = body.slice(start, start + size);
+      for (let k = 0; k <= size; k++) positions.written.push([places[s], k + 1]);
       decoder.push(ids.get("[sop]"), ...span);
       labels.push(...span, ids.get("[eop]"));
     }
     return {
       tokens: words([CLS, ...body, EOS]),
       hidden: [false, ...hidden, false],
-      inputs: words([CLS, ...inputs.filter((id) => id !== null), EOS]),
+      inputs: words(seen),
       decoder: words(decoder),
       visible: decoder.map(() => true),
       labels: words(labels),
       sides: ["A 部分", "B 部分"],
+      positions,
     };
   };
 

@@ -18,7 +18,8 @@ const playObjectives = (() => {
 
   const plainText = (corrupt) => (text, seed) => corrupt(encode(text), seed);
 
-  // 键、名字、一句话、讲它的那一页；whole_word 在命令行里是 masked_lm 的一种粒度
+  // 键、名字、一句话、讲它的那一页；whole_word 在命令行里是 masked_lm 的一种粒度，
+  // 它的 sample 是切好了词的例句
   const objectives = {
     causal_lm: {
       title: "因果语言建模",
@@ -42,9 +43,15 @@ const playObjectives = (() => {
       title: "掩码语言建模（全词）",
       about: "同一个词的字一同选中。词由你用空格或 / 隔开，例如：司马光/曰。",
       chapter: "04_masked_lm.html",
+      sample: "臣光/曰/：/才者/，/德之资/也/；/德者/，/才之帅/也/。",
+      words: (text) => text.split(/[\s/]+/u).filter(Boolean),
       corrupt: (text, seed) => {
         const { body, groups } = readWords(text);
-        return masked(body, seed, groups);
+        const rows = masked(body, seed, groups);
+        if (body.length > 1 && !groups.at(-1)) {
+          rows.warning = "没有隔开：整句是一个词，一选就全遮住了。用空格或 / 隔开各个词。";
+        }
+        return rows;
       },
     },
     masked_diffusion: {

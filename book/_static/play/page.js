@@ -7,6 +7,8 @@ document.addEventListener("DOMContentLoaded", () => {
   const result = document.getElementById("play-result");
   const message = document.getElementById("play-message");
   const field = (name) => form.elements.namedItem(name);
+  const sample = field("text").value;
+  let python = false;
 
   for (const [key, { title }] of Object.entries(objectives)) {
     field("objective").add(new Option(title, key));
@@ -47,7 +49,7 @@ document.addEventListener("DOMContentLoaded", () => {
     return section;
   };
 
-  const drawSingle = ({ tokens, inputs, labels, prefix }) => {
+  const drawSingle = ({ tokens, inputs, labels, prefix, warning }) => {
     const cells = tokens.map((token, at) =>
       makeCell(at, [
         { name: "词元", text: token },
@@ -66,10 +68,17 @@ document.addEventListener("DOMContentLoaded", () => {
     const count = labels.filter((label) => label !== null).length;
     const note = `${tokens.length} 个词元，其中 ${count} 个计损失，其余的标签是 −100。`;
     const seen = prefix ? `前 ${prefix.filter(Boolean).length} 格是前缀，互相可见。` : "";
-    return [makeRow("词元 → 输入 → 标签", note + seen, cells, ["词元", "输入", "标签"])];
+    const said = note + seen + (warning ?? "");
+    return [makeRow("词元 → 输入 → 标签", said, cells, ["词元", "输入", "标签"])];
   };
 
-  const drawPair = ({ tokens, hidden, inputs, decoder, visible, labels, sides }) => {
+  // GLM 的两行位置；别的目标位置就是从 0 数起的那一行，不另写
+  const placed = (pairs, at) =>
+    pairs ? [{ name: "位置编号", text: pairs[at].join("，") }] : [];
+
+  const drawPair = (rows) => {
+    const { tokens, hidden, inputs, decoder, visible, labels, sides, positions } = rows;
+    const more = positions ? ["位置编号"] : [];
     const original = tokens.map((token, at) =>
       makeCell(at, [{ name: "词元", text: token, kind: hidden[at] ? "play-hidden" : "" }]),
     );
@@ -77,6 +86,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const given = inputs.map((token, at) =>
       makeCell(at, [
         { name: "输入", text: token, kind: known.has(token) ? "" : "play-noise" },
+        ...placed(positions?.given, at),
       ]),
     );
     const written = labels.map((label, at) =>
@@ -91,17 +101,18 @@ document.addEventListener("DOMContentLoaded", () => {
           text: label ?? "−100",
           kind: label === null ? "play-ignored" : "play-target",
         },
+        ...placed(positions?.written, at),
       ]),
     );
     const count = hidden.filter(Boolean).length;
     return [
       makeRow("词元", `原文。盖住的 ${count} 个带删除线。`, original, ["词元"]),
-      makeRow(`${sides[0]}的输入`, "双向可见。", given, ["输入"]),
+      makeRow(`${sides[0]}的输入`, "双向可见。", given, ["输入", ...more]),
       makeRow(
         `${sides[1]}的输入与标签`,
         "从左到右地写；灰的格子看不见，也不计损失。",
         written,
-        ["输入", "标签"],
+        ["输入", "标签", ...more],
       ),
     ];
   };
@@ -109,6 +120,28 @@ document.addEventListener("DOMContentLoaded", () => {
   const command = (key, text, seed) => {
     const quoted = `'${text.replaceAll("'", "'\\''")}'`;
     return `companion show ${key} ${quoted} --seed ${seed}`;
+  };
+
+  // 同一行在 Python 里；全词的切法也带得进去
+  const program = (key, text, seed) => {
+    const { words } = objectives[key];
+    const cut = words ? words(text) : [text];
+    const options = words
+      ? `, granularity="whole_word", segmenter=lambda _: ${JSON.stringify(cut)}`
+      : "";
+    return [
+      "from companion import load_tokenizer, show_example",
+      "from companion.checkpoints.loading import load_model_options",
+      "from companion.objectives import get_objective",
+      "",
+      `goal = get_objective("${words ? "masked_lm" : key}")`,
+      "known = load_model_options(goal.starter, goal)",
+      "row = show_example(",
+      `    goal, ${JSON.stringify(cut.join(""))}, load_tokenizer(goal.starter), ${seed},`,
+      `    model_options=known${options},`,
+      ")",
+      "print(row.rows, row.batch)",
+    ].join("\n");
   };
 
   const draw = () => {
@@ -128,13 +161,28 @@ document.addEventListener("DOMContentLoaded", () => {
     const rows = corrupt(text, seed);
     result.replaceChildren(...(rows.sides ? drawPair(rows) : drawSingle(rows)));
     const same = document.getElementById("play-command");
-    // 全词的切法由读者给，命令行用 jieba 切，不一定相同
-    same.hidden = key === "whole_word";
-    same.querySelector("code").textContent = command(key, text, seed);
+    // 全词的切法由读者给，命令行用 jieba 切，不一定相同：只写 Python 的
+    const inPython = python || key === "whole_word";
+    const button = document.getElementById("play-language");
+    button.hidden = key === "whole_word";
+    button.textContent = inPython ? "换成命令行" : "换成 Python";
+    same.querySelector("code").textContent = (inPython ? program : command)(key, text, seed);
   };
 
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", draw);
+  // 没有改过的例句随目标换：全词的一句是切好了词的
+  field("objective").addEventListener("change", () => {
+    const samples = Object.values(objectives).map((each) => each.sample ?? sample);
+    if (samples.includes(field("text").value)) {
+      field("text").value = objectives[field("objective").value].sample ?? sample;
+      draw();
+    }
+  });
+  document.getElementById("play-language").addEventListener("click", () => {
+    python = !python;
+    draw();
+  });
   document.getElementById("play-next").addEventListener("click", () => {
     field("seed").value = String(Number(field("seed").value) + 1);
     draw();
