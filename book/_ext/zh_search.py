@@ -56,7 +56,10 @@ SYNONYMS = {
     "book/12_your_corpus": "断点续训 恢复训练 费用",
     "book/14_from_base_to_use": "量化 部署 Ollama RAG SFT 对齐 模型合并",
     "book/many_cards": "多卡 多机 集群 分布式 DDP FSDP DeepSpeed ZeRO accelerate",
-    "book/faq": "早停 断点续训 OOM 爆显存 过拟合 复读 调参 RAG 长文档 截断 混合语料",
+    "book/faq": "早停 断点续训 OOM 爆显存 过拟合 复读 调参 RAG 长文档 截断 混合语料 "
+    "怎么知道学会了没有 不会聊天了 要多少数据 什么时候停止训练 几份语料混合 怎么清洗 "
+    "预处理内存不足 分词爆内存 打包串文档 生成停不下来 一直生成不停 初始损失太高 "
+    "第二轮训练 第二轮损失高 增量语料再训练 基准测试下降",
 }
 """页 → 读者会搜、而书里不这样叫的词。"""
 
