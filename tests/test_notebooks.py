@@ -26,8 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "experiments"))
 
 from execute_notebooks import NOTEBOOKS, OFFLINE, ROOT
 
-BUDGET_SECONDS = 150
-"""一台慢一倍的机器也够；寻常的不到一分钟，见 results/notebook_runs.json。"""
+BUDGET_SECONDS = 90
 TIMEOUT_SECONDS = 600
 MAX_BYTES = 500_000
 
@@ -155,8 +154,7 @@ def test_every_training_notebook_takes_a_corpus(path: Path) -> None:
 
 def run(path: Path, home: Path, *parameters: str) -> tuple[dict[str, Any], float]:
     """只拿到这一个文件、没有网络，注入参数从头跑到尾；返回跑完的与 CPU 秒数。"""
-    if path.parent != home:
-        shutil.copy(path, home)
+    shutil.copy(path, home)
     before = children_seconds()
     done = subprocess.run(
         [
@@ -211,7 +209,7 @@ def test_the_committed_outputs_are_what_it_prints_now(
 
 
 @pytest.mark.parametrize(
-    ("name", "least_gain"), [("00_quickstart", 0.03), ("03_causal_lm", 0.15)]
+    ("name", "least_gain"), [("00_quickstart", 0.045), ("03_causal_lm", 0.15)]
 )
 def test_the_committed_scores_say_that_it_learned(name: str, least_gain: float) -> None:
     """二十来步之后，小史的留出集每字比特数明显下降，通用文字没有坏到两成。
@@ -242,16 +240,13 @@ def test_what_a_cell_shows_is_compared_to_three_decimals() -> None:
 
 
 def test_a_notebook_reads_the_corpus_of_its_reader(tmp_path: Path) -> None:
-    """CORPUS 一栏填上自己的文件，读的就是它；训练照旧，不必再跑一遍。"""
+    """CORPUS 一栏填上自己的文件，从头跑到尾。"""
     own = [
         f"第{number}章，院里的水缸满了，他把书放在窗前。" * 5 for number in range(60)
     ]
     (tmp_path / "own.txt").write_text("\n\n".join(own), encoding="utf-8")
-    notebook = nbformat.read(ROOT / "notebooks/00_quickstart.ipynb", as_version=4)
-    reads = next(n for n, c in enumerate(notebook.cells) if "get_corpus" in c.source)
-    notebook.cells = notebook.cells[: reads + 1]
-    nbformat.write(notebook, tmp_path / "opening.ipynb")
-    done, _ = run(tmp_path / "opening.ipynb", tmp_path, "CORPUS", "own.txt")
+    path = ROOT / "notebooks" / "00_quickstart.ipynb"
+    done, _ = run(path, tmp_path, "CORPUS", "own.txt")
     assert "own.txt：本机的文件" in "".join(map(shown, (
         cell for cell in done["cells"] if cell["cell_type"] == "code"
     )))  # fmt: skip
