@@ -17,12 +17,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
+from toc import toc_files
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "continued-pretraining"
@@ -95,23 +94,14 @@ def make_epub(out: Path) -> Path:
         return Path(shutil.copy2(made[0], out / f"{NAME}.epub"))
 
 
-def toc_pages() -> list[str]:
+def printed_pages() -> list[str]:
     """目录里的各页，按次序；笔记本在仓库里看，不印。"""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
-
-    def walk(entry: Any) -> Iterator[str]:
-        if "file" in entry:
-            yield entry["file"]
-        for key in ("parts", "chapters", "sections"):
-            for each in entry.get(key, []):
-                yield from walk(each)
-
-    return [toc["root"], *(page for page in walk(toc) if page.startswith("book/"))]
+    return [page for page in toc_files() if page.startswith("book/")]
 
 
 def one_page(html: Path) -> str:
     """各页的正文接成一页：编号加上页名，站内的链接指到同一页里。"""
-    pages = toc_pages()
+    pages = printed_pages()
     names = {f"{page}.html": page.replace("/", "-") for page in pages}
 
     def inside(page: str, target: str) -> str:

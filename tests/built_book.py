@@ -1,12 +1,10 @@
-"""书的一次构建与目录，几个测试文件共用：谁先到谁构建，并行的另一个进程等它。"""
+"""书的一次构建，几个测试文件共用：谁先到谁构建，并行的另一个进程等它。"""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import yaml
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,21 +43,3 @@ def build(out: Path) -> None:
     if done.returncode == 0:
         (out / "done").touch()
     (out / "said.txt").write_text("\n".join(wrong) or said[-3000:], "utf-8")
-
-
-def toc_files() -> list[str]:
-    """目录里的全部页，不带后缀，按次序。"""
-
-    def walk(node: Any) -> list[str]:
-        if isinstance(node, list):
-            return [name for each in node for name in walk(each)]
-        if not isinstance(node, dict):
-            return []
-        own = [node[key] for key in ("root", "file") if key in node]
-        return own + [
-            name
-            for key in ("parts", "chapters", "sections")
-            for name in walk(node.get(key))
-        ]
-
-    return walk(yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8")))

@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, settings
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))  # 测试共用的几个模块
 sys.path.append(str(ROOT / "experiments"))  # 手算的损失与支持表，测试也用
+sys.path.append(str(ROOT / "book"))  # 书的目录
 
 # torch 的第一次调用很慢，不设时限；derandomize 使失败在每台机器上都重现
 settings.register_profile(

@@ -17,9 +17,10 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 import yaml
-from built_book import ROOT, toc_files
+from built_book import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from toc import toc_files
 
 pytest.importorskip("jupyter_book", reason='没有装书的工具：pip install -e ".[book]"')
 
@@ -353,6 +354,23 @@ def test_whatever_stands_in_the_text_can_be_found(
         for start in range(len(run)):
             for stop in range(start + 1, len(run) + 1):
                 assert set(zh_search.split_query(run[start:stop])) <= terms
+
+
+def test_every_source_link_opens_at_the_definition(html: Path) -> None:
+    """参考手册的“源代码”指到本仓库、写定的那个分支，头一行就是定义或它的装饰器。"""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["repository"]
+    prefix = re.escape(f"{config['url']}/blob/{config['branch']}/")
+    places = [
+        place
+        for page in (html / "book" / "api").glob("*.html")
+        for place in re.findall(
+            rf'href="{prefix}([\w/.]+)#L(\d+)-L\d+"', page.read_text("utf-8")
+        )
+    ]
+    assert len(places) > 100
+    for path, line in places:
+        first = (ROOT / path).read_text("utf-8").splitlines()[int(line) - 1].lstrip()
+        assert re.match(r"@|def |class |async def ", first), (path, line, first)
 
 
 def test_every_public_name_is_in_the_reference(html: Path) -> None:

@@ -67,7 +67,7 @@ def test_the_printed_book_is_one_page_whose_links_stay_inside(
     """各页的编号加上页名，互不相撞；站内的链接指到同一页里，站外的照旧。"""
     offline = load(ROOT / "book" / "make_offline.py")
     pages = ["book/intro", "book/01_families"]
-    monkeypatch.setattr(offline, "toc_pages", lambda: pages)
+    monkeypatch.setattr(offline, "printed_pages", lambda: pages)
     whole = offline.one_page(a_small_book(tmp_path))
     ids = re.findall(r'id="([^"]+)"', whole)
     assert len(set(ids)) == len(ids) == 4
@@ -84,7 +84,7 @@ def test_the_book_is_printed_by_chromium(
     """两章两页，有书签；没有 Chromium 就不做。"""
     offline = load(ROOT / "book" / "make_offline.py")
     monkeypatch.setattr(
-        offline, "toc_pages", lambda: ["book/intro", "book/01_families"]
+        offline, "printed_pages", lambda: ["book/intro", "book/01_families"]
     )
     html = a_small_book(tmp_path)
     if "CHROMIUM" in os.environ or any(map(shutil.which, offline.BROWSERS)):

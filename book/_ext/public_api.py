@@ -16,6 +16,7 @@ from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
 
+import yaml
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -182,8 +183,9 @@ def source_place(module: str, name: str) -> str | None:
 
 def _link_sources(app: Sphinx, config: Config) -> None:
     """[源代码] 指到仓库里的那几行：另做八十几页源码，占构建的六分之一。"""
-    options = config["html_theme_options"]
-    url = f"{options['repository_url']}/blob/{options['repository_branch']}"
+    # 主题的设置在 EPUB 里没有，地址就从定它的那一处读
+    repository = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["repository"]
+    url = f"{repository['url']}/blob/{repository['branch']}"
 
     def resolve(domain: str, info: dict[str, str]) -> str | None:
         module, name = info["module"], info["fullname"]

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
-from built_book import ROOT, toc_files
+from built_book import ROOT
+from toc import toc_files
 
 pytest.importorskip("playwright", reason='没有装浏览器测试：pip install -e ".[test]"')
 pytest.importorskip(
