@@ -19,9 +19,11 @@ from typing import Any
 from recording import spread
 from runs import (
     SETUPS,
+    WORDS,
     Run,
     bits_per_char,
     conclude_study,
+    control_text,
     paired_p,
     parser_of,
     run_all,
@@ -61,8 +63,7 @@ def jobs(
             label = {**group, "learning_rate": rate, "corpus": corpus, "seed": seed}
             settings = {**base, "learning_rate": rate, "seed": seed}
             if corpus == CONTROL:
-                side = SETUPS[label["kind"]][2]
-                settings["corpus"] = str(args.data / f"base/train.{side}.txt.gz")
+                settings["corpus"] = control_text(label["kind"], args)
             return label, partial(train_once, settings)
 
         def remember(
@@ -122,20 +123,16 @@ def conclude(runs: list[Run]) -> tuple[str, list[dict[str, Any]]]:
     for kind in dict.fromkeys(run["kind"] for run in runs):
         test: dict[str, Any] = {"kind": kind}
         words: list[str] = []
-        for measure, subject, more, less in (
-            ("domain", "领域上", "学得少", "学得多"),
-            ("general", "通用上", "忘得多", "忘得少"),
-        ):
+        for measure in WORDS:
             of: dict[str, dict[int, float]] = {name: {} for name in NAMES}
             for run in runs:
                 if (run["kind"], run["corpus"]) == (kind, DOMAIN):
                     of[run["optimizer"]][run["seed"]] = run[measure]
             seeds = sorted(of["adamw"].keys() - {SEARCH_SEED})
             apart = [of["muon"][seed] - of["adamw"][seed] for seed in seeds]
-            p = paired_p(apart)
-            test[measure] = {"difference": spread(apart), "p": round(p, 4)}
-            word = verdict(apart, p, more=more, less=less)
-            words.append(f"{subject}{word}")
+            p = round(paired_p(apart), 4)
+            test[measure] = {"difference": spread(apart), "p": p}
+            words.append(verdict(measure, apart))
         tests.append(test)
         said.append(f"{kind}：Muon 比 AdamW，{'，'.join(words)}")
     return "；".join(said), tests

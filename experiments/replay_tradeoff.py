@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from itertools import product
 
 from runs import (
-    SETUPS,
+    WORDS,
     Run,
     conclude_study,
-    paired_p,
+    control_text,
     parser_of,
     replay_text,
     run_all,
@@ -56,8 +56,7 @@ def jobs(args: argparse.Namespace) -> Iterator[tuple[Run, Callable[[], Run]]]:
         if ratio:
             settings |= {"replay": replay_text(args), "replay_ratio": ratio}
         if corpus == CONTROL:
-            side = SETUPS[kind][2]
-            settings["corpus"] = str(args.data / f"base/train.{side}.txt.gz")
+            settings["corpus"] = control_text(kind, args)
         yield (
             {
                 "kind": kind,
@@ -87,15 +86,11 @@ def conclude(runs: list[Run]) -> Run:
             ("corpus", "读《资治通鉴》比读别的史书", (CONTROL, 3e-4, USUAL)),
         ):
             words: list[str] = []
-            for measure, subject, more, less in (
-                ("domain", "领域上", "学得少", "学得多"),
-                ("general", "通用上", "忘得多", "忘得少"),
-            ):
+            for measure in WORDS:
                 both = of(kind, measure, *usual), of(kind, measure, *other)
                 apart = [mine - theirs for mine, theirs in zip(*both, strict=False)]
                 if len(apart) == 3:  # 没有比的一组是空的
-                    word = verdict(apart, paired_p(apart), more=more, less=less)
-                    words.append(f"{subject}{word}")
+                    words.append(verdict(measure, apart))
             if words:
                 said.setdefault(kind, {})[name] = f"{title}，{'，'.join(words)}"
     return {"conclusions": said}

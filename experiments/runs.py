@@ -86,6 +86,11 @@ def replay_text(args: argparse.Namespace) -> str:
     return str(args.data / "general/train.txt")
 
 
+def control_text(kind: str, args: argparse.Namespace) -> str:
+    """对照组读的：起步模型早已读过的别的史书，文言或白话同领域的那一份。"""
+    return str(args.data / f"base/train.{SETUPS[kind][2]}.txt.gz")
+
+
 def parser_of(script_doc: str) -> argparse.ArgumentParser:
     """各个实验都有的参数。"""
     parser = argparse.ArgumentParser(description=script_doc.splitlines()[0])
@@ -240,6 +245,11 @@ def run_all(
 
 
 SIGNIFICANT = 0.05
+WORDS = {
+    "domain": ("领域上", "学得少", "学得多"),
+    "general": ("通用上", "忘得多", "忘得少"),
+}
+"""量的是什么 → 怎样称呼，差是正的怎样说，是负的怎样说。"""
 
 
 def paired_p(differences: list[float]) -> float:
@@ -255,12 +265,13 @@ def paired_p(differences: list[float]) -> float:
     return 1 - t / math.sqrt(2 + t * t)
 
 
-def verdict(differences: list[float], p: float, *, more: str, less: str) -> str:
-    """成对的差与它的检验，写成一句：“学得多（差 −0.80%，p = 0.01）”。"""
-    mean = spread(differences)["mean"]
+def verdict(measure: str, differences: list[float]) -> str:
+    """成对的差与它的检验，写成一句：“领域上学得多（差 −0.80%，p = 0.01）”。"""
+    subject, more, less = WORDS[measure]
+    mean, p = spread(differences)["mean"], paired_p(differences)
     word = (more if mean > 0 else less) if p < SIGNIFICANT else "分不出高下"
     sure = "p < 0.01" if p < 0.01 else f"p = {p:.2f}"
-    return f"{word}（差 {mean:+.2%}，{sure}）".replace("-", "−")
+    return f"{subject}{word}（差 {mean:+.2%}，{sure}）".replace("-", "−")
 
 
 def conclude_study(name: str, conclude: Callable[[list[Run]], Run]) -> Run:

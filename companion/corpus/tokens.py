@@ -318,8 +318,11 @@ def tokenize_documents(
             )
     read, parts = _readable(documents)
     if cache_dir is None:
-        tables = _tables(read, tokenizer, segmenter, parts)
-        return _stored([b for table in tables for b in table.to_batches()])
+        tables = list(_tables(read, tokenizer, segmenter, parts))
+        if not tables:
+            raise _no_tokens(0)
+        batches = [each for table in tables for each in table.to_batches()]
+        return _full(TokenStore._of(batches, None))
     from datasets import Features
 
     from companion.corpus.arrow import build_table
@@ -340,15 +343,16 @@ def tokenize_documents(
             parts,
             num_proc,
         )
-    path = Path(table.cache_files[0]["filename"]).parent if len(table) else None
-    return _stored(table.data.to_batches() if len(table) else [], path)
+    if not len(table):
+        raise _no_tokens(0)
+    path = Path(table.cache_files[0]["filename"]).parent
+    return _full(TokenStore._of(table.data.to_batches(), path))
 
 
-def _stored(batches: list[Any], path: Path | None = None) -> TokenStore:
-    """一批批的词元 → 库；里面至少有一个词元。"""
-    store = TokenStore._of(batches, path) if batches else None
-    if store is None or not store.num_tokens:
-        raise _no_tokens(len(store or ()))
+def _full(store: TokenStore) -> TokenStore:
+    """库里至少有一个词元。"""
+    if not store.num_tokens:
+        raise _no_tokens(len(store))
     return store
 
 

@@ -8,8 +8,9 @@ const playObjectives = (() => {
   const { blankInfilling } = playBlanks;
 
   // 词由空格或 / 隔开；隔开的记号不算文字
+  const cutWords = (text) => text.split(/[\s/]+/u).filter(Boolean);
   const readWords = (text) => {
-    const parts = text.split(/[\s/]+/u).filter(Boolean);
+    const parts = cutWords(text);
     return {
       body: parts.flatMap(encode),
       groups: parts.flatMap((part, i) => encode(part).map(() => i)),
@@ -19,7 +20,7 @@ const playObjectives = (() => {
   const plainText = (corrupt) => (text, seed) => corrupt(encode(text), seed);
 
   // 键、名字、一句话、讲它的那一页；whole_word 在命令行里是 masked_lm 的一种粒度，
-  // 它的 sample 是切好了词的例句
+  // 它的 sample 是切好了词的例句，words 是读者的切法
   const objectives = {
     causal_lm: {
       title: "因果语言建模",
@@ -44,7 +45,7 @@ const playObjectives = (() => {
       about: "同一个词的字一同选中。词由你用空格或 / 隔开，例如：司马光/曰。",
       chapter: "04_masked_lm.html",
       sample: "臣光/曰/：/才者/，/德之资/也/；/德者/，/才之帅/也/。",
-      words: (text) => text.split(/[\s/]+/u).filter(Boolean),
+      words: cutWords,
       corrupt: (text, seed) => {
         const { body, groups } = readWords(text);
         const rows = masked(body, seed, groups);

@@ -148,7 +148,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const key = field("objective").value;
     const text = field("text").value;
     const seed = Number(field("seed").value);
-    const { about, chapter, corrupt } = objectives[key];
+    const { about, chapter, corrupt, words } = objectives[key];
     const link = document.getElementById("play-chapter");
     document.getElementById("play-about").textContent = about;
     link.href = chapter;
@@ -162,9 +162,9 @@ document.addEventListener("DOMContentLoaded", () => {
     result.replaceChildren(...(rows.sides ? drawPair(rows) : drawSingle(rows)));
     const same = document.getElementById("play-command");
     // 全词的切法由读者给，命令行用 jieba 切，不一定相同：只写 Python 的
-    const inPython = python || key === "whole_word";
+    const inPython = python || words !== undefined;
     const button = document.getElementById("play-language");
-    button.hidden = key === "whole_word";
+    button.hidden = words !== undefined;
     button.textContent = inPython ? "换成命令行" : "换成 Python";
     same.querySelector("code").textContent = (inPython ? program : command)(key, text, seed);
   };
