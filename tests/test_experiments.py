@@ -1,5 +1,6 @@
 """章节里的实验：几步、一个种子跑得通，方向与书里说的相同。"""
 
+import argparse
 import importlib
 import json
 import runpy
@@ -175,6 +176,17 @@ def test_the_conclusion_follows_the_test(
     assert len(test) == 3
     mean = sum(differences) / 3
     assert test["domain"]["difference"]["mean"] == pytest.approx(mean)
+
+
+@pytest.mark.parametrize(("kind", "side"), [("bert", "classical"), ("qwen3", "modern")])
+def test_the_control_reads_the_side_of_the_domain(
+    monkeypatch: pytest.MonkeyPatch, kind: str, side: str
+) -> None:
+    """读文言的，对照也读文言；读白话的读白话。"""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    runs = importlib.import_module("runs")
+    read = Path(runs.control_text(kind, argparse.Namespace(data=Path("d"))))
+    assert read == Path(f"d/base/train.{side}.txt.gz")
 
 
 def test_replay_is_judged_by_pairs_of_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
